@@ -1,0 +1,2486 @@
+#!/usr/bin/env python3
+"""What does TensorRT buy this TensorFlow model on this machine, at which precision, and is it still the same model?
+
+    python tensorrt.py --native --fp32 --fp16 --int8 --image_file=image.jpg --batch_size=8
+    python tensorrt.py --frozen_graph=net.pb --fp16 --engine=tensorrt,xla     two engines side by side
+    python tensorrt.py --savedmodel_dir=export/ --int8 --calibration_dir=photos/
+    python tensorrt.py --doctor                                               what can run here, what is missing
+
+The program takes a SavedModel, a Keras file or a frozen graph (without one: ResNet-50 v2 with random weights), freezes
+it, builds each precision asked for, times each against the native graph, compares their predictions, and appends one
+block a case to OUTPUT_DIR/log.txt and one line a case to OUTPUT_DIR/results.jsonl.
+
+    precision   native (the graph as it came, in TensorFlow), fp32, fp16, int8
+    engine      native, tensorrt, tftrt, xla, onnxruntime; --engine=auto takes the first that can run the precision here
+    case        one engine, precision and batch size: one process, one measurement, one record
+
+What is measured. Every case runs once for tracing and compiling (`first run`), then --num_warmup steps, then
+--num_loops steps that are each waited for (latency, and fps = batch / seconds of a step), then --num_loops steps that
+are enqueued and waited for once (throughput). --inputs=device: the batch lies where the engine computes before the
+clock starts. --inputs=host: NumPy in, NumPy out; the throughput loop copies the next batch while a step runs.
+
+Traps. TensorFlow's dispatch is asynchronous: a loop that never waits measures nothing. The first run compiles. Random
+weights and random images have a speed but no meaning. INT8 calibrated on random images is as fast as any, and wrong.
+A precision is what the engine really ran: the record holds the proof, and a precision that had no effect is an error.
+
+Exit status: 0 all cases ran; 1 a case failed; 2 the command line, or a file that it names, cannot be used; 130 Ctrl-C.
+Environment: CUDA_VISIBLE_DEVICES (which GPUs), XDG_CACHE_HOME (where downloads are kept, else ~/.cache), NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import datetime
+import difflib
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import io
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import platform
+import re
+import shutil
+import signal
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import types
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+HERE = Path(__file__).resolve().parent
+# A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it imports.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported, never after
+
+import numpy as np  # noqa: E402
+from absl import flags  # noqa: E402
+
+VERSION = "1.0"
+RECORD_VERSION = 1
+PRECISIONS = ("native", "fp32", "fp16", "int8")
+FIXED = 224  # pixels: height and width where a graph leaves them open
+CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
+FP16_MAX = 65504.0  # largest finite float16 (IEEE 754 binary16)
+STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
+CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
+SAME_TOP1 = 0.99  # share of images; below it a precision is said to have changed the predictions
+SAME_COSINE = 0.99  # of the outputs; below it likewise
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
+
+
+# ------------------------------------------------------------------------------------------------------------- types
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that says what is wrong and what to do."""
+
+
+class Config(types.SimpleNamespace):
+    """The flags' values by their names; picklable, so that a case's process has them too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A frozen GraphDef on disk, and what is fed to it and fetched from it.
+
+    Tensor names carry their index (`input:0`). `shape` is the input's: batch, then height, width and channels in the
+    order of `layout`; None for what the graph leaves open.
+    """
+
+    path: str
+    name: str
+    input: str
+    output: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    layout: str
+    sha256: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels in pixels, whatever the graph's layout; open sides become 224."""
+        order = (1, 2, 3) if self.layout == "NHWC" else (2, 3, 1)
+        height, width, channels = (self.shape[axis] for axis in order)
+        return height or FIXED, width or FIXED, channels or 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One engine, precision and batch size: one measurement, one record."""
+
+    engine: str
+    precision: str
+    batch_size: int
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.precision.upper() if self.precision != 'native' else 'native'} {self.engine} {self.batch_size}"
+
+    def artifact(self, graph: Graph, suffix: str | None = None) -> str:
+        """The file name X of what an engine runs, and the case's name in log.txt: `xla_fp16_frozen_graph.pb`."""
+        name = graph.name if suffix is None else Path(graph.name).stem + suffix
+        return f"native_{name}" if self.precision == "native" else f"{self.engine}_{self.precision}_{name}"
+
+
+@dataclasses.dataclass
+class Artifact:
+    """What an engine runs: a file, how long it took to build, and the proof of its precision."""
+
+    path: str
+    seconds: float = 0.0
+    proof: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return os.path.getsize(self.path)
+
+
+@dataclasses.dataclass
+class Timing:
+    """Raw seconds of the waited steps, images/s of the enqueued ones, and the first run's seconds."""
+
+    seconds: list[float]
+    throughput: float
+    first_run: float
+
+
+@dataclasses.dataclass
+class Result:
+    """All that a case's process found. `timings` is keyed by where the input lay: device, host."""
+
+    case: Case
+    status: str = "ok"  # or built, failed
+    error: str = ""
+    timings: dict[str, Timing] = dataclasses.field(default_factory=dict)
+    artifact: Artifact | None = None
+    outputs: np.ndarray | None = None  # [images, classes], float32
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+class Runner(Protocol):
+    """An artifact made ready for one batch that already lies where the engine computes."""
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """One run from host to host."""
+
+    def enqueue(self) -> None:
+        """Starts one run on the resident batch; may return before it is done."""
+
+    def sync(self) -> None:
+        """Waits until all that was enqueued is done."""
+
+    def feed(self, batch: np.ndarray, steps: int) -> None:
+        """`steps` runs from host to host, the next copy overlapping the running step where the engine can."""
+
+
+# ------------------------------------------------------------------------------------------------------------- flags
+
+FLAGS = flags.FlagValues()
+DEFINE_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+DEFINE_boolean = functools.partial(flags.DEFINE_boolean, flag_values=FLAGS)
+DEFINE_integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
+DEFINE_enum = functools.partial(flags.DEFINE_enum, flag_values=FLAGS)
+DEFINE_list = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
+
+DEFINE_string("frozen_graph", None, "Path or http(s) URL of a frozen GraphDef (.pb); wins over --savedmodel_dir.")
+DEFINE_string("savedmodel_dir", None, "Folder of a SavedModel, or http(s) URL of a .tar.gz of one.")
+DEFINE_string("keras_model", None, "Path of a .keras or .h5 file.")
+DEFINE_enum("weights", "random", ["random", "imagenet"], "Weights of the built-in ResNet-50 v2; imagenet downloads.")
+DEFINE_string("input_node", None, "Name of the graph's input; default: found by itself.")
+DEFINE_string("output_node", None, "Name of the graph's output; default: found by itself.")
+DEFINE_string("image_file", None, "A JPEG, PNG, GIF or BMP, copied batch_size times; default: random data.")
+DEFINE_string("image_dir", None, "A folder of images, or of class folders (named by class id or synset id).")
+DEFINE_enum("preprocessing", "vgg", ["vgg", "inception", "torch", "caffe", "none"],
+            "What is done to pixels: vgg (minus RGB means), inception ([-1, 1]), torch (ImageNet mean and deviation), "
+            "caffe (BGR minus means), none ([0, 255]). The built-in model takes inception.")  # fmt: skip
+DEFINE_boolean("native", False, "Time the graph as it came, in TensorFlow; the default if no precision is named.")
+DEFINE_boolean("fp32", False, "Time the graph in float32 in another engine.")
+DEFINE_boolean("fp16", False, "Time the graph in float16.")
+DEFINE_boolean("int8", False, "Time the graph in int8, calibrated.")
+DEFINE_list("engine", "auto", "Engines for fp32, fp16 and int8, comma-separated: auto, tensorrt, tftrt, xla, "
+            "onnxruntime. auto takes the first that can run the precision here.")  # fmt: skip
+DEFINE_list("batch_size", "128", "Images a step; a comma-separated list makes a case of each.")
+DEFINE_integer("num_loops", 100, "Timed steps of each loop.", lower_bound=2)
+DEFINE_integer("num_warmup", 5, "Untimed steps before them.", lower_bound=0)
+DEFINE_integer("rounds", 1, "Times that the cases of a batch size are gone through, in turn.", lower_bound=1)
+DEFINE_enum("inputs", "device", ["device", "host", "both"], "Where a step's batch lies when its clock starts.")
+DEFINE_enum("host_dtype", "float32", ["float32", "uint8"], "What goes to the engine: float32 as the graph takes it, or "
+            "raw uint8 pixels with the preprocessing's arithmetic done on the device.")  # fmt: skip
+DEFINE_string("output_dir", "/tmp", "Folder for log.txt, results.jsonl and the artifacts.")
+DEFINE_string("calibration_dir", None, "Folder of images for INT8 calibration; default: the input batch itself.")
+DEFINE_integer("num_calibration_images", 64, "Images to calibrate on at most.", lower_bound=1)
+DEFINE_enum("calibration_method", "percentile", ["minmax", "entropy", "percentile"], "How ranges are chosen for INT8.")
+DEFINE_boolean("ids_are_one_indexed", False, "Shift class ids by one: the output has no background class at 0. A "
+               "1000-class output is shifted by itself.")  # fmt: skip
+DEFINE_integer("label", None, "Class id of the images, as labellist.json counts: gives accuracy.", lower_bound=0)
+DEFINE_integer("predictions_to_print", 5, "Classes on each predictions line.", lower_bound=1)
+DEFINE_integer("workspace_size", 2048, "Memory in MB that TensorRT may use while it builds.", lower_bound=1)
+DEFINE_boolean("tf32", True, "Let float32 convolutions use TF32 on NVIDIA GPUs, as TensorFlow does by default.")
+DEFINE_integer("threads", 0, "CPU threads for TensorFlow and ONNX Runtime; 0: all that this process may use.",
+               lower_bound=0)  # fmt: skip
+DEFINE_boolean("pin_threads", False, "Pin ONNX Runtime's threads to cores, one each.")
+DEFINE_integer("seed", 0, "Seed of random data and random weights.", lower_bound=0)
+DEFINE_boolean("build_only", False, "Build and write every artifact, time nothing.")
+DEFINE_boolean("isolate", True, "Run each case in a process of its own; --noisolate is for debugging.")
+DEFINE_boolean("doctor", False, "Print which engine can run which precision here, and what the others miss.")
+DEFINE_boolean("version", False, "Print the version.")
+DEFINE_boolean("help", False, "Print this help.")
+
+
+def parse_flags(argv: list[str]) -> Config:
+    """The command line as a Config; `batch_sizes` and `precisions` are its lists, `given` the flags that were typed.
+
+    Raises:
+      UserError: an unknown flag, a value that does not fit, or a stray argument.
+    """
+    FLAGS.unparse_flags()
+    for flag in FLAGS:
+        FLAGS[flag].unparse()
+    try:
+        stray = FLAGS(argv)[1:]
+    except flags.Error as error:
+        raise UserError(f"{' '.join(str(error).split())} (--help lists the flags)") from error
+    if stray:
+        raise UserError(f"{stray[0]!r} is no flag: flags begin with -- (--help lists them)")
+    config = Config(**FLAGS.flag_values_dict())
+    config.given = {name for name in FLAGS if FLAGS[name].present}
+    config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
+    config.batch_sizes = [parse_batch_size(text) for text in config.batch_size]
+    for name in config.engine:
+        if name not in ("auto", *ENGINES) or name == "native":
+            raise UserError(f"--engine={name}: no such engine; pass auto or some of {', '.join(list(ENGINES)[1:])}")
+    if config.image_file and config.image_dir:
+        raise UserError("--image_file and --image_dir exclude each other: pass one of them")
+    return config
+
+
+def parse_batch_size(text: str) -> int:
+    if not text.strip().isdigit() or int(text) < 1:
+        raise UserError(f"--batch_size={text}: pass a number of images from 1 up, or several with commas")
+    return int(text)
+
+
+def help_text() -> str:
+    """The manual and all flags with their defaults."""
+    return f"{__doc__}\n{FLAGS.get_help()}"
+
+
+# ------------------------------------------------------------------------------------------------ telling the user
+
+TERMINAL: Any = None  # rich's console on stderr; a case's process puts its own here before its stderr is caught
+
+
+def terminal() -> Any:
+    """The console for progress; everything written to it is lost when stderr is no terminal."""
+    global TERMINAL
+    if TERMINAL is None:
+        from rich.console import Console
+
+        TERMINAL = Console(stderr=True)
+    return TERMINAL
+
+
+def say(sentence: str) -> None:
+    """One line for the user on stderr, which is not part of the results."""
+    print(f"tensorrt.py: {sentence}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows on a terminal what takes so long."""
+    with terminal().status(what) if terminal().is_terminal else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None, unit: str = "steps") -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr and the function that advances it.
+
+    The bar is drawn by the caller's own thread, at most twice a second and only once a second has passed: a drawing
+    thread would take the interpreter from the loop that is being timed.
+    """
+    from rich import progress as bars
+
+    bar = bars.Progress("{task.description}", bars.BarColumn(), "{task.completed:,.0f}/{task.total:,.0f} " + unit,
+                        bars.TimeRemainingColumn(), console=terminal(), auto_refresh=False, transient=True)  # fmt: skip
+    task = bar.add_task(what, total=total)
+    shown = time.monotonic() + 0.5
+    done = 0
+
+    def advance(count: int = 1) -> None:
+        nonlocal shown, done
+        done += count
+        if time.monotonic() - shown > 0.5:
+            shown = time.monotonic()
+            bar.start()
+            bar.update(task, completed=done, refresh=True)
+
+    try:
+        yield advance if terminal().is_terminal else lambda count=1: None
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+# ----------------------------------------------------------------------------------------------------- the machine
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a package, without importing it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def tensorflow_version() -> str:
+    return next(filter(None, map(version_of, ("tensorflow", "tensorflow-cpu", "tf-nightly"))), "missing")
+
+
+def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
+    """TensorFlow, quiet, with memory growth, the asked number of threads and TF32 setting.
+
+    Raises:
+      UserError: TensorFlow is not installed or does not load.
+    """
+    try:
+        with quiet():
+            import tensorflow as tf
+    except ImportError as error:
+        raise UserError(f"TensorFlow cannot be imported ({error}): pip install -r requirements.txt") from error
+    tf.get_logger().setLevel("ERROR")
+    with quiet(), contextlib.suppress(RuntimeError):  # already initialised, by an earlier case of --noisolate
+        if hide_gpus:
+            tf.config.set_visible_devices([], "GPU")
+        for gpu in tf.config.get_visible_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+        tf.config.threading.set_intra_op_parallelism_threads(config.threads)
+        tf.config.list_logical_devices()
+    tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
+    return tf
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps off the terminal what libraries write to the stderr of the process while they start."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def cpu_threads(config: Config | None = None) -> int:
+    """CPU threads for an engine: --threads, or all that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return (config and config.threads) or (len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+@functools.cache
+def cpu_name() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def gpus() -> list[dict[str, Any]]:
+    """The NVIDIA GPUs that this process may use, by NVML: name, compute capability, driver, memory in MB, NVML index."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        found = [(i, pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
+        if visible is not None:
+            names = [name.strip() for name in visible.split(",")]
+            found = [(i, handle) for i, handle in found if str(i) in names or pynvml.nvmlDeviceGetUUID(handle) in names]
+        return [
+            {
+                "name": pynvml.nvmlDeviceGetName(handle),
+                "compute_capability": ".".join(map(str, pynvml.nvmlDeviceGetCudaComputeCapability(handle))),
+                "driver": driver,
+                "memory_mb": pynvml.nvmlDeviceGetMemoryInfo(handle).total >> 20,
+                "index": index,
+            }
+            for index, handle in found
+        ]
+    except Exception:  # no package, no driver, no GPU: NVML raises a class of its own for each
+        return []
+
+
+def device_name(config: Config) -> str:
+    """What computes: the GPU's name, or the CPU's and the number of threads."""
+    return gpus()[0]["name"] if gpus() else f"{cpu_name()}, {cpu_threads(config)} threads"
+
+
+# --------------------------------------------------------------------------------------------------------- downloads
+
+DOWNLOAD_TRIES = 3
+DOWNLOAD_TIMEOUT = (10, 60)  # seconds: to connect, and between two pieces
+
+
+def cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "tensorrt-benchmark"
+
+
+def is_url(text: str | None) -> bool:
+    return bool(text) and "://" in text
+
+
+def fetch(url: str) -> Path:
+    """Downloads a file once and returns its place in the cache folder; broken-off downloads are gone on with.
+
+    Raises:
+      UserError: not http(s), no answer, an error status, a web page instead of a file, or a wrong length.
+    """
+    import requests
+
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"{url}: only http:// and https:// are downloaded")
+    name = Path(url.split("?")[0]).name or "download"
+    final = cache_dir() / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+    if final.exists():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    part = final.with_name(final.name + ".part")
+    for attempt in range(DOWNLOAD_TRIES):
+        try:
+            fetch_rest(url, part)
+            os.replace(part, final)
+            return final
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            if attempt == DOWNLOAD_TRIES - 1:
+                raise UserError(f"{url}: download broken off ({type(error).__name__}): try again to go on") from error
+    raise AssertionError("unreachable")
+
+
+def fetch_rest(url: str, part: Path) -> None:
+    """Asks for what `part` still lacks and appends it; starts again where the server does not resume."""
+    import requests
+
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {"Accept-Encoding": "identity"}
+    with requests.get(url, headers=headers, stream=True, timeout=DOWNLOAD_TIMEOUT) as answer:
+        if answer.status_code == 416:  # the part is longer than the file: it is of something else
+            part.unlink()
+            raise requests.ConnectionError("cannot resume")
+        if not answer.ok:
+            raise UserError(f"{url}: the server answered {answer.status_code} {answer.reason}: check the address")
+        if "text/html" in answer.headers.get("Content-Type", ""):
+            raise UserError(f"{url} is a web page, not a model: pass the address of the file itself")
+        have = have if answer.status_code == 206 else 0
+        length = int(answer.headers.get("Content-Length", -1))
+        total = have + length if length >= 0 else None
+        with open(part, "ab" if have else "wb") as file, progress(part.name[17:-5], total, "bytes") as advance:
+            advance(have)
+            for piece in answer.iter_content(1 << 18):
+                file.write(piece)
+                advance(len(piece))
+    if total is not None and part.stat().st_size != total:
+        size = part.stat().st_size
+        if size > total:
+            part.unlink()
+            raise UserError(f"{url}: {size} bytes came where {total} were announced: the file is refused")
+        raise requests.ConnectionError(f"{size} of {total} bytes")
+
+
+def fetch_savedmodel(url: str) -> Path:
+    """Downloads and unpacks a .tar.gz and returns the folder in it that holds saved_model.pb."""
+    archive = fetch(url)
+    folder = archive.with_name(archive.name + ".unpacked")
+    if not folder.exists():
+        if not hasattr(tarfile, "data_filter"):
+            raise UserError("this Python cannot unpack archives safely: take 3.10.12, 3.11.4 or newer")
+        part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(part, filter="data")
+            os.replace(part, folder)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            raise UserError(f"{url} is no .tar.gz that can be unpacked ({one_line(error)})") from error
+    found = sorted(folder.rglob("saved_model.pb"))
+    if not found:
+        raise UserError(f"{url}: no saved_model.pb in the archive: pass the .tar.gz of a SavedModel's folder")
+    return found[0].parent
+
+
+def one_line(error: BaseException | str, limit: int = 200) -> str:
+    """The first telling line of an error, for use in a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:limit].rstrip(".:")
+
+
+# ------------------------------------------------------------------------------------------------------- input batch
+
+# name: (channels reversed to BGR, factor, offset) of pixels in [0, 255]; means of the ImageNet training set.
+PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
+    "vgg": (False, 1.0, (-123.68, -116.78, -103.94)),  # tensorflow/models, vgg_preprocessing
+    "inception": (False, 1 / 127.5, -1.0),
+    "torch": (False, (1 / 58.395, 1 / 57.12, 1 / 57.375), (-2.117904, -2.035714, -1.804444)),  # torchvision
+    "caffe": (True, 1.0, (-103.939, -116.779, -123.68)),
+    "none": (False, 1.0, 0.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The different images of a batch: uint8 pixels [n, height, width, channels], their names, class ids if known."""
+
+    pixels: np.ndarray
+    names: list[str]
+    labels: list[int] | None = None
+    random: bool = False
+
+    def batch(self, size: int, preprocessing: str, layout: str, dtype: str = "float32") -> np.ndarray:
+        """The first `size` images, repeated as needed, as the engine takes them: the only copy on the host."""
+        chosen = self.pixels if len(self.pixels) == size else self.pixels[np.arange(size) % len(self.pixels)]
+        if dtype == "uint8":
+            return np.ascontiguousarray(chosen)
+        reverse, factor, offset = PREPROCESSING[preprocessing]
+        batch = (chosen[..., ::-1] if reverse else chosen).astype(np.float32)
+        batch *= np.float32(factor)
+        batch += np.float32(offset)
+        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2)) if layout == "NCHW" else np.ascontiguousarray(batch)
+
+
+def load_images(config: Config, graph: Graph, count: int) -> Images:
+    """At most `count` different images for a graph: those of the flags, or random ones.
+
+    Raises:
+      UserError: a path that is missing, holds no image, or a preprocessing that does not fit the graph's channels.
+    """
+    shape = graph.image_shape
+    colours = np.ndim(PREPROCESSING[config.preprocessing][2]) and graph.dtype != "uint8"
+    if shape[2] not in (1, 3) or (shape[2] == 1 and colours):
+        raise UserError(f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {shape[2]}: "
+                        f"pass --preprocessing=none or inception, or another --input_node")  # fmt: skip
+    if config.image_dir:
+        return read_folder(config.image_dir, shape, count, "--image_dir")[0]
+    if config.image_file:
+        if not os.path.isfile(config.image_file):
+            raise UserError(f"{config.image_file}: no such file: pass an image with --image_file")
+        return Images(read_image(config.image_file, shape)[None], [Path(config.image_file).name])
+    random = np.random.default_rng(config.seed)
+    return Images(random.integers(0, 256, (count, *shape), np.uint8), ["random"] * count, random=True)
+
+
+def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """An image as uint8 [height, width, channels]: shorter side scaled to 256/224 of the size, then its centre.
+
+    This is the evaluation preprocessing of the official TensorFlow ResNets (bilinear, no antialiasing).
+    """
+    import tensorflow as tf
+
+    height, width, channels = shape
+    try:
+        image = tf.io.decode_image(tf.io.read_file(str(path)), channels=channels, expand_animations=False)
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(f"{path} is no JPEG, PNG, GIF or BMP that can be decoded ({one_line(error, 80)})") from error
+    scale = max(round(height * CENTRAL) / image.shape[0], round(width * CENTRAL) / image.shape[1])
+    size = [max(round(side * scale), crop) for side, crop in zip(image.shape[:2], (height, width))]
+    image = tf.image.resize(tf.cast(image, tf.float32), size).numpy()
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return np.clip(np.rint(image[top : top + height, left : left + width]), 0, 255).astype(np.uint8)
+
+
+def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str) -> tuple[Images, int]:
+    """Up to `count` images below a folder, in the order of their names, and how many files could not be read.
+
+    Class folders (named by class id or synset id) are gone through in turn, so that a few images show many classes.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"{folder}: no such folder: pass a folder of images with {flag}")
+    groups = collections.defaultdict(list)
+    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()):
+        groups[path.relative_to(root).parts[:-1]].append(path)
+    in_turn = [path for row in itertools.zip_longest(*groups.values()) for path in row if path]
+    if not in_turn:
+        raise UserError(f"{folder} holds no JPEG, PNG, GIF or BMP: pass a folder of images with {flag}")
+    pixels, paths, unreadable = [], [], 0
+    with progress(f"Reading {root.name}", min(count, len(in_turn)), "images") as advance:
+        for path in in_turn:
+            if len(paths) == count:
+                break
+            try:
+                pixels.append(read_image(path, shape))
+                paths.append(path)
+                advance()
+            except UserError as error:
+                unreadable += 1
+                say(f"{error}: skipped")
+    if not paths:
+        raise UserError(f"{folder}: none of its {len(in_turn)} images can be read: pass another folder with {flag}")
+    labels = [class_id(path.parent.name) for path in paths] if all(groups) else []
+    known = labels and all(label is not None for label in labels)
+    names = [str(path.relative_to(root)) for path in paths]
+    return Images(np.stack(pixels), names, labels if known else None), unreadable
+
+
+@functools.cache
+def synsets() -> dict[str, int]:
+    """Class id (1 to 1000) of each ILSVRC-2012 synset id."""
+    return {name: i for i, name in enumerate((HERE / "synsets.txt").read_text().split(), start=1)}
+
+
+def class_id(folder: str) -> int | None:
+    """The class id that a class folder's name stands for: `281`, or the synset `n02123045`."""
+    return int(folder) if folder.isdigit() else synsets().get(folder)
+
+
+# -------------------------------------------------------------------------------------------------- loading the graph
+
+FOREIGN = {b"TFL3": "a TensorFlow Lite model", b"PK\x03\x04": "a zip archive or .keras file (--keras_model takes it)",
+           b"\x89HDF": "an HDF5 file (--keras_model takes it)", b"\x1f\x8b": "a gzip archive",
+           b"<": "a web page", b"node": "a text-format graph"}  # fmt: skip
+
+
+def load_graph(config: Config) -> Graph:
+    """The model that the flags name as a frozen graph on disk, its input and output found.
+
+    A frozen graph stays where it is; everything else is frozen into OUTPUT_DIR/frozen_graph.pb.
+
+    Raises:
+      UserError: nothing there, not what it should be, or its input or output cannot be told.
+    """
+    tf = import_tensorflow(config, hide_gpus=config.isolate)
+    if config.frozen_graph:
+        path = str(fetch(config.frozen_graph)) if is_url(config.frozen_graph) else config.frozen_graph
+        graph_def = read_graph_def(path)
+        inputs, outputs, name = [], [], Path(config.frozen_graph.split("?")[0] if is_url(path) else path).name
+    else:
+        with waiting("Freezing the graph"):
+            graph_def, inputs, outputs = freeze(tf, config)
+        name = "frozen_graph.pb"
+        path = str(Path(config.output_dir) / name)
+        write_beside(path, graph_def.SerializeToString(deterministic=True))
+    return describe_graph(tf, config, graph_def, path, name, inputs, outputs)
+
+
+def write_beside(path: str | Path, data: bytes) -> None:
+    """Writes a whole file or none: beside it first, then renamed."""
+    path = Path(path)
+    handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def read_graph_def(path: str) -> Any:
+    """The GraphDef in a file.
+
+    Raises:
+      UserError: no such file, a folder, empty, truncated, or something else that is named where it is known.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.framework import graph_pb2
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder: --frozen_graph takes a file; a SavedModel's folder is for --savedmodel_dir")
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file: pass the frozen graph's path with --frozen_graph") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if not data:
+        raise UserError(f"{path} is empty: pass a frozen GraphDef")
+    for magic, what in FOREIGN.items():
+        if magic in (data[: len(magic)], data[4 : 4 + len(magic)] if magic == b"TFL3" else b""):
+            raise UserError(f"{path} is {what}: --frozen_graph takes a binary GraphDef")
+    with contextlib.suppress(DecodeError):
+        graph_def = graph_pb2.GraphDef.FromString(data)
+        if graph_def.node:
+            return graph_def
+    with contextlib.suppress(DecodeError):
+        if saved_model_pb2.SavedModel.FromString(data).meta_graphs:
+            folder = os.path.dirname(os.path.abspath(path))
+            raise UserError(f"{path} is a SavedModel: pass its folder instead: --savedmodel_dir={folder}")
+    raise UserError(f"{path} is truncated or no GraphDef: export the frozen graph again")
+
+
+def freeze(tf: Any, config: Config) -> tuple[Any, list[str], list[str]]:
+    """The SavedModel, Keras model or built-in model as a GraphDef without variables; its inputs' and outputs' names."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    if config.savedmodel_dir:
+        function, keep = savedmodel_function(tf, config)
+    else:
+        function, keep = keras_function(tf, config)
+    try:
+        frozen = convert_variables_to_constants_v2(function)
+    except Exception as error:  # TensorFlow raises many classes here
+        raise UserError(f"the model cannot be frozen ({one_line(error)}): export it for inference first") from error
+    del keep  # the variables live as long as their owner
+    return frozen.graph.as_graph_def(), [t.name for t in frozen.inputs], [t.name for t in frozen.outputs]
+
+
+def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
+    """The serving signature of a SavedModel, and the loaded object that keeps its variables alive."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    folder = Path(fetch_savedmodel(config.savedmodel_dir) if is_url(config.savedmodel_dir) else config.savedmodel_dir)
+    if not folder.is_dir():
+        missing = "is a file: --savedmodel_dir takes the folder around it" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {missing}")
+    if not (folder / "saved_model.pb").exists():
+        raise UserError(f"{folder} holds no saved_model.pb: pass the folder that tf.saved_model.save wrote")
+    try:
+        saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    except DecodeError as error:
+        raise UserError(f"{folder}/saved_model.pb is truncated or foreign: export it again") from error
+    tags = [set(meta.meta_info_def.tags) for meta in saved.meta_graphs]
+    if {"serve"} not in tags:
+        found = "; ".join("+".join(sorted(tag)) or "none" for tag in tags) or "none"
+        raise UserError(f"{folder} has no graph tagged 'serve' (tags found: {found}): export it for serving")
+    meta = saved.meta_graphs[tags.index({"serve"})]
+    keys = [key for key, signature in meta.signature_def.items() if signature.outputs and not key.startswith("__")]
+    if not keys:
+        raise UserError(f"{folder} has no signature: save it with signatures= or model.export()")
+    key = "serving_default" if "serving_default" in keys else keys[0]
+    try:
+        loaded = tf.saved_model.load(str(folder), tags=["serve"])
+        return loaded.signatures[key], loaded
+    except Exception as error:
+        raise UserError(f"{folder} cannot be loaded ({one_line(error)}): export it again") from error
+
+
+def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
+    """A Keras file's model, or the built-in ResNet-50 v2, as a concrete function of one input."""
+    if config.keras_model:
+        if not os.path.isfile(config.keras_model):
+            raise UserError(f"{config.keras_model}: no such file: pass a .keras or .h5 file with --keras_model")
+        try:
+            model = tf.keras.models.load_model(config.keras_model, compile=False)
+        except Exception as error:
+            raise UserError(f"{config.keras_model} cannot be loaded by Keras ({one_line(error)})") from error
+    else:
+        tf.keras.utils.set_random_seed(config.seed)
+        try:
+            model = tf.keras.applications.ResNet50V2(weights=None if config.weights == "random" else config.weights)
+        except Exception as error:
+            raise UserError(f"ResNet-50 v2 cannot be downloaded ({one_line(error)}): pass --weights=random") from error
+    if len(model.inputs) != 1:
+        shapes = ", ".join(f"{t.name} {t.shape}" for t in model.inputs)
+        raise UserError(f"the Keras model has {len(model.inputs)} inputs ({shapes}): one is needed")
+    spec = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="input_tensor")
+    return tf.function(lambda images: model(images, training=False)).get_concrete_function(spec), model
+
+
+def import_graph(tf: Any, graph_def: Any) -> Any:
+    """A tf.Graph of the GraphDef, with shapes inferred."""
+    with tf.Graph().as_default() as graph:
+        try:
+            tf.graph_util.import_graph_def(graph_def, name="")
+        except Exception as error:  # ValueError, OpError, KeyError, TypeError: whatever the file made of it
+            raise UserError(f"the graph is damaged ({one_line(error)}): export it again") from error
+    return graph
+
+
+def describe_graph(tf: Any, config: Config, graph_def: Any, path: str, name: str, inputs: list[str],
+                   outputs: list[str]) -> Graph:  # fmt: skip
+    """Finds the input and output and checks that images can be fed to the one and classes read from the other."""
+    graph = import_graph(tf, graph_def)
+    source = find_tensor(graph, config.input_node, "input", inputs or placeholders(graph), "input_tensor")
+    sink = find_tensor(graph, config.output_node, "output", outputs or class_outputs(graph), "softmax_tensor")
+    if source.dtype not in (tf.float32, tf.uint8):
+        raise UserError(f"input {source.name} takes {source.dtype.name}, not float32 or uint8 images: "
+                        f"pass --input_node with a tensor behind the decoding")  # fmt: skip
+    shape = source.shape.as_list() if source.shape.rank is not None else [None, None, None, 3]
+    if len(shape) != 4:
+        raise UserError(f"input {source.name} has shape {shape_text(source.shape)}, not a batch of images "
+                        f"[batch, height, width, channels]: pass --input_node")  # fmt: skip
+    layout = "NCHW" if shape[1] in (1, 3) and shape[3] not in (1, 3) else "NHWC"
+    data = Path(path).read_bytes()
+    return Graph(path, name, source.name, sink.name, tuple(shape), source.dtype.name, layout,
+                 hashlib.sha256(data).hexdigest())  # fmt: skip
+
+
+def placeholders(graph: Any) -> list[str]:
+    return [op.outputs[0].name for op in graph.get_operations() if op.type == "Placeholder"]
+
+
+def class_outputs(graph: Any) -> list[str]:
+    """Float tensors that nothing consumes and that have, or may have, an axis of classes."""
+    ends = [op.outputs[0] for op in graph.get_operations() if len(op.outputs) == 1 and not op.outputs[0].consumers()]
+    return [t.name for t in ends if t.dtype.is_floating and t.op.type != "Const"
+            and (t.shape.rank is None or (t.shape.rank >= 2 and t.shape[-1] != 1))]  # fmt: skip
+
+
+def shape_text(shape: Any) -> str:
+    return "?" if shape.rank is None else "[" + ", ".join("?" if n is None else str(n) for n in shape.as_list()) + "]"
+
+
+def find_tensor(graph: Any, asked: str | None, role: str, candidates: list[str], usual: str) -> Any:
+    """The tensor asked for by name, the usual one, or the only candidate."""
+    names = {op.name for op in graph.get_operations() if op.outputs}
+    if asked:
+        name, _, index = asked.partition(":")
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+            hint = f"closest: {', '.join(close)}" if close else f"{role}s of the graph: {', '.join(candidates) or 'none'}"
+            raise UserError(f"no node {asked!r} in the graph ({hint}): pass --{role}_node")
+        outputs = graph.get_operation_by_name(name).outputs
+        if not (index or "0").isdigit() or int(index or 0) >= len(outputs):
+            raise UserError(f"node {name!r} has {len(outputs)} outputs: pass --{role}_node={name}")
+        return outputs[int(index or 0)]
+    if len(candidates) != 1 and usual in names:
+        return graph.get_tensor_by_name(f"{usual}:0")
+    tensors = [graph.get_tensor_by_name(name) for name in candidates]
+    if len(tensors) > 1:  # a signature may give classes beside the probabilities
+        likely = [t for t in tensors if t.dtype.is_floating and (t.shape.rank or 2) >= 2]
+        tensors = likely if len(likely) == 1 else tensors
+    if len(tensors) != 1:
+        found = ", ".join(f"{t.name} {shape_text(t.shape)} {t.dtype.name}" for t in tensors[:8]) or "none"
+        raise UserError(f"cannot tell the graph's {role} (candidates: {found}): pass --{role}_node")
+    return tensors[0]
+
+
+def fit_batch_sizes(config: Config, graph: Graph) -> list[int]:
+    """The batch sizes to run: those asked for, or the one that the graph is fixed to.
+
+    Raises:
+      UserError: the graph is fixed to another batch size than the one asked for.
+    """
+    fixed = graph.shape[0]
+    if fixed is None or config.batch_sizes == [fixed]:
+        return config.batch_sizes
+    if "batch_size" in config.given:
+        raise UserError(f"{graph.name} is fixed to batches of {fixed}: pass --batch_size={fixed}")
+    say(f"{graph.name} is fixed to batches of {fixed}: --batch_size={fixed} is taken")
+    return [fixed]
+
+
+# --------------------------------------------------------------------------------------------------------- precision
+
+OPSET = 18
+HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # where the arithmetic is; a precision is judged by these
+ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "PRelu")
+INT8_KERNELS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
+FP16_SAMPLES = 4  # images on which float16's overflow is looked for
+ENTROPY_BINS = 512  # ONNX Runtime's 128 can choose nothing; TensorRT's 2048 take minutes in Python
+
+
+class Onnx:
+    """The graph as ONNX, and the calibration: each made once, when it is first needed, and shared by all cases."""
+
+    def __init__(self, config: Config, graph: Graph, images: Images):
+        self.config, self.graph, self.images = config, graph, images
+
+    @functools.cached_property
+    def fp32(self) -> Any:
+        """The exported model.
+
+        Raises:
+          UserError: an op that ONNX has no counterpart for, named with its node.
+        """
+        return export_onnx(self.graph)
+
+    @functools.cached_property
+    def folded(self) -> Any:
+        """The exported model with constants folded and batch norm folded into convolutions, shapes inferred."""
+        return fold(self.fp32)
+
+    @functools.cached_property
+    def calibration(self) -> Calibration:
+        return calibrate(self.config, self.graph, self.images, self.folded)
+
+    def write(self, case: Case) -> Artifact:
+        """Writes the ONNX file of a case's engine and precision into the output directory."""
+        start = time.perf_counter()
+        path = Path(self.config.output_dir) / case.artifact(self.graph, ".onnx")
+        with waiting(f"Writing {path.name}"):
+            model, proof = self.model(case.engine, case.precision)
+            if self.config.host_dtype == "uint8" and self.graph.dtype != "uint8":
+                model = prepend_preprocessing(model, self.graph, self.config.preprocessing)
+            write_beside(path, model.SerializeToString())
+        return Artifact(str(path), time.perf_counter() - start, proof)
+
+    def model(self, engine: str, precision: str) -> tuple[Any, dict[str, Any]]:
+        """The ONNX model for an engine and precision, and what of it has that precision."""
+        if precision == "int8":
+            model = to_int8(self.folded, self.calibration.ranges, cpu=engine == "onnxruntime")
+        elif precision == "fp16":
+            samples = feeds(self.graph, self.images, self.config.preprocessing, FP16_SAMPLES)
+            model = to_fp16(self.folded, tensor_ranges(self.folded, samples, "minmax"))
+        else:
+            return self.fp32, {}
+        return model, share_of(model, precision)
+
+
+def export_onnx(graph: Graph) -> Any:
+    """The frozen graph as an ONNX model with float32 inside and its own input and output names."""
+    import logging
+
+    import onnx
+    import tf2onnx
+
+    with waiting("Exporting to ONNX"), contextlib.redirect_stdout(io.StringIO()):
+        logging.disable(logging.ERROR)  # tf2onnx reports to a logger what is said below in one line
+        try:
+            model, _ = tf2onnx.convert.from_graph_def(read_graph_def(graph.path), input_names=[graph.input],
+                                                      output_names=[graph.output], opset=OPSET)  # fmt: skip
+            unknown = [f"{n.op_type} ({n.name})" for n in model.graph.node if not (n.domain or onnx.defs.has(n.op_type))]
+            if unknown:
+                raise UserError(f"ONNX has no counterpart for {', '.join(unknown)}: --engine=xla needs none")
+            onnx.checker.check_model(model)
+        except UserError:
+            raise
+        except Exception as error:  # tf2onnx raises what its handlers happen to raise
+            raise UserError(f"the graph cannot be exported to ONNX ({one_line(error)}): --engine=xla needs none") from error
+        finally:
+            logging.disable(logging.NOTSET)
+    return model
+
+
+def fold(model: Any) -> Any:
+    """ONNX Runtime's basic, still portable, optimisations: constants and batch norm folded."""
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = os.path.join(scratch, "folded.onnx")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = path
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.shape_inference.infer_shapes(onnx.load(path))
+
+
+def feeds(graph: Graph, images: Images, preprocessing: str, count: int) -> list[dict[str, np.ndarray]]:
+    """`count` images as inputs of the ONNX model, one a step, or the graph's fixed batch."""
+    size = graph.shape[0] or 1
+    dtype = "uint8" if graph.dtype == "uint8" else "float32"
+    steps = []
+    for first in range(0, min(count, len(images.pixels)), size):
+        part = Images(images.pixels[first : first + size], images.names[first : first + size])
+        steps.append({graph.input: part.batch(size, preprocessing, graph.layout, dtype)})
+    return steps
+
+
+def tensor_ranges(model: Any, samples: list[dict[str, np.ndarray]], method: str) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of each tensor over the samples, or the clipped ones that the method chooses."""
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    kind = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy,
+            "percentile": CalibrationMethod.Percentile}[method]  # fmt: skip
+    options = {"num_bins": ENTROPY_BINS} if method == "entropy" else {}
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        path = os.path.join(scratch, "model.onnx")
+        write_beside(path, model.SerializeToString())
+        calibrator = create_calibrator(path, None, os.path.join(scratch, "augmented.onnx"), kind, extra_options=options)
+        with progress(f"Calibrating ({method})", len(samples), "steps") as advance:
+            for sample in samples:  # one by one: the collector keeps every tensor of a call in memory
+                calibrator.collect_data(OneSample(sample))
+                advance()
+        data = calibrator.compute_data()
+        return {name: tuple(float(np.min(v)) for v in data[name].range_value) for name in data.keys()}
+
+
+class OneSample:
+    """A calibration reader of a single step."""
+
+    def __init__(self, sample: dict[str, np.ndarray]):
+        self.samples = iter([sample])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.samples, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """The range of every tensor, and where it came from, as the record tells it."""
+
+    ranges: dict[str, tuple[float, float]]
+    facts: dict[str, Any]
+
+
+def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calibration:
+    """Ranges for INT8 from --calibration_dir or the input batch; kept in a file and reused for the same question."""
+    unreadable, source = 0, "random" if images.random else "input batch"
+    if config.calibration_dir:
+        images, unreadable = read_folder(config.calibration_dir, graph.image_shape, config.num_calibration_images,
+                                         "--calibration_dir")  # fmt: skip
+        source = "calibration_dir"
+    samples = feeds(graph, images, config.preprocessing, config.num_calibration_images)
+    facts = {
+        "source": source,
+        "images": min(len(images.pixels), config.num_calibration_images),
+        "unreadable": unreadable,
+        "method": config.calibration_method,
+        "sha256": hashlib.sha256(images.pixels[: config.num_calibration_images].tobytes()).hexdigest(),
+    }
+    key = {**facts, "graph": graph.sha256, "preprocessing": config.preprocessing, "record": RECORD_VERSION,
+           "onnxruntime": version_of("onnxruntime") or version_of("onnxruntime-gpu")}  # fmt: skip
+    path = Path(config.output_dir) / f"calibration_{Path(graph.name).stem}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(path.read_text())
+        if kept["key"] == key:
+            return Calibration({name: (low, high) for name, (low, high) in kept["ranges"].items()}, facts)
+    ranges = tensor_ranges(model, samples, config.calibration_method)
+    write_beside(path, json.dumps({"key": key, "ranges": ranges}).encode())
+    return Calibration(ranges, facts)
+
+
+def calibration_notes(facts: dict[str, Any]) -> list[str]:
+    """The sentence that a calibration without real images deserves."""
+    if facts["source"] == "random":
+        return ["INT8 was calibrated on random data: its speed is real, its predictions are not; pass --calibration_dir"]
+    if facts["source"] == "input batch":
+        what = "the one image" if facts["images"] == 1 else f"the {facts['images']} images"
+        return [f"INT8 was calibrated on {what} being predicted: pass --calibration_dir to judge its predictions"]
+    return []
+
+
+def to_fp16(model: Any, ranges: dict[str, tuple[float, float]]) -> Any:
+    """float16 inside, float32 at the edges and wherever a value would overflow float16."""
+    from onnx import ModelProto
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    too_large = {name for name, (low, high) in ranges.items() if max(abs(low), abs(high)) > FP16_MAX / 2}
+    kept = [node.name for node in model.graph.node if too_large.intersection([*node.input, *node.output])]
+    return convert_float_to_float16(ModelProto.FromString(model.SerializeToString()), keep_io_types=True,
+                                    node_block_list=kept)  # fmt: skip
+
+
+def to_int8(model: Any, ranges: dict[str, tuple[float, float]], cpu: bool) -> Any:
+    """Explicit Q/DQ around what is worth it, per-channel int8 weights, ranges from one calibration.
+
+    For TensorRT (cpu=False) activations are int8 with zero point 0, on the inputs of convolutions and matrix products
+    and on residual branches. For ONNX Runtime on CPUs they are uint8, also on the outputs of convolutions that no
+    activation follows and around Add and MaxPool: its int8 kernels take int8 in and give int8 out.
+    """
+    from onnx import ModelProto
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    model = ModelProto.FromString(model.SerializeToString())
+    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    constants = {tensor.name for tensor in model.graph.initializer}
+    biases = [n.name for n in model.graph.node if n.op_type == "Add" and constants.intersection(n.input)]
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=cpu and int8_saturates(),
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8 if cpu else QuantType.QInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+        nodes_to_quantize=[],
+        nodes_to_exclude=biases,
+        op_types_to_quantize=[*HEAVY, "Add", "MaxPool", "Pad"] if cpu else list(HEAVY),
+        extra_options={
+            "ActivationSymmetric": not cpu,
+            "WeightSymmetric": True,
+            "QuantizeBias": cpu,  # TensorRT takes the bias in float32
+            "OpTypesToExcludeOutputQuantization": list(HEAVY),
+        },
+    )
+    for tensor in bare_conv_outputs(model.graph) if cpu else residual_tensors(model.graph):
+        if tensor in ranges:
+            quantizer.quantize_activation_tensor(tensor)
+    return quantizer.quantize_model()
+
+
+@functools.cache
+def int8_saturates() -> bool:
+    """Whether sums of two uint8 x int8 products overflow here: x86 without VNNI, where weights must do with 7 bits.
+
+    Source: onnxruntime.ai, "Quantize ONNX models", on VPMADDUBSW.
+    """
+    with contextlib.suppress(OSError):
+        return "avx" in (text := Path("/proc/cpuinfo").read_text()) and "vnni" not in text
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def consumers(graph: Any) -> dict[str, list[Any]]:
+    found = collections.defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            found[name].append(node)
+    return found
+
+
+def bare_conv_outputs(graph: Any) -> list[str]:
+    """Outputs of convolutions that neither an activation nor the final Softmax follows."""
+    readers, last = consumers(graph), ("Softmax", "Reshape", "Squeeze", "Flatten")
+    return [node.output[0] for node in graph.node if node.op_type == "Conv" and readers[node.output[0]]
+            and not all(reader.op_type in ACTIVATIONS + last for reader in readers[node.output[0]])]  # fmt: skip
+
+
+def residual_tensors(graph: Any) -> list[str]:
+    """What NVIDIA's toolkit quantises in ResNets beside the inputs of convolutions.
+
+    One branch of a residual Add, the one that the last convolution does not feed, so that Conv and Add fuse; the input
+    of a batch norm that no convolution feeds (spelled Mul by a constant here); the input of a MaxPool on a shortcut.
+    Source: NVIDIA tensorflow-quantization, custom Q/DQ insertion cases for ResNet v1 and v2.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    made = {name: (index, node) for index, node in enumerate(graph.node) for name in node.output}
+    readers, found = consumers(graph), []
+    for node in graph.node:
+        free = [name for name in node.input if name not in constants and name in made]
+        if node.op_type == "Add" and len(free) == 2:
+            found.append(min(free, key=lambda name: (made[name][1].op_type == "Conv", made[name][0])))
+        elif node.op_type in ("BatchNormalization", "Mul") and len(free) == 1 and made[free[0]][1].op_type != "Conv":
+            found.append(free[0])
+        elif node.op_type == "MaxPool" and any(reader.op_type == "Add" for reader in readers[node.output[0]]):
+            found.append(node.input[0])
+    return list(dict.fromkeys(found))
+
+
+def share_of(model: Any, precision: str) -> dict[str, Any]:
+    """The share of convolutions and matrix products, and of weights, that really have the precision.
+
+    Works on Q/DQ graphs and on what ONNX Runtime made of them: its integer kernels count as int8, and a float16 weight
+    behind a Cast to float32 does not count as float16.
+    """
+    from onnx import TensorProto
+
+    types_of = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    heavy = [n for n in model.graph.node if n.op_type in INT8_KERNELS or any(op in n.op_type for op in HEAVY)]
+    if precision == "int8":
+        low = [n for n in heavy if n.op_type in INT8_KERNELS or all(made.get(i) == "DequantizeLinear" for i in n.input[:2])]
+    else:
+        low = [n for n in heavy if types_of.get(n.input[1]) == TensorProto.FLOAT16]
+    wanted = {"fp16": (TensorProto.FLOAT16,), "int8": (TensorProto.INT8,)}.get(precision, (TensorProto.FLOAT,))
+    sizes = collections.Counter()
+    for tensor in model.graph.initializer:
+        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8):
+            sizes[tensor.data_type in wanted] += math.prod(tensor.dims)
+    return {"nodes": len(heavy), "low_nodes": len(low), "share_of_nodes": len(low) / max(len(heavy), 1),
+            "share_of_weights": sizes[True] / max(sizes.total(), 1)}  # fmt: skip
+
+
+def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
+    """The model with raw uint8 pixels [n, height, width, channels] as its input, under the same name."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    old = model.graph.input[0]
+    inner = f"{old.name}_preprocessed"
+    for node in model.graph.node:
+        node.input[:] = [inner if name == old.name else name for name in node.input]
+    reverse, factor, offset = PREPROCESSING[preprocessing]
+    order = [2, 1, 0] if reverse else list(range(graph.image_shape[2]))
+    layout = [0, 3, 1, 2] if graph.layout == "NCHW" else [0, 1, 2, 3]
+    for name, value in (("order", np.int64(order)), ("factor", np.float32(factor)), ("offset", np.float32(offset))):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), f"pixels_{name}"))
+    steps = [
+        helper.make_node("Cast", [old.name], ["pixels_float"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["pixels_float", "pixels_order"], ["pixels_ordered"], axis=3),
+        helper.make_node("Mul", ["pixels_ordered", "pixels_factor"], ["pixels_scaled"]),
+        helper.make_node("Add", ["pixels_scaled", "pixels_offset"], ["pixels_shifted"]),
+        helper.make_node("Transpose", ["pixels_shifted"], [inner], perm=layout),
+    ]
+    for index, node in enumerate(steps):
+        model.graph.node.insert(index, node)
+    shape = [graph.shape[0] or "batch", *graph.image_shape]
+    old.CopyFrom(helper.make_tensor_value_info(old.name, TensorProto.UINT8, shape))
+    return model
+
+
+# ----------------------------------------------------------------------------------------------------------- engines
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """All that a case's process is told: the case, the flags, the graph, the images and the ONNX file if it has one."""
+
+    case: Case
+    config: Config
+    graph: Graph
+    images: Images
+    source: Artifact | None = None
+
+    def batch(self) -> np.ndarray:
+        """The batch as the engine takes it."""
+        dtype = "uint8" if "uint8" in (self.graph.dtype, self.config.host_dtype) else "float32"
+        return self.images.batch(self.case.batch_size, self.config.preprocessing, self.graph.layout, dtype)
+
+    def path(self, suffix: str | None = None) -> Path:
+        """Where the case's artifact belongs."""
+        return Path(self.config.output_dir) / self.case.artifact(self.graph, suffix)
+
+
+class Engine:
+    """What executes a precision. Heavy imports belong inside the methods."""
+
+    name = ""
+    package = ""  # whose version stands in the record
+    precisions: tuple[str, ...] = ()
+    needs_onnx = False
+
+    def why_not(self, precision: str) -> str | None:
+        """What keeps this engine from running the precision on this machine, and the remedy; None if nothing does."""
+        return self.why_not_build(precision)
+
+    def why_not_build(self, precision: str) -> str | None:
+        """The same for building its artifact."""
+        if precision not in self.precisions:
+            return f"{self.name} has no {precision.upper()}"
+        return None
+
+    def version(self) -> str:
+        return version_of(self.package) or "missing"
+
+    def build(self, job: Job) -> Artifact:
+        """Writes what `open` runs into the output directory."""
+        raise NotImplementedError
+
+    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
+        """A runner with the batch in place."""
+        raise NotImplementedError
+
+
+class TensorFlowRunner:
+    """A frozen GraphDef run by TensorFlow, as it is or compiled by XLA.
+
+    On a GPU a call returns when its kernels are enqueued; `sync` waits for the device without fetching the output.
+    """
+
+    def __init__(self, job: Job, path: str, batch: np.ndarray, compile_it: bool):
+        self.tf = tf = import_tensorflow(job.config)
+        self.device = "/GPU:0" if tf.config.get_visible_devices("GPU") else "/CPU:0"
+        refuse_channels_first(self.device, job.graph, path)
+        graph_def, graph = read_graph_def(path), job.graph
+        wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
+        inner = wrapped.prune(graph.input, graph.output)
+        prepare = pixels_to_input(tf, job) if batch.dtype == np.uint8 and graph.dtype != "uint8" else lambda x: x
+        outer = tf.function(lambda x: inner(prepare(x)), jit_compile=compile_it or None)
+        self.step = outer.get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
+        with tf.device(self.device):
+            self.resident = tf.identity(tf.constant(batch))
+
+    def enqueue(self) -> None:
+        self.output = self.step(self.resident)
+
+    def sync(self) -> None:
+        self.tf.test.experimental.sync_devices()
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        return self.step(self.tf.constant(batch)).numpy()
+
+    def feed(self, batch: np.ndarray, steps: int) -> None:
+        data = self.tf.data.Dataset.from_tensors(batch).repeat(steps)
+        if "GPU" in self.device:
+            data = data.apply(self.tf.data.experimental.prefetch_to_device(self.device, 2))
+        for images in data:
+            output = self.step(images)
+            output.numpy()
+
+
+def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
+    """The preprocessing's arithmetic as TensorFlow ops on uint8 pixels."""
+    reverse, factor, offset = PREPROCESSING[job.config.preprocessing]
+
+    def prepare(pixels: Any) -> Any:
+        images = tf.cast(pixels[..., ::-1] if reverse else pixels, tf.float32) * np.float32(factor) + np.float32(offset)
+        return tf.transpose(images, [0, 3, 1, 2]) if job.graph.layout == "NCHW" else images
+
+    return prepare
+
+
+def refuse_channels_first(device: str, graph: Graph, path: str) -> None:
+    """TensorFlow has no channels_first convolution on CPUs; its own message names a kernel, not a remedy."""
+    convolutions = (node for node in read_graph_def(path).node if node.op.startswith(("Conv", "DepthwiseConv")))
+    if "CPU" in device and any(node.attr["data_format"].s == b"NCHW" for node in convolutions):
+        raise UserError(f"{graph.name} is channels_first, which TensorFlow cannot compute on a CPU: "
+                        f"pass --fp32 --engine=onnxruntime, or export it channels_last")  # fmt: skip
+
+
+class Native(Engine):
+    """The graph as it came, in TensorFlow."""
+
+    name = "native"
+    package = "tensorflow"
+    precisions = ("native",)
+
+    def version(self) -> str:
+        return tensorflow_version()
+
+    def build(self, job: Job) -> Artifact:
+        return Artifact(job.graph.path)
+
+    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
+        return TensorFlowRunner(job, artifact.path, batch, compile_it=False)
+
+
+class Xla(Native):
+    """XLA: the graph as it is for fp32, rewritten by grappler's auto_mixed_precision for fp16."""
+
+    name = "xla"
+    precisions = ("fp32", "fp16")
+
+    def why_not(self, precision: str) -> str | None:
+        if precision == "fp16" and not gpus():
+            return "no NVIDIA GPU: auto_mixed_precision changes nothing on a CPU"
+        return super().why_not(precision)
+
+    def build(self, job: Job) -> Artifact:
+        if job.case.precision == "fp32":
+            return Artifact(job.graph.path)
+        tf, start = import_tensorflow(job.config), time.perf_counter()
+        graph_def = auto_mixed_precision(tf, job.graph)
+        proof = half_share(graph_def)
+        if not proof["low_nodes"]:
+            raise UserError("auto_mixed_precision made no convolution or matrix product float16 here: "
+                            "XLA would time float32 as FP16 (it needs a GPU of compute capability 7.0 or newer)")  # fmt: skip
+        write_beside(job.path(), graph_def.SerializeToString(deterministic=True))
+        return Artifact(str(job.path()), time.perf_counter() - start, proof)
+
+    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
+        return TensorFlowRunner(job, artifact.path, batch, compile_it=True)
+
+
+def auto_mixed_precision(tf: Any, graph: Graph) -> Any:
+    """The graph after grappler's auto_mixed_precision: float16 where it is safe, casts around it."""
+    from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
+    from tensorflow.python.grappler import tf_optimizer
+
+    loaded = import_graph(tf, read_graph_def(graph.path))
+    meta = tf.compat.v1.train.export_meta_graph(graph_def=loaded.as_graph_def(), graph=loaded, clear_devices=True)
+    fetch = meta_graph_pb2.CollectionDef()
+    fetch.node_list.value.append(graph.output)
+    meta.collection_def["train_op"].CopyFrom(fetch)
+    config = config_pb2.ConfigProto()
+    options = config.graph_options.rewrite_options
+    options.auto_mixed_precision = rewriter_config_pb2.RewriterConfig.ON
+    options.min_graph_nodes = -1  # small graphs too
+    options.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
+    return tf_optimizer.OptimizeGraph(config, meta)
+
+
+def half_share(graph_def: Any) -> dict[str, Any]:
+    """How many convolutions and matrix products of a GraphDef compute in float16, and how many casts that took."""
+    from tensorflow.core.framework.types_pb2 import DT_HALF
+
+    heavy = [n for n in graph_def.node if n.op.startswith(("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused"))]
+    low = sum(node.attr["T"].type == DT_HALF for node in heavy)
+    casts = sum(node.op == "Cast" for node in graph_def.node)
+    return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1), "casts": casts}
+
+
+class OnnxRuntime(Engine):
+    """The ONNX graphs in ONNX Runtime: its CUDA provider on a GPU, else its CPU kernels."""
+
+    name = "onnxruntime"
+    precisions = ("fp32", "fp16", "int8")
+    needs_onnx = True
+
+    def version(self) -> str:
+        return version_of("onnxruntime-gpu") or version_of("onnxruntime") or "missing"
+
+    def why_not(self, precision: str) -> str | None:
+        if precision == "int8" and self.provider() == "CUDAExecutionProvider":
+            return "ONNX Runtime has no INT8 convolution on GPUs: install TensorRT (pip install tensorrt)"
+        return super().why_not(precision)
+
+    def why_not_build(self, precision: str) -> str | None:
+        if self.version() == "missing":
+            return "not installed: pip install onnxruntime"
+        return super().why_not_build(precision)
+
+    @staticmethod
+    @functools.cache
+    def provider() -> str:
+        """CUDA's provider where it is installed and there is a GPU, else the CPU's."""
+        import onnxruntime
+
+        cuda = "CUDAExecutionProvider"
+        return cuda if gpus() and cuda in onnxruntime.get_available_providers() else "CPUExecutionProvider"
+
+    def build(self, job: Job) -> Artifact:
+        assert job.source
+        return job.source
+
+    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
+        return OnnxRuntimeRunner(job, artifact, batch, self.provider())
+
+
+class OnnxRuntimeRunner:
+    """A session with its input and output bound to where it computes, so that a step copies nothing."""
+
+    def __init__(self, job: Job, artifact: Artifact, batch: np.ndarray, provider: str):
+        import onnxruntime
+
+        self.device = "cuda" if provider.startswith("CUDA") else "cpu"
+        options = session_options(job.config)
+        with tempfile.TemporaryDirectory() as scratch:
+            options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
+            settings = {"use_tf32": int(job.config.tf32)} if self.device == "cuda" else {}
+            self.session = onnxruntime.InferenceSession(artifact.path, options, [(provider, settings)])
+            prove_what_ran(artifact, options.optimized_model_filepath, job.case.precision)
+        self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
+        self.value = onnxruntime.OrtValue.ortvalue_from_numpy
+        self.resident = self.bind(batch)
+        self.options = onnxruntime.RunOptions()
+        if self.device == "cuda":
+            self.options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def bind(self, batch: np.ndarray) -> Any:
+        binding = self.session.io_binding()
+        binding.bind_ortvalue_input(self.input, self.value(batch, self.device, 0))
+        binding.bind_output(self.output, self.device, 0)
+        return binding
+
+    def enqueue(self) -> None:
+        self.session.run_with_iobinding(self.resident, self.options)
+
+    def sync(self) -> None:
+        self.resident.synchronize_outputs()
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        return self.session.run([self.output], {self.input: batch})[0]
+
+    def feed(self, batch: np.ndarray, steps: int) -> None:
+        if self.device == "cpu":  # the batch is read where it lies
+            for _ in range(steps):
+                self.infer(batch)
+            return
+        turns = [self.bind(batch), self.bind(batch)]
+        for step in range(steps):
+            turn, other = turns[step % 2], turns[(step + 1) % 2]
+            self.session.run_with_iobinding(turn, self.options)
+            other.bind_ortvalue_input(self.input, self.value(batch, self.device, 0))  # copies while the step runs
+            turn.synchronize_outputs()
+            turn.copy_outputs_to_cpu()
+
+
+def session_options(config: Config) -> Any:
+    """ONNX Runtime with the asked number of threads, each on a core of its own with --pin_threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = cpu_threads(config)
+    options.inter_op_num_threads = 1
+    if config.pin_threads and hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))[: cpu_threads(config)]
+        os.sched_setaffinity(0, cores[:1])  # the calling thread computes too
+        if len(cores) > 1:  # ONNX Runtime counts cores from 1
+            affinities = ";".join(str(core + 1) for core in cores[1:])
+            options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
+        options.intra_op_num_threads = len(cores)
+    return options
+
+
+def prove_what_ran(artifact: Artifact, optimised: str, precision: str) -> None:
+    """Puts into the artifact's proof which share ONNX Runtime really runs at the precision.
+
+    Raises:
+      UserError: INT8 of which nothing runs in int8.
+    """
+    import onnx
+
+    if precision not in ("fp16", "int8") or not os.path.exists(optimised):
+        return
+    ran = share_of(onnx.load(optimised, load_external_data=False), precision)
+    artifact.proof = {**artifact.proof, "executed_share_of_nodes": ran["share_of_nodes"]}
+    if precision == "int8":
+        artifact.proof["weight_bits"] = 7 if int8_saturates() else 8
+        if not ran["low_nodes"]:
+            raise UserError("ONNX Runtime runs none of this graph's convolutions in int8: --engine=tensorrt may")
+
+
+class TensorRt(Engine):
+    """TensorRT 10.12+, 11 or RTX 1.x, one path: a strongly typed network from ONNX, a plan, CUDA."""
+
+    name = "tensorrt"
+    precisions = ("fp32", "fp16", "int8")
+    needs_onnx = True
+
+    @property
+    def package(self) -> str:
+        return next((name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)), "")
+
+    def module(self) -> Any:
+        return importlib.import_module(self.package)
+
+    def version(self) -> str:
+        return f"{self.package} {self.module().__version__}" if self.package else "missing"
+
+    def why_not(self, precision: str) -> str | None:
+        reason = self.why_not_build(precision)
+        if reason or not gpus():
+            return reason or "no NVIDIA GPU"
+        capability = gpus()[0]["compute_capability"]
+        known = getattr(self.module(), "ComputeCapability", None)  # RTX lists what it supports; tensorrt does not
+        if known is not None and f"SM{capability.replace('.', '')}" not in known.__members__:
+            return f"TensorRT-RTX does not support this GPU's compute capability {capability}: pip install tensorrt"
+        if not importlib.util.find_spec("cuda") or not importlib.util.find_spec("cuda.core"):
+            return "cuda.core is missing: pip install 'cuda-core>=1.0' cuda-bindings"
+        return None
+
+    def why_not_build(self, precision: str) -> str | None:
+        if not self.package:
+            return "not installed: pip install tensorrt (RTX GPUs, or building without one: tensorrt-rtx)"
+        version = tuple(map(int, self.module().__version__.split(".")[:2]))
+        if self.package == "tensorrt" and version < (10, 12):
+            return f"TensorRT {self.module().__version__} is too old: pip install 'tensorrt>=10.12'"
+        return super().why_not_build(precision)
+
+    def build(self, job: Job) -> Artifact:
+        assert job.source
+        trt, start, plan = self.module(), time.perf_counter(), job.path(".engine")
+        write_beside(plan, build_plan(trt, job, Path(job.source.path).read_bytes()))
+        return Artifact(str(plan), job.source.seconds + time.perf_counter() - start, job.source.proof)
+
+    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
+        return TensorRtRunner(self.module(), job, artifact, batch)
+
+
+def trt_logger(trt: Any) -> Any:
+    """A TensorRT logger that keeps the errors, to be told in one line."""
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(text)
+
+    return Logger()
+
+
+def build_plan(trt: Any, job: Job, model: bytes) -> bytes:
+    """The serialised plan of an ONNX model for batches of 1 to the case's size.
+
+    Raises:
+      UserError: TensorRT's parser or builder refuses the model.
+    """
+    logger = trt_logger(trt)
+    builder = trt.Builder(logger)
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind, where it has no flag
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(model):
+        raise UserError(f"TensorRT cannot parse the graph ({one_line(parser.get_error(0).desc())}): try --engine=xla")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector tells precisions only then
+    (config.set_flag if job.config.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    if gpus() and hasattr(config, "set_compute_capability"):  # RTX builds for Ampere and later unless told
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
+    source = network.get_input(0)
+    if source.shape[0] == -1:
+        profile, image = builder.create_optimization_profile(), tuple(source.shape)[1:]
+        batch = job.case.batch_size
+        profile.set_shape(source.name, (1, *image), (batch, *image), (batch, *image))
+        config.add_optimization_profile(profile)
+    cache = Path(job.config.output_dir) / "tensorrt_timing.cache"
+    if trt.__name__ == "tensorrt":
+        kept = cache.read_bytes() if cache.exists() else b""
+        config.set_timing_cache(config.create_timing_cache(kept), False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise UserError(f"TensorRT cannot build the plan ({one_line((logger.errors or ['no reason given'])[-1])}): "
+                        f"a larger --workspace_size or smaller --batch_size may help")  # fmt: skip
+    if trt.__name__ == "tensorrt":
+        write_beside(cache, bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+class TensorRtRunner:
+    """A plan with device buffers, pinned staging and two streams; the second copies while the first computes."""
+
+    def __init__(self, trt: Any, job: Job, artifact: Artifact, batch: np.ndarray):
+        from cuda.core import Device
+
+        self.gpu = Device(0)
+        self.gpu.set_current()
+        self.stream, self.copies = self.gpu.create_stream(), self.gpu.create_stream()
+        logger = trt_logger(trt)
+        self.engine = trt.Runtime(logger).deserialize_cuda_engine(Path(artifact.path).read_bytes())
+        if self.engine is None:
+            raise UserError(f"TensorRT cannot load the plan ({one_line((logger.errors or ['no reason given'])[0])})")
+        cache = Path(job.config.output_dir) / "tensorrt_rtx_runtime.cache"
+        self.context, kept = create_context(self.engine, cache)
+        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        self.input = next(n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
+        self.output = next(n for n in names if n != self.input)
+        self.context.set_input_shape(self.input, batch.shape)
+        shape = tuple(self.context.get_tensor_shape(self.output))
+        result = np.empty(shape, trt.nptype(self.engine.get_tensor_dtype(self.output)))
+        self.slots = [Slot(self.gpu, self.stream, batch, result) for _ in range(2)]
+        self.graph = None
+        self.infer(batch)  # the first run allocates and, with RTX, compiles; a capture allows neither
+        self.graph = self.capture()
+        artifact.proof = {**artifact.proof, **inspect_plan(trt, self.engine, job.case.precision)}
+        artifact.proof["cuda_graph"] = self.graph is not None
+        if kept is not None:
+            write_beside(cache, bytes(kept.serialize()))
+
+    def launch(self, slot: Slot, stream: Any) -> None:
+        self.context.set_tensor_address(self.input, int(slot.input.handle))
+        self.context.set_tensor_address(self.output, int(slot.output.handle))
+        if not self.context.execute_async_v3(int(stream.handle)):
+            raise RuntimeError("TensorRT refused to enqueue the step")
+
+    def capture(self) -> Any:
+        """One run on the first slot as a CUDA graph, or None where the engine does not allow it."""
+        capturable = getattr(self.context, "is_stream_capturable", None)
+        if capturable is not None and not capturable(int(self.stream.handle)):
+            return None
+        try:
+            builder = self.stream.create_graph_builder().begin_building("thread_local")
+            self.launch(self.slots[0], builder.stream)
+            return builder.end_building().complete()
+        except Exception as error:  # CUDA says only at capture that a kernel cannot be captured
+            say(f"no CUDA graph for this plan ({one_line(error)}): its steps are enqueued one by one")
+            return None
+
+    def enqueue(self) -> None:
+        if self.graph is not None:
+            self.graph.launch(self.stream)
+        else:
+            self.launch(self.slots[0], self.stream)
+
+    def sync(self) -> None:
+        self.stream.sync()
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        slot = self.slots[0]
+        np.copyto(slot.pinned_input, batch)
+        slot.staging.copy_to(slot.input, stream=self.stream)
+        self.launch(slot, self.stream)
+        slot.output.copy_to(slot.result, stream=self.stream)
+        self.stream.sync()
+        return slot.pinned_output.copy()
+
+    def feed(self, batch: np.ndarray, steps: int) -> None:
+        for step in range(steps):
+            slot = self.slots[step % 2]
+            if slot.done is not None:
+                slot.done.sync()
+            np.copyto(slot.pinned_input, batch)
+            slot.staging.copy_to(slot.input, stream=self.copies)
+            self.stream.wait(self.copies.record())
+            self.launch(slot, self.stream)
+            slot.output.copy_to(slot.result, stream=self.stream)
+            slot.done = self.stream.record()
+        self.stream.sync()
+
+
+class Slot:
+    """Device and pinned host memory for one batch and its output."""
+
+    def __init__(self, gpu: Any, stream: Any, batch: np.ndarray, result: np.ndarray):
+        from cuda.core import LegacyPinnedMemoryResource
+
+        pinned = LegacyPinnedMemoryResource()
+        self.input, self.output = (gpu.allocate(array.nbytes, stream=stream) for array in (batch, result))
+        self.staging, self.result = pinned.allocate(batch.nbytes), pinned.allocate(result.nbytes)
+        self.pinned_input = np.from_dlpack(self.staging).view(batch.dtype).reshape(batch.shape)
+        self.pinned_output = np.from_dlpack(self.result).view(result.dtype).reshape(result.shape)
+        self.done: Any = None
+
+
+def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
+    """An execution context; with TensorRT-RTX also its cache of compiled kernels, read from a file if it fits."""
+    config = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
+    if config is None or not hasattr(config, "create_runtime_cache"):
+        return engine.create_execution_context(), None
+    kept = config.create_runtime_cache()
+    if cache.exists():
+        kept.deserialize(cache.read_bytes())  # refuses by itself what another GPU or version wrote
+    config.set_runtime_cache(kept)
+    return engine.create_execution_context(config), kept
+
+
+def inspect_plan(trt: Any, engine: Any, precision: str) -> dict[str, Any]:
+    """The share of a plan's convolutions and matrix products that take float16 or int8 in, by the engine inspector.
+
+    TensorRT 10 tells a tensor's type in `Format/Datatype`, TensorRT 11 in `DataType`.
+
+    Raises:
+      UserError: the plan computes nothing at the precision asked for.
+    """
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    share = plan_share(json.loads(text), precision)
+    if precision in ("fp16", "int8") and share.get("executed_share_of_nodes") == 0:
+        raise UserError(f"TensorRT computes nothing of this plan in {precision.upper()}: it would time another precision")
+    return share
+
+
+def plan_share(information: dict[str, Any], precision: str) -> dict[str, Any]:
+    words = {"fp16": ("half", "fp16"), "int8": ("int8",)}.get(precision, ("float", "fp32"))
+    layers = [layer for layer in information.get("Layers", []) if isinstance(layer, dict) and layer.get("Inputs")]
+    heavy = [layer for layer in layers if re.search("conv|gemm|matmul|matrix", str(layer.get("LayerType")), re.I)]
+    kinds = [str(layer["Inputs"][0].get("DataType") or layer["Inputs"][0].get("Format/Datatype")).lower() for layer in heavy]
+    low = sum(any(word in kind for word in words) for kind in kinds)
+    return {"executed_nodes": len(heavy), "executed_share_of_nodes": low / len(heavy)} if heavy else {}
+
+
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TensorRt(), Xla(), OnnxRuntime())}
+
+
+# ------------------------------------------------------------------------------------------------------------ timing
+
+
+def time_steps(step: Callable[[], Any], count: int, clock: Callable[[], float] = time.perf_counter,
+               after: Callable[[], Any] = lambda: None) -> list[float]:  # fmt: skip
+    """Seconds of each of `count` steps; `after` is called between them and not timed."""
+    seconds = []
+    for _ in range(count):
+        start = clock()
+        step()
+        seconds.append(clock() - start)
+        after()
+    return seconds
+
+
+def time_resident(runner: Runner, config: Config, batch_size: int, clock: Callable[[], float], what: str) -> Timing:
+    """The first run, then waited steps, then enqueued ones, on the batch that lies where the engine computes."""
+
+    def step() -> None:
+        runner.enqueue()
+        runner.sync()
+
+    def burst() -> None:
+        for _ in range(config.num_loops):
+            runner.enqueue()
+        runner.sync()
+
+    return time_loops(step, burst, config, batch_size, clock, what)
+
+
+def time_host(runner: Runner, config: Config, batch: np.ndarray, clock: Callable[[], float], what: str) -> Timing:
+    """The same from NumPy to NumPy; the second loop lets the next copy overlap the running step."""
+    return time_loops(lambda: runner.infer(batch), lambda: runner.feed(batch, config.num_loops), config, len(batch),
+                      clock, f"{what} from host")  # fmt: skip
+
+
+def time_loops(step: Callable[[], Any], burst: Callable[[], Any], config: Config, batch_size: int,
+               clock: Callable[[], float], what: str) -> Timing:  # fmt: skip
+    (first,) = time_steps(step, 1, clock)
+    with progress(what, config.num_warmup + config.num_loops) as advance:
+        time_steps(step, config.num_warmup, clock, advance)
+        seconds = time_steps(step, config.num_loops, clock, advance)
+    (total,) = time_steps(burst, 1, clock)
+    return Timing(seconds, config.num_loops * batch_size / total, first)
+
+
+# -------------------------------------------------------------------------------------------------------- statistics
+
+
+def statistics(seconds: list[float], batch_size: int) -> dict[str, float]:
+    """The statistics of log.txt: images/s and seconds; formulas in the README.
+
+    jitter is 1.4826 x the median absolute deviation, which estimates a normal distribution's standard deviation.
+    """
+    times = np.asarray(seconds)
+    speeds = batch_size / times
+    low, high = median_interval(speeds)
+    return {
+        "fps_median": float(np.median(speeds)),
+        "fps_mean": float(np.mean(speeds)),
+        "fps_uncertainty": float(np.std(speeds, ddof=1) / np.sqrt(len(speeds))),
+        "fps_jitter": float(1.4826 * np.median(np.abs(speeds - np.median(speeds)))),
+        "fps_low": low,
+        "fps_high": high,
+        "latency_median": float(np.median(times)),
+        "latency_mean": float(np.mean(times)),
+        "latency_99th": float(np.percentile(times, 99)),
+        "latency_99th_uncertainty": float(abs(np.percentile(times[0::2], 99) - np.percentile(times[1::2], 99))),
+    }
+
+
+def median_interval(values: Any, confidence: float = 0.95) -> tuple[float, float]:
+    """An interval that holds the population's median with at least this confidence, whatever the distribution.
+
+    The k-th smallest and k-th largest value, k as large as the binomial distribution allows (order statistics; David
+    and Nagaraja, Order Statistics, 7.1). Under 6 values no interval is that sure: lowest and highest then.
+    """
+    ordered, below, k = np.sort(values), 0.0, 0
+    n = len(ordered)
+    while k < n // 2:
+        below += math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
+        if 2 * below > 1 - confidence:
+            break
+        k += 1
+    k = max(k, 1)
+    return float(ordered[k - 1]), float(ordered[n - k])
+
+
+def verdict(seconds: list[float], batch_size: int) -> tuple[str, str]:
+    """`steady` or `noisy`, and for a noisy case one sentence with the remedy."""
+    speeds = batch_size / np.asarray(seconds)
+    median = float(np.median(speeds))
+    low, high = median_interval(speeds)
+    if max(high - median, median - low) > STEADY * median:
+        share = 100 * max(high - median, median - low) / median
+        return "noisy", f"median known only to {share:.1f} %: raise --num_loops, or quiet the machine"
+    third = len(speeds) // 3
+    drift = float(np.median(speeds[-third:]) / np.median(speeds[:third])) - 1 if third else 0.0
+    if abs(drift) > STEADY:
+        return "noisy", f"speed drifted by {100 * drift:+.1f} % during the loop: raise --num_warmup, or --rounds=3"
+    return "steady", ""
+
+
+# ------------------------------------------------------------------------------------------------------------ clocks
+
+
+class Clocks(threading.Thread):
+    """Samples an NVIDIA GPU's SM clock, power, temperature and throttling ten times a second while a loop runs."""
+
+    PERIOD = 0.1  # seconds
+
+    def __init__(self, nvml: Any, index: int):
+        super().__init__(daemon=True)
+        self.nvml, self.handle = nvml, nvml.nvmlDeviceGetHandleByIndex(index)
+        self.samples: list[tuple[int, float, int, int]] = []
+        self.cost, self.begun, self.over = 0.0, time.perf_counter(), threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(self.PERIOD):
+            start = time.perf_counter()
+            self.sample()
+            self.cost += time.perf_counter() - start
+
+    def sample(self) -> None:
+        """One row: MHz, W, degrees Celsius, NVML's bits of what slows the clocks."""
+        nvml, handle = self.nvml, self.handle
+        with contextlib.suppress(nvml.NVMLError):  # some boards lack a sensor: no row then
+            self.samples.append((
+                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+                nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+                nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
+            ))  # fmt: skip
+
+    def facts(self, images: int) -> dict[str, Any]:
+        """Lowest, median and highest of each, images per joule, and the share of time that sampling took."""
+        self.over.set()
+        self.join()
+        if not self.samples:
+            return {}
+        seconds = time.perf_counter() - self.begun
+        columns = np.array([row[:3] for row in self.samples], float)
+        rows = zip(("sm_mhz", "power_w", "celsius"), columns.T)
+        facts: dict[str, Any] = {name: [float(f(values)) for f in (np.min, np.median, np.max)] for name, values in rows}
+        slowed = functools.reduce(int.__or__, (row[3] for row in self.samples))
+        facts["throttled"] = [what for bit, what in THROTTLES.items() if slowed & bit]
+        facts["images_per_joule"] = images / (facts["power_w"][1] * seconds)
+        return {**facts, "samples": len(self.samples), "cost_share": self.cost / seconds}
+
+
+# NVML's nvmlClocksEventReason bits that mean a GPU runs slower than it could; idle and user settings are none.
+THROTTLES = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal", 0x80: "power brake"}
+
+
+@contextlib.contextmanager
+def watch_clocks(facts: dict[str, Any], images: int) -> Iterator[None]:
+    """Puts the GPU's clocks during a loop into `facts["clocks"]`; nothing where there is no NVML."""
+    if not gpus():
+        yield
+        return
+    import pynvml
+
+    clocks = Clocks(pynvml, gpus()[0]["index"])
+    clocks.start()
+    try:
+        yield
+    finally:
+        if found := clocks.facts(images):
+            facts["clocks"] = found
+
+
+def clock_notes(clocks: dict[str, Any]) -> list[str]:
+    """One sentence when the clocks moved or the GPU throttled."""
+    if not clocks:
+        return []
+    low, middle, high = clocks["sm_mhz"]
+    if clocks["throttled"]:
+        return [f"the GPU slowed itself ({', '.join(clocks['throttled'])}): let it cool, or compare at equal clocks"]
+    if high - low > CLOCKS_MOVED * middle:
+        return [f"the SM clock moved between {low:.0f} and {high:.0f} MHz: raise --num_warmup, or lock the clocks"]
+    return []
+
+
+# ----------------------------------------------------------------------------------------- predictions and agreement
+
+
+@functools.cache
+def labels() -> dict[str, str]:
+    """Names of ImageNet's classes by class id; none where the file was not copied along."""
+    path = HERE / "labellist.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def shift(classes: int, one_indexed: bool) -> int:
+    """What is added to an output's index to get labellist.json's class id: 1 where there is no background class."""
+    return int(one_indexed or classes == 1000)
+
+
+def label_of(index: int, classes: int, one_indexed: bool) -> str:
+    """The name of an output's class; other networks than ImageNet's have numbers only."""
+    identity = index + shift(classes, one_indexed)
+    return labels().get(str(identity), f"class {identity}") if classes in (1000, 1001) else f"class {identity}"
+
+
+def probabilities(outputs: np.ndarray) -> np.ndarray:
+    """Rows [images, classes] that sum to one: softmax of what does not yet, in float64."""
+    rows = outputs.astype(np.float64)
+    if np.all(rows >= 0) and np.allclose(rows.sum(axis=1), 1, atol=1e-2):
+        return rows
+    rows = np.exp(rows - rows.max(axis=1, keepdims=True))
+    return rows / rows.sum(axis=1, keepdims=True)
+
+
+def top(outputs: np.ndarray, count: int) -> np.ndarray:
+    """Indices [images, count] of the highest outputs, highest first; ties by index."""
+    return np.argsort(-outputs, axis=1, kind="stable")[:, :count]
+
+
+def predictions(outputs: np.ndarray, config: Config) -> list[tuple[str, float]]:
+    """Labels and probabilities of the first image's best classes."""
+    classes = outputs.shape[1]
+    row = probabilities(outputs[:1])[0]
+    best = top(outputs[:1], config.predictions_to_print)[0]
+    return [(label_of(int(i), classes, config.ids_are_one_indexed), float(row[i])) for i in best]
+
+
+def agreement(outputs: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """How far two outputs [images, classes] of the same images are the same model's.
+
+    top1: share of images with the same first class; top5: mean share of the five best in common; cosine: lowest
+    cosine similarity of an image's outputs; difference: largest absolute difference.
+    """
+    ours, theirs = outputs.astype(np.float64), reference.astype(np.float64)
+    five = min(5, ours.shape[1])
+    common = [len(set(a) & set(b)) / five for a, b in zip(top(ours, five), top(theirs, five))]
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return {
+        "top1": float(np.mean(top(ours, 1) == top(theirs, 1))),
+        "top5": float(np.mean(common)),
+        "cosine": float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, np.finfo(float).tiny))),
+        "difference": float(np.max(np.abs(ours - theirs))),
+    }
+
+
+def accuracy(outputs: np.ndarray, ids: list[int], one_indexed: bool) -> dict[str, float]:
+    """Share of images whose class id is the first, or among the first five."""
+    best = top(outputs, 5) + shift(outputs.shape[1], one_indexed)
+    hits = best == np.asarray(ids)[:, None]
+    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean())}
+
+
+def judge(result: Result, reference: np.ndarray | None, images: Images, config: Config) -> None:
+    """Adds predictions, agreement with native and accuracy to a result, and a sentence on what is suspicious."""
+    if result.outputs is None:
+        return
+    outputs = result.outputs[: len(images.pixels)]  # the rest are copies
+    result.facts["predictions"] = predictions(outputs, config)
+    if not np.isfinite(outputs).all():
+        result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
+    elif reference is not None and result.case.precision != "native":
+        same = agreement(outputs[: len(reference)], reference[: len(outputs)])
+        result.facts["agreement"] = same
+        if same["top1"] < SAME_TOP1 or same["cosine"] < SAME_COSINE:
+            result.notes.append(f"{result.case.precision.upper()} changed the predictions: top-1 agrees with native on "
+                                f"{same['top1']:.1%} of the images, lowest cosine {same['cosine']:.3f}")  # fmt: skip
+    ids = [config.label] * len(outputs) if config.label is not None else images.labels and images.labels[: len(outputs)]
+    if ids:
+        result.facts["accuracy"] = accuracy(outputs, ids, config.ids_are_one_indexed)
+
+
+# ---------------------------------------------------------------------------------------------------- log and report
+
+
+def log_block(record: dict[str, Any]) -> str:
+    """A case's block of log.txt: the lines of the 2018 script to the letter, then new ones."""
+    lines = ["", "=" * 26]
+    for inputs, timing in record["timings"].items():
+        s = timing["statistics"]
+        lines += [
+            f"network: {record['network']},\t batchsize {record['batch_size']}, steps {len(timing['seconds'])}",
+            f"  fps \tmedian: {s['fps_median']:.1f}, \tmean: {s['fps_mean']:.1f}, "
+            f"\tuncertainty: {s['fps_uncertainty']:.1f}, \tjitter: {s['fps_jitter']:.1f}",
+            f"  latency \tmedian: {s['latency_median']:.5f}, \tmean: {s['latency_mean']:.5f}, "
+            f"\t99th_p: {s['latency_99th']:.5f}, \t99th_uncertainty: {s['latency_99th_uncertainty']:.5f}",
+            f"  inputs \t{inputs} {record['input_dtype']}, \tthroughput: {timing['throughput']:.1f} images/s, "
+            f"\tfirst run: {timing['first_run']:.3f} s, \t{timing['verdict']}",
+        ]
+    if record["status"] != "ok":
+        lines += [f"network: {record['network']},\t batchsize {record['batch_size']}, steps 0",
+                  f"  {record['status']} \t{record['error']}"]  # fmt: skip
+    lines.append(f"  engine \t{record['engine']} {record['engine_version']}, \tdevice: {record['device']}")
+    for name in ("agreement", "accuracy"):
+        if name in record:
+            lines.append(f"  {name} \t" + ", \t".join(f"{key}: {value:.4f}" for key, value in record[name].items()))
+    return "\n".join(lines) + "\n"
+
+
+def make_record(result: Result, job: Job) -> dict[str, Any]:
+    """A self-contained JSON object of one case: what ran on what, raw seconds, proofs and notes."""
+    config, case = job.config, result.case
+    timings = {}
+    for inputs, timing in result.timings.items():
+        steady, remedy = verdict(timing.seconds, case.batch_size)
+        timings[inputs] = {**dataclasses.asdict(timing), "verdict": steady,
+                           "statistics": statistics(timing.seconds, case.batch_size)}  # fmt: skip
+        if remedy:
+            result.notes.append(f"{inputs} input: {remedy}")
+    artifact = result.artifact
+    kept = ("num_loops", "num_warmup", "preprocessing", "tf32", "seed", "workspace_size", "weights")
+    return {
+        "record": RECORD_VERSION,
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "program": VERSION,
+        "network": case.artifact(job.graph),
+        "status": result.status,
+        "error": result.error,
+        "engine": case.engine,
+        "engine_version": ENGINES[case.engine].version(),
+        "engine_why": case.why,
+        "precision": case.precision,
+        "batch_size": case.batch_size,
+        "input_dtype": "uint8" if "uint8" in (config.host_dtype, job.graph.dtype) else "float32",
+        "timings": timings,
+        "graph": {name: getattr(job.graph, name) for name in ("name", "sha256", "input", "output", "shape", "layout")},
+        "images": "random" if job.images.random else len(job.images.pixels),
+        "artifact": artifact and {"name": Path(artifact.path).name, "bytes": artifact.size,
+                                  "build_seconds": artifact.seconds, "proof": artifact.proof},
+        "device": device_name(config),
+        "gpu": gpus()[0] if gpus() else None,
+        "threads": cpu_threads(config),
+        "versions": {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)}
+        | {"python": platform.python_version(), "tensorflow": tensorflow_version()},
+        "flags": {name: getattr(config, name) for name in kept},
+        "notes": result.notes,
+        **result.facts,
+    }  # fmt: skip
+
+
+def append(path: Path, text: str) -> None:
+    """Appends whole blocks: one write to a file opened for appending, on disk before it returns."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, text.encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def keep(record: dict[str, Any], config: Config) -> None:
+    """Writes a case's block and line; nothing that was measured waits for the next case."""
+    append(Path(config.output_dir) / "log.txt", log_block(record))
+    append(Path(config.output_dir) / "results.jsonl", json.dumps(record) + "\n")
+
+
+def check_output_dir(folder: str) -> None:
+    """Finds out before the measuring whether its results can be kept.
+
+    Raises:
+      UserError: the folder cannot be made or written.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for name in ("log.txt", "results.jsonl"):
+            append(Path(folder) / name, "")
+    except OSError as error:
+        raise UserError(f"--output_dir={folder} cannot be written ({error.strerror}): pass another folder") from error
+
+
+def console() -> Any:
+    """rich's console on stdout, 100 columns where it is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+
+
+def print_table(records: list[dict[str, Any]]) -> None:
+    """All cases side by side, one unit a column, the best images/s marked."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("precision", "engine", "batch", "input", "images/s\nmedian", "\n95 % ±", "images/s\nthroughput", "vs\nnative",
+                  "ms\np50", "ms\np99", "top-1\nagree", "MB", "build\ns"):  # fmt: skip
+        table.add_column(title, justify="left" if title in ("precision", "engine", "input") else "right", no_wrap=True)
+    native = {(r["batch_size"], i): t["statistics"]["fps_median"] for r in records if r["precision"] == "native"
+              for i, t in r["timings"].items()}  # fmt: skip
+    best = max((t["statistics"]["fps_median"] for r in records for t in r["timings"].values()), default=0)
+    for record in records:
+        for inputs, timing in record["timings"].items() or [("", None)]:
+            table.add_row(*table_row(record, inputs, timing, native.get((record["batch_size"], inputs)), best))
+    console().print(table)
+
+
+def table_row(record: dict[str, Any], inputs: str, timing: dict | None, native: float | None, best: float) -> list[str]:
+    head = [record["precision"] if record["precision"] == "native" else record["precision"].upper(), record["engine"],
+            str(record["batch_size"]), inputs]  # fmt: skip
+    artifact = record["artifact"] or {}
+    tail = [
+        f"{record['agreement']['top1']:.1%}" if "agreement" in record else "",
+        f"{artifact['bytes'] / 1e6:.1f}" if artifact else "",
+        f"{artifact['build_seconds']:.1f}" if artifact.get("build_seconds") else "",
+    ]
+    if timing is None:
+        return [*head, record["status"], *[""] * 5, *tail]
+    s = timing["statistics"]
+    speed = s["fps_median"]
+    half = max(s["fps_high"] - speed, speed - s["fps_low"])
+    return [*head, f"[bold]{speed:,.1f}*[/]" if speed == best else f"{speed:,.1f} ", f"{half:.1f}",
+            f"{timing['throughput']:,.1f}", f"{speed / native:.2f}x" if native else "",
+            f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}", *tail]  # fmt: skip
+
+
+def print_predictions(results: list[Result], config: Config) -> None:
+    """The line of the 2018 script for each precision and engine, then the probabilities as a table."""
+    from rich.table import Table
+
+    shown = {(r.case.precision, r.case.engine): r.facts["predictions"] for r in results if "predictions" in r.facts}
+    if not shown:
+        return
+    engines = collections.Counter(precision for precision, _ in shown)
+    names = {key: key[0] if engines[key[0]] == 1 else f"{key[0]} ({key[1]})" for key in shown}
+    print("Predictions:")
+    for key, rows in shown.items():
+        print("Precision: ", names[key], [label for label, _ in rows])
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for key in shown:
+        table.add_column(names[key], overflow="ellipsis", no_wrap=True)
+    for ranks in zip(*shown.values()):
+        table.add_row(*(f"{share:.3f} {label}" for label, share in ranks))
+    print()
+    console().print(table)
+
+
+def print_notes(records: list[dict[str, Any]]) -> None:
+    """Every warning sentence once, with the cases that it is about, and why rows failed."""
+    about = collections.defaultdict(list)
+    for record in records:
+        for note in [*record["notes"], *([f"{record['status']}: {record['error']}"] if record["error"] else [])]:
+            about[note].append(f"{record['precision']} {record['engine']} {record['batch_size']}")
+    if about:
+        print()
+    for note, cases in about.items():
+        print(f"{', '.join(cases)}: {note}" if len(cases) < 4 else f"{len(cases)} cases: {note}")
+
+
+# ------------------------------------------------------------------------------------------------- running the cases
+
+
+def choose_cases(config: Config, batch_sizes: list[int]) -> list[Case]:
+    """The cases to run, batch size by batch size; says what runs each precision and why not the engines before it.
+
+    Raises:
+      UserError: no engine can run a precision here.
+    """
+    chosen: list[tuple[str, str, str]] = []
+    for precision in config.precisions:
+        if precision == "native":
+            chosen.append(("native", "native", "asked for"))
+            continue
+        for name in config.engine:
+            chosen += [choose_engine(precision)] if name == "auto" else [(name, precision, "asked for")]
+    return [Case(engine, precision, size, why) for size in batch_sizes for engine, precision, why in chosen]
+
+
+def choose_engine(precision: str) -> tuple[str, str, str]:
+    """The first engine that can run the precision here without leaving the device."""
+    reasons = []
+    for name in ("tensorrt", "xla", "onnxruntime"):
+        engine = ENGINES[name]
+        reason = engine.why_not(precision)
+        if not reason and not gpus() and name == "xla":
+            reason = "auto takes XLA only where there is a GPU"
+        if not reason and gpus() and name == "onnxruntime" and OnnxRuntime.provider() == "CPUExecutionProvider":
+            reason = "would leave the GPU: pip install onnxruntime-gpu"
+        if not reason:
+            why = "; ".join(reasons) or "first choice"
+            say(f"{precision.upper()} runs in {name} ({why})")
+            return name, precision, why
+        reasons.append(f"{name}: {reason}")
+    raise UserError(f"no engine for {precision.upper()} here: {'; '.join(reasons)} (--doctor tells more)")
+
+
+def run_case(job: Job, clock: Callable[[], float] = time.perf_counter) -> Result:
+    """Builds, opens, times and runs one case in this process.
+
+    Raises:
+      UserError: the engine cannot do it, in one line.
+    """
+    engine, case, config = ENGINES[job.case.engine], job.case, job.config
+    result = Result(case)
+    reason = engine.why_not_build(case.precision) if config.build_only else engine.why_not(case.precision)
+    if reason and engine.why_not_build(case.precision):
+        raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
+    with waiting(f"Building {case}"):
+        result.artifact = engine.build(job)
+    if config.build_only or reason:
+        result.status = "built"
+        result.error = f"built, not run: {reason}" if reason else ""
+        return result
+    batch = job.batch()
+    with waiting(f"Opening {case}"):
+        runner = engine.open(job, result.artifact, batch)
+    images = case.batch_size * config.num_loops
+    if config.inputs in ("device", "both"):
+        with watch_clocks(result.facts, 2 * images):
+            result.timings["device"] = time_resident(runner, config, case.batch_size, clock, str(case))
+    if config.inputs in ("host", "both"):
+        result.timings["host"] = time_host(runner, config, batch, clock, str(case))
+    result.outputs = np.asarray(runner.infer(batch), np.float32).reshape(case.batch_size, -1)
+    if case.precision != "native":
+        result.notes += proof_notes(case, result.artifact.proof)
+    return result
+
+
+def proof_notes(case: Case, proof: dict[str, Any]) -> list[str]:
+    """A sentence where the engine ran something else than the graph says."""
+    ran = proof.get("executed_share_of_nodes", 1)
+    if case.precision == "fp16" and ran == 0:
+        return ["float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so the speed is "
+                "not FP16's"]  # fmt: skip
+    if ran < 0.5:
+        return [f"only {ran:.0%} of the convolutions and matrix products ran in {case.precision.upper()}"]
+    return []
+
+
+def explain(error: BaseException) -> str:
+    """An error of a case in one line, with the remedy where it is known."""
+    text = one_line(error)
+    if isinstance(error, UserError):
+        return str(error)
+    if re.search(r"out of memory|OOM|RESOURCE_EXHAUSTED|ResourceExhausted|bad_alloc|MemoryError",
+                 f"{type(error).__name__} {error}", re.I):  # fmt: skip
+        return f"out of memory: pass a smaller --batch_size ({text})"
+    return f"{type(error).__name__}: {text}"
+
+
+def attempt(job: Job) -> Result:
+    """run_case, with an error as a failed result."""
+    try:
+        return run_case(job)
+    except (UserError, Exception) as error:
+        return Result(job.case, "failed", explain(error))
+
+
+def child(job: Job, connection: Any, stderr_path: str) -> None:
+    """A case's process: its stderr goes to a file, its progress to the terminal; it dies with its parent."""
+    global TERMINAL
+    from rich.console import Console
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    TERMINAL = Console(file=os.fdopen(os.dup(2), "w"))
+    with open(stderr_path, "w") as file:
+        os.dup2(file.fileno(), 2)
+    connection.send(attempt(job))
+    connection.close()
+
+
+def die_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def run_isolated(job: Job) -> Result:
+    """run_case in a spawned process; one that dies is a failed result with the signal's name and its last words."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.NamedTemporaryFile(prefix="tensorrt_py_") as words:
+        process = context.Process(target=child, args=(job, sender, words.name), daemon=True)
+        process.start()
+        sender.close()
+        try:
+            return receiver.recv()
+        except EOFError:
+            process.join()
+            return Result(job.case, "failed", last_words(process.exitcode, Path(words.name).read_text(errors="replace")))
+        finally:
+            stop(process)
+
+
+def stop(process: Any) -> None:
+    """Ends a case's process: it has 5 seconds to go by itself."""
+    process.join(5)
+    for end in (process.terminate, process.kill):
+        if process.is_alive():
+            end()
+            process.join(5)
+
+
+def last_words(exit_code: int, stderr: str) -> str:
+    """Why a process died: the signal's name, and the end of what it wrote."""
+    how = f"died of {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    hint = " (out of memory? pass a smaller --batch_size)" if exit_code == -signal.SIGKILL else ""
+    return f"the case's process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
+
+
+def pool(results: list[Result]) -> Result:
+    """The rounds of one case as one result: their steps together, each round's apart in the facts."""
+    whole = next((r for r in results if r.status == "ok"), results[0])
+    good = [r for r in results if r.status == "ok"]
+    if len(good) > 1:
+        whole.facts["rounds"] = [{k: dataclasses.asdict(t) for k, t in r.timings.items()} for r in good]
+        whole.timings = {
+            inputs: Timing(
+                [s for r in good for s in r.timings[inputs].seconds],
+                float(np.median([r.timings[inputs].throughput for r in good])),
+                good[0].timings[inputs].first_run,
+            )
+            for inputs in whole.timings
+        }
+    return whole
+
+
+def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, done: Callable[[Result, Job], None]) -> None:
+    """Runs all cases, rounds of one batch size in turn, and hands each result over as soon as it is whole."""
+    onnx = Onnx(config, graph, images)
+    run = run_isolated if config.isolate else attempt
+    reference = None
+    wanted = any(case.precision != "native" for case in cases) and not config.build_only
+    if wanted and not any(case.precision == "native" for case in cases):
+        case = Case("native", "native", max(case.batch_size for case in cases))
+        quick = Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "inputs": "device"})
+        reference = run(Job(case, quick, graph, images)).outputs
+    for _, group in itertools.groupby(cases, key=lambda case: case.batch_size):
+        jobs = [make_job(case, config, graph, images, onnx) for case in group]
+        rounds = [[run(job) if isinstance(job, Job) else job for job in jobs] for _ in range(config.rounds)]
+        for index, job in enumerate(jobs):
+            result = pool([turn[index] for turn in rounds])
+            if result.case.precision == "native" and result.outputs is not None:
+                reference = result.outputs
+            if result.case.precision == "int8" and isinstance(job, Job) and job.source:
+                result.facts["calibration"] = onnx.calibration.facts
+                result.notes += calibration_notes(onnx.calibration.facts)
+            judge(result, reference, images, config)
+            done(result, Job(result.case, config, graph, images))
+
+
+def make_job(case: Case, config: Config, graph: Graph, images: Images, onnx: Onnx) -> Job | Result:
+    """A case with its ONNX file written, or a failed result where that is not possible."""
+    engine = ENGINES[case.engine]
+    if not engine.needs_onnx or engine.why_not_build(case.precision):
+        return Job(case, config, graph, images)
+    try:
+        return Job(case, config, graph, images, onnx.write(case))
+    except (UserError, Exception) as error:
+        return Result(case, "failed", explain(error))
+
+
+# -------------------------------------------------------------------------------------------------------------- main
+
+
+def doctor() -> None:
+    """The matrix of engines and precisions on this machine, and the command that mends what is missing."""
+    from rich.table import Table
+
+    print(f"tensorrt.py {VERSION}, Python {platform.python_version()}, {cpu_name()}, {cpu_threads()} threads")
+    for gpu in gpus():
+        print(f"{gpu['name']}, compute capability {gpu['compute_capability']}, {gpu['memory_mb']:,} MB, driver {gpu['driver']}")
+    if not gpus():
+        print("no NVIDIA GPU found (by NVML)")
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("engine", "version", *(p.upper() if p != "native" else p for p in PRECISIONS)):
+        table.add_column(title, no_wrap=True)
+    reasons: dict[str, list[str]] = {}
+    for engine in ENGINES.values():
+        cells = []
+        for precision in PRECISIONS:
+            reason = engine.why_not(precision) if precision in engine.precisions else None
+            builds = reason and not engine.why_not_build(precision) and engine.needs_onnx
+            cells.append("-" if precision not in engine.precisions else "builds" if builds else "no" if reason else "runs")
+            if reason:
+                reasons.setdefault(f"{engine.name}: {reason}", []).append(precision.upper())
+        table.add_row(engine.name, engine.version(), *cells)
+    console().print(table)
+    for reason, precisions in reasons.items():
+        print(f"{reason} ({', '.join(precisions)})")
+
+
+def measure(config: Config) -> int:
+    """From the flags to the table; the exit status."""
+    check_output_dir(config.output_dir)
+    graph = load_graph(config)
+    if not (config.frozen_graph or config.savedmodel_dir or config.keras_model or "preprocessing" in config.given):
+        config.preprocessing = "inception"  # what the built-in model was trained on
+    batch_sizes = fit_batch_sizes(config, graph)
+    images = load_images(config, graph, max(batch_sizes))
+    results: list[Result] = []
+    records: list[dict[str, Any]] = []
+
+    def done(result: Result, job: Job) -> None:
+        record = make_record(result, job)
+        keep(record, config)
+        results.append(result)
+        records.append(record)
+
+    try:
+        run_cases(choose_cases(config, batch_sizes), config, graph, images, done)
+    finally:
+        report(results, records, config)
+    return int(any(r.status == "failed" or (r.status == "built" and r.error) for r in results))
+
+
+def report(results: list[Result], records: list[dict[str, Any]], config: Config) -> None:
+    """What a person reads on stdout."""
+    if not records:
+        return
+    print_predictions(results, config)
+    print()
+    print_table(records)
+    print_notes(records)
+    print(f"\n{len(records)} cases appended to {config.output_dir}/log.txt and results.jsonl")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program and returns its exit status."""
+    try:
+        config = parse_flags(argv)
+        if config.help or config.version:
+            print(help_text() if config.help else VERSION)
+            return 0
+        if config.doctor:
+            doctor()
+            return 0
+        return measure(config)
+    except UserError as error:
+        print(f"tensorrt.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tensorrt.py: stopped; what was measured is kept", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -11,7 +11,7 @@ it, builds each precision asked for, times each against the native graph, compar
 block a case to OUTPUT_DIR/log.txt and one line a case to OUTPUT_DIR/results.jsonl.
 
     precision   native (the graph as it came, in TensorFlow), fp32, fp16, int8
-    engine      native, tensorrt, tftrt, xla, onnxruntime; --engine=auto takes the first that can run the precision here
+    engine      native, tensorrt, xla, onnxruntime; --engine=auto takes the first that can run the precision here
     case        one engine, precision and batch size: one process, one measurement, one record
 
 What is measured. Every case runs once for tracing and compiling (`first run`), then --num_warmup steps, then
@@ -41,6 +41,7 @@ import importlib.util
 import io
 import itertools
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -54,7 +55,7 @@ import tempfile
 import threading
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,19 +64,18 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported, never after
 
-import numpy as np  # noqa: E402
-from absl import flags  # noqa: E402
+import numpy as np
+from absl import flags
 
 VERSION = "1.0"
 RECORD_VERSION = 1
 PRECISIONS = ("native", "fp32", "fp16", "int8")
-FIXED = 224  # pixels: height and width where a graph leaves them open
+OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
 FP16_MAX = 65504.0  # largest finite float16 (IEEE 754 binary16)
 STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
-SAME_TOP1 = 0.99  # share of images; below it a precision is said to have changed the predictions
-SAME_COSINE = 0.99  # of the outputs; below it likewise
+SAME_TOP1 = SAME_COSINE = 0.99  # agreement with native below which a precision is said to have changed the predictions
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
 
 
@@ -92,11 +92,7 @@ class Config(types.SimpleNamespace):
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """A frozen GraphDef on disk, and what is fed to it and fetched from it.
-
-    Tensor names carry their index (`input:0`). `shape` is the input's: batch, then height, width and channels in the
-    order of `layout`; None for what the graph leaves open.
-    """
+    """A frozen GraphDef on disk. Tensor names carry their index; `shape` is the input's, None where it is open."""
 
     path: str
     name: str
@@ -109,15 +105,14 @@ class Graph:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels in pixels, whatever the graph's layout; open sides become 224."""
-        order = (1, 2, 3) if self.layout == "NHWC" else (2, 3, 1)
-        height, width, channels = (self.shape[axis] for axis in order)
-        return height or FIXED, width or FIXED, channels or 3
+        """Height, width, channels in pixels, whatever the layout."""
+        height, width, channels = (self.shape[axis] for axis in ((1, 2, 3) if self.layout == "NHWC" else (2, 3, 1)))
+        return height or OPEN_SIDE, width or OPEN_SIDE, channels or 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One engine, precision and batch size: one measurement, one record."""
+    """One engine, precision and batch size: one measurement, one record. `why` the engine was chosen."""
 
     engine: str
     precision: str
@@ -125,74 +120,54 @@ class Case:
     why: str = ""
 
     def __str__(self) -> str:
-        return f"{self.precision.upper() if self.precision != 'native' else 'native'} {self.engine} {self.batch_size}"
+        return f"{self.precision} {self.engine} {self.batch_size}" if self.engine != "native" else f"native {self.batch_size}"
 
-    def artifact(self, graph: Graph, suffix: str | None = None) -> str:
-        """The file name X of what an engine runs, and the case's name in log.txt: `xla_fp16_frozen_graph.pb`."""
+    def file_name(self, graph: Graph, suffix: str | None = None) -> str:
+        """The case's name in log.txt and its artifact's: `native_X`, `xla_fp16_X`; `suffix` replaces X's own."""
         name = graph.name if suffix is None else Path(graph.name).stem + suffix
         return f"native_{name}" if self.precision == "native" else f"{self.engine}_{self.precision}_{name}"
 
 
 @dataclasses.dataclass
 class Artifact:
-    """What an engine runs: a file, how long it took to build, and the proof of its precision."""
+    """What an engine runs: a file, the seconds its building took, and the proof of its precision."""
 
     path: str
     seconds: float = 0.0
     proof: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    @property
-    def size(self) -> int:
-        return os.path.getsize(self.path)
-
 
 @dataclasses.dataclass
 class Timing:
-    """Raw seconds of the waited steps, images/s of the enqueued ones, and the first run's seconds."""
+    """Seconds of each waited step, images/s of the enqueued ones, seconds of the first run, the GPU's clocks."""
 
     seconds: list[float]
     throughput: float
     first_run: float
+    clocks: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
 class Result:
-    """All that a case's process found. `timings` is keyed by where the input lay: device, host."""
+    """All that a case's process found. `timings` by where the input lay (device, host); outputs [images, classes]."""
 
     case: Case
     status: str = "ok"  # or built, failed
     error: str = ""
     timings: dict[str, Timing] = dataclasses.field(default_factory=dict)
     artifact: Artifact | None = None
-    outputs: np.ndarray | None = None  # [images, classes], float32
+    outputs: np.ndarray | None = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
-class Runner(Protocol):
-    """An artifact made ready for one batch that already lies where the engine computes."""
-
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """One run from host to host."""
-
-    def enqueue(self) -> None:
-        """Starts one run on the resident batch; may return before it is done."""
-
-    def sync(self) -> None:
-        """Waits until all that was enqueued is done."""
-
-    def feed(self, batch: np.ndarray, steps: int) -> None:
-        """`steps` runs from host to host, the next copy overlapping the running step where the engine can."""
-
-
 # ------------------------------------------------------------------------------------------------------------- flags
 
-FLAGS = flags.FlagValues()
-DEFINE_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
-DEFINE_boolean = functools.partial(flags.DEFINE_boolean, flag_values=FLAGS)
-DEFINE_integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
-DEFINE_enum = functools.partial(flags.DEFINE_enum, flag_values=FLAGS)
-DEFINE_list = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
+FLAGS = flags.FlagValues()  # its own, so that the file can be loaded under another name beside other absl programs
+DEFINE_string, DEFINE_boolean, DEFINE_integer, DEFINE_enum, DEFINE_list = (
+    functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=FLAGS)
+    for kind in ("string", "boolean", "integer", "enum", "list")
+)
 
 DEFINE_string("frozen_graph", None, "Path or http(s) URL of a frozen GraphDef (.pb); wins over --savedmodel_dir.")
 DEFINE_string("savedmodel_dir", None, "Folder of a SavedModel, or http(s) URL of a .tar.gz of one.")
@@ -202,15 +177,15 @@ DEFINE_string("input_node", None, "Name of the graph's input; default: found by 
 DEFINE_string("output_node", None, "Name of the graph's output; default: found by itself.")
 DEFINE_string("image_file", None, "A JPEG, PNG, GIF or BMP, copied batch_size times; default: random data.")
 DEFINE_string("image_dir", None, "A folder of images, or of class folders (named by class id or synset id).")
-DEFINE_enum("preprocessing", "vgg", ["vgg", "inception", "torch", "caffe", "none"],
-            "What is done to pixels: vgg (minus RGB means), inception ([-1, 1]), torch (ImageNet mean and deviation), "
-            "caffe (BGR minus means), none ([0, 255]). The built-in model takes inception.")  # fmt: skip
+DEFINE_enum("preprocessing", "vgg", ["vgg", "inception", "torch", "caffe", "none"], "What is done to pixels: vgg (minus "
+            "RGB means), inception ([-1, 1]), torch (ImageNet mean and deviation), caffe (BGR minus means), none ([0, "
+            "255]). The built-in model takes inception.")  # fmt: skip
 DEFINE_boolean("native", False, "Time the graph as it came, in TensorFlow; the default if no precision is named.")
 DEFINE_boolean("fp32", False, "Time the graph in float32 in another engine.")
 DEFINE_boolean("fp16", False, "Time the graph in float16.")
 DEFINE_boolean("int8", False, "Time the graph in int8, calibrated.")
-DEFINE_list("engine", "auto", "Engines for fp32, fp16 and int8, comma-separated: auto, tensorrt, tftrt, xla, "
-            "onnxruntime. auto takes the first that can run the precision here.")  # fmt: skip
+DEFINE_list("engine", "auto", "Engines for fp32, fp16 and int8, comma-separated: tensorrt, xla, onnxruntime, or auto, "
+            "which takes the first that can run the precision here.")  # fmt: skip
 DEFINE_list("batch_size", "128", "Images a step; a comma-separated list makes a case of each.")
 DEFINE_integer("num_loops", 100, "Timed steps of each loop.", lower_bound=2)
 DEFINE_integer("num_warmup", 5, "Untimed steps before them.", lower_bound=0)
@@ -228,8 +203,7 @@ DEFINE_integer("label", None, "Class id of the images, as labellist.json counts:
 DEFINE_integer("predictions_to_print", 5, "Classes on each predictions line.", lower_bound=1)
 DEFINE_integer("workspace_size", 2048, "Memory in MB that TensorRT may use while it builds.", lower_bound=1)
 DEFINE_boolean("tf32", True, "Let float32 convolutions use TF32 on NVIDIA GPUs, as TensorFlow does by default.")
-DEFINE_integer("threads", 0, "CPU threads for TensorFlow and ONNX Runtime; 0: all that this process may use.",
-               lower_bound=0)  # fmt: skip
+DEFINE_integer("threads", 0, "CPU threads of TensorFlow and ONNX Runtime; 0: all that it may use.", lower_bound=0)
 DEFINE_boolean("pin_threads", False, "Pin ONNX Runtime's threads to cores, one each.")
 DEFINE_integer("seed", 0, "Seed of random data and random weights.", lower_bound=0)
 DEFINE_boolean("build_only", False, "Build and write every artifact, time nothing.")
@@ -246,8 +220,8 @@ def parse_flags(argv: list[str]) -> Config:
       UserError: an unknown flag, a value that does not fit, or a stray argument.
     """
     FLAGS.unparse_flags()
-    for flag in FLAGS:
-        FLAGS[flag].unparse()
+    for name in FLAGS:
+        FLAGS[name].unparse()
     try:
         stray = FLAGS(argv)[1:]
     except flags.Error as error:
@@ -257,33 +231,26 @@ def parse_flags(argv: list[str]) -> Config:
     config = Config(**FLAGS.flag_values_dict())
     config.given = {name for name in FLAGS if FLAGS[name].present}
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
-    config.batch_sizes = [parse_batch_size(text) for text in config.batch_size]
+    for text in config.batch_size or [""]:
+        if not text.strip().isdecimal() or int(text) < 1:
+            raise UserError(f"--batch_size={text}: pass a number of images from 1 up, or several with commas")
+    config.batch_sizes = [int(text) for text in config.batch_size]
+    engines = [name for name in ENGINES if name != "native"]
     for name in config.engine:
-        if name not in ("auto", *ENGINES) or name == "native":
-            raise UserError(f"--engine={name}: no such engine; pass auto or some of {', '.join(list(ENGINES)[1:])}")
+        if name not in ("auto", *engines):
+            raise UserError(f"--engine={name}: no such engine; pass auto or some of {', '.join(engines)}")
     if config.image_file and config.image_dir:
         raise UserError("--image_file and --image_dir exclude each other: pass one of them")
     return config
 
 
-def parse_batch_size(text: str) -> int:
-    if not text.strip().isdigit() or int(text) < 1:
-        raise UserError(f"--batch_size={text}: pass a number of images from 1 up, or several with commas")
-    return int(text)
-
-
-def help_text() -> str:
-    """The manual and all flags with their defaults."""
-    return f"{__doc__}\n{FLAGS.get_help()}"
-
-
-# ------------------------------------------------------------------------------------------------ telling the user
+# -------------------------------------------------------------------------------------------------- telling the user
 
 TERMINAL: Any = None  # rich's console on stderr; a case's process puts its own here before its stderr is caught
 
 
 def terminal() -> Any:
-    """The console for progress; everything written to it is lost when stderr is no terminal."""
+    """The console for progress; nothing is drawn where stderr is no terminal."""
     global TERMINAL
     if TERMINAL is None:
         from rich.console import Console
@@ -297,27 +264,23 @@ def say(sentence: str) -> None:
     print(f"tensorrt.py: {sentence}", file=sys.stderr, flush=True)
 
 
-@contextlib.contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Shows on a terminal what takes so long."""
-    with terminal().status(what) if terminal().is_terminal else contextlib.nullcontext():
-        yield
+def waiting(what: str) -> Any:
+    """A context that shows on a terminal what takes so long."""
+    return terminal().status(what) if terminal().is_terminal else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None, unit: str = "steps") -> Iterator[Callable[..., None]]:
     """A progress bar on stderr and the function that advances it.
 
-    The bar is drawn by the caller's own thread, at most twice a second and only once a second has passed: a drawing
-    thread would take the interpreter from the loop that is being timed.
+    It is drawn by the caller's own thread, at most twice a second: a drawing thread would take the interpreter away
+    from the loop that is being timed.
     """
     from rich import progress as bars
 
     bar = bars.Progress("{task.description}", bars.BarColumn(), "{task.completed:,.0f}/{task.total:,.0f} " + unit,
                         bars.TimeRemainingColumn(), console=terminal(), auto_refresh=False, transient=True)  # fmt: skip
-    task = bar.add_task(what, total=total)
-    shown = time.monotonic() + 0.5
-    done = 0
+    task, done, shown = bar.add_task(what, total=total), 0, time.monotonic() + 0.5
 
     def advance(count: int = 1) -> None:
         nonlocal shown, done
@@ -334,19 +297,49 @@ def progress(what: str, total: int | None, unit: str = "steps") -> Iterator[Call
             bar.stop()
 
 
-# ----------------------------------------------------------------------------------------------------- the machine
+def one_line(error: BaseException | str, limit: int = 200) -> str:
+    """The first telling line of an error, for use in a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:limit].rstrip(".:")
 
 
-def version_of(package: str) -> str | None:
-    """The installed version of a package, without importing it."""
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps off the terminal what libraries write to the process's stderr while they start."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
-def tensorflow_version() -> str:
-    return next(filter(None, map(version_of, ("tensorflow", "tensorflow-cpu", "tf-nightly"))), "missing")
+def write_beside(path: str | Path, data: bytes) -> None:
+    """Writes a whole file or none: beside it first, then renamed."""
+    path = Path(path)
+    handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+# ------------------------------------------------------------------------------------------------------- the machine
+
+
+def version_of(*packages: str) -> str | None:
+    """The installed version of the first of these packages that is there, without importing it."""
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return None
 
 
 def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
@@ -372,64 +365,45 @@ def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
     return tf
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps off the terminal what libraries write to the stderr of the process while they start."""
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
-def cpu_threads(config: Config | None = None) -> int:
-    """CPU threads for an engine: --threads, or all that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return (config and config.threads) or (len(affinity(0)) if affinity else os.cpu_count() or 1)
+def cores() -> list[int]:
+    """The CPU cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 @functools.cache
-def cpu_name() -> str:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
-
-
-@functools.cache
-def gpus() -> list[dict[str, Any]]:
-    """The NVIDIA GPUs that this process may use, by NVML: name, compute capability, driver, memory in MB, NVML index."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        found = [(i, pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
-        if visible is not None:
-            names = [name.strip() for name in visible.split(",")]
-            found = [(i, handle) for i, handle in found if str(i) in names or pynvml.nvmlDeviceGetUUID(handle) in names]
-        return [
-            {
-                "name": pynvml.nvmlDeviceGetName(handle),
-                "compute_capability": ".".join(map(str, pynvml.nvmlDeviceGetCudaComputeCapability(handle))),
-                "driver": driver,
-                "memory_mb": pynvml.nvmlDeviceGetMemoryInfo(handle).total >> 20,
-                "index": index,
-            }
-            for index, handle in found
-        ]
-    except Exception:  # no package, no driver, no GPU: NVML raises a class of its own for each
-        return []
+def cpu_info() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/cpuinfo").read_text()
+    return f"model name : {platform.processor() or platform.machine()}"
 
 
 def device_name(config: Config) -> str:
     """What computes: the GPU's name, or the CPU's and the number of threads."""
-    return gpus()[0]["name"] if gpus() else f"{cpu_name()}, {cpu_threads(config)} threads"
+    named = re.search(r"model name\s*: (.*)", cpu_info())
+    cpu = named.group(1) if named else platform.machine()
+    return gpus()[0]["name"] if gpus() else f"{cpu}, {config.threads or len(cores())} threads"
+
+
+@functools.cache
+def gpus() -> list[dict[str, Any]]:
+    """The NVIDIA GPUs that this process may use, by NVML."""
+    try:
+        import pynvml as nvml
+
+        nvml.nvmlInit()
+        found = []
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            if visible is not None and not {str(index), nvml.nvmlDeviceGetUUID(handle)} & set(visible.split(",")):
+                continue
+            capability = ".".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(handle)))
+            found.append({"index": index, "name": nvml.nvmlDeviceGetName(handle), "compute_capability": capability,
+                          "memory_mb": nvml.nvmlDeviceGetMemoryInfo(handle).total >> 20,
+                          "driver": nvml.nvmlSystemGetDriverVersion()})  # fmt: skip
+        return found
+    except Exception:  # no package, no driver, no GPU: NVML has a class of its own for each
+        return []
 
 
 # --------------------------------------------------------------------------------------------------------- downloads
@@ -438,13 +412,8 @@ DOWNLOAD_TRIES = 3
 DOWNLOAD_TIMEOUT = (10, 60)  # seconds: to connect, and between two pieces
 
 
-def cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "tensorrt-benchmark"
-
-
-def is_url(text: str | None) -> bool:
-    return bool(text) and "://" in text
+def is_url(text: str) -> bool:
+    return "://" in text
 
 
 def fetch(url: str) -> Path:
@@ -457,31 +426,31 @@ def fetch(url: str) -> Path:
 
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url}: only http:// and https:// are downloaded")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tensorrt-benchmark"
     name = Path(url.split("?")[0]).name or "download"
-    final = cache_dir() / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
-    if final.exists():
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
+    final = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     part = final.with_name(final.name + ".part")
-    for attempt in range(DOWNLOAD_TRIES):
+    folder.mkdir(parents=True, exist_ok=True)
+    for tries_left in reversed(range(DOWNLOAD_TRIES)):
+        if final.exists():
+            break
         try:
-            fetch_rest(url, part)
+            fetch_rest(url, part, name)
             os.replace(part, final)
-            return final
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            if attempt == DOWNLOAD_TRIES - 1:
-                raise UserError(f"{url}: download broken off ({type(error).__name__}): try again to go on") from error
-    raise AssertionError("unreachable")
+        except requests.RequestException as error:
+            if not tries_left:
+                raise UserError(f"{url}: broken off ({type(error).__name__}): try again to go on") from error
+    return final
 
 
-def fetch_rest(url: str, part: Path) -> None:
+def fetch_rest(url: str, part: Path, name: str) -> None:
     """Asks for what `part` still lacks and appends it; starts again where the server does not resume."""
     import requests
 
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {"Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
     with requests.get(url, headers=headers, stream=True, timeout=DOWNLOAD_TIMEOUT) as answer:
-        if answer.status_code == 416:  # the part is longer than the file: it is of something else
+        if answer.status_code == 416:  # there is no rest: the part is of another file
             part.unlink()
             raise requests.ConnectionError("cannot resume")
         if not answer.ok:
@@ -489,18 +458,18 @@ def fetch_rest(url: str, part: Path) -> None:
         if "text/html" in answer.headers.get("Content-Type", ""):
             raise UserError(f"{url} is a web page, not a model: pass the address of the file itself")
         have = have if answer.status_code == 206 else 0
-        length = int(answer.headers.get("Content-Length", -1))
-        total = have + length if length >= 0 else None
-        with open(part, "ab" if have else "wb") as file, progress(part.name[17:-5], total, "bytes") as advance:
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with open(part, "ab" if have else "wb") as file, progress(f"Downloading {name}", total, "bytes") as advance:
             advance(have)
             for piece in answer.iter_content(1 << 18):
                 file.write(piece)
                 advance(len(piece))
-    if total is not None and part.stat().st_size != total:
-        size = part.stat().st_size
-        if size > total:
-            part.unlink()
-            raise UserError(f"{url}: {size} bytes came where {total} were announced: the file is refused")
+    size = part.stat().st_size
+    if total is not None and size > total:
+        part.unlink()
+        raise UserError(f"{url}: {size} bytes came where {total} were announced: refused")
+    if total is not None and size < total:
         raise requests.ConnectionError(f"{size} of {total} bytes")
 
 
@@ -518,22 +487,17 @@ def fetch_savedmodel(url: str) -> Path:
             os.replace(part, folder)
         except (tarfile.TarError, EOFError, OSError) as error:
             shutil.rmtree(part, ignore_errors=True)
-            raise UserError(f"{url} is no .tar.gz that can be unpacked ({one_line(error)})") from error
+            archive.unlink()
+            raise UserError(f"{url} is no .tar.gz that can be unpacked safely ({one_line(error)})") from error
     found = sorted(folder.rglob("saved_model.pb"))
     if not found:
         raise UserError(f"{url}: no saved_model.pb in the archive: pass the .tar.gz of a SavedModel's folder")
     return found[0].parent
 
 
-def one_line(error: BaseException | str, limit: int = 200) -> str:
-    """The first telling line of an error, for use in a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0][:limit].rstrip(".:")
-
-
 # ------------------------------------------------------------------------------------------------------- input batch
 
-# name: (channels reversed to BGR, factor, offset) of pixels in [0, 255]; means of the ImageNet training set.
+# name: (channels reversed to BGR, factor, offset) of pixels in [0, 255]
 PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
     "vgg": (False, 1.0, (-123.68, -116.78, -103.94)),  # tensorflow/models, vgg_preprocessing
     "inception": (False, 1 / 127.5, -1.0),
@@ -561,18 +525,18 @@ class Images:
         batch = (chosen[..., ::-1] if reverse else chosen).astype(np.float32)
         batch *= np.float32(factor)
         batch += np.float32(offset)
-        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2)) if layout == "NCHW" else np.ascontiguousarray(batch)
+        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2) if layout == "NCHW" else batch)
 
 
 def load_images(config: Config, graph: Graph, count: int) -> Images:
     """At most `count` different images for a graph: those of the flags, or random ones.
 
     Raises:
-      UserError: a path that is missing, holds no image, or a preprocessing that does not fit the graph's channels.
+      UserError: a path that is missing or holds no image, or a preprocessing that does not fit the graph's channels.
     """
     shape = graph.image_shape
-    colours = np.ndim(PREPROCESSING[config.preprocessing][2]) and graph.dtype != "uint8"
-    if shape[2] not in (1, 3) or (shape[2] == 1 and colours):
+    coloured = np.ndim(PREPROCESSING[config.preprocessing][2]) and graph.dtype != "uint8"
+    if shape[2] not in (1, 3) or (shape[2] == 1 and coloured):
         raise UserError(f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {shape[2]}: "
                         f"pass --preprocessing=none or inception, or another --input_node")  # fmt: skip
     if config.image_dir:
@@ -581,8 +545,8 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
         if not os.path.isfile(config.image_file):
             raise UserError(f"{config.image_file}: no such file: pass an image with --image_file")
         return Images(read_image(config.image_file, shape)[None], [Path(config.image_file).name])
-    random = np.random.default_rng(config.seed)
-    return Images(random.integers(0, 256, (count, *shape), np.uint8), ["random"] * count, random=True)
+    pixels = np.random.default_rng(config.seed).integers(0, 256, (count, *shape), np.uint8)
+    return Images(pixels, ["random"] * count, random=True)
 
 
 def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -598,14 +562,14 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     except (tf.errors.OpError, ValueError) as error:
         raise UserError(f"{path} is no JPEG, PNG, GIF or BMP that can be decoded ({one_line(error, 80)})") from error
     scale = max(round(height * CENTRAL) / image.shape[0], round(width * CENTRAL) / image.shape[1])
-    size = [max(round(side * scale), crop) for side, crop in zip(image.shape[:2], (height, width))]
-    image = tf.image.resize(tf.cast(image, tf.float32), size).numpy()
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return np.clip(np.rint(image[top : top + height, left : left + width]), 0, 255).astype(np.uint8)
+    rows, columns = (max(round(side * scale), crop) for side, crop in zip(image.shape[:2], (height, width)))
+    resized = tf.image.resize(tf.cast(image, tf.float32), (rows, columns)).numpy()
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return np.clip(np.rint(resized[top : top + height, left : left + width]), 0, 255).astype(np.uint8)
 
 
 def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str) -> tuple[Images, int]:
-    """Up to `count` images below a folder, in the order of their names, and how many files could not be read.
+    """Up to `count` images below a folder and the number of files that could not be read.
 
     Class folders (named by class id or synset id) are gone through in turn, so that a few images show many classes.
     """
@@ -614,46 +578,40 @@ def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str)
         raise UserError(f"{folder}: no such folder: pass a folder of images with {flag}")
     groups = collections.defaultdict(list)
     for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()):
-        groups[path.relative_to(root).parts[:-1]].append(path)
+        groups[path.parent].append(path)
     in_turn = [path for row in itertools.zip_longest(*groups.values()) for path in row if path]
     if not in_turn:
         raise UserError(f"{folder} holds no JPEG, PNG, GIF or BMP: pass a folder of images with {flag}")
     pixels, paths, unreadable = [], [], 0
     with progress(f"Reading {root.name}", min(count, len(in_turn)), "images") as advance:
         for path in in_turn:
-            if len(paths) == count:
-                break
-            try:
-                pixels.append(read_image(path, shape))
-                paths.append(path)
-                advance()
-            except UserError as error:
-                unreadable += 1
-                say(f"{error}: skipped")
+            if len(paths) < count:
+                try:
+                    pixels.append(read_image(path, shape))
+                    paths.append(path)
+                    advance()
+                except UserError as error:
+                    unreadable += 1
+                    say(f"{error}: skipped")
     if not paths:
-        raise UserError(f"{folder}: none of its {len(in_turn)} images can be read: pass another folder with {flag}")
-    labels = [class_id(path.parent.name) for path in paths] if all(groups) else []
-    known = labels and all(label is not None for label in labels)
+        raise UserError(f"{folder}: none of its {unreadable} images can be read: pass another folder with {flag}")
+    labels = [class_id(path.parent.name) if path.parent != root else None for path in paths]
+    known = [label for label in labels if label is not None]
     names = [str(path.relative_to(root)) for path in paths]
-    return Images(np.stack(pixels), names, labels if known else None), unreadable
-
-
-@functools.cache
-def synsets() -> dict[str, int]:
-    """Class id (1 to 1000) of each ILSVRC-2012 synset id."""
-    return {name: i for i, name in enumerate((HERE / "synsets.txt").read_text().split(), start=1)}
+    return Images(np.stack(pixels), names, known if len(known) == len(paths) else None), unreadable
 
 
 def class_id(folder: str) -> int | None:
-    """The class id that a class folder's name stands for: `281`, or the synset `n02123045`."""
-    return int(folder) if folder.isdigit() else synsets().get(folder)
+    """The class id that a class folder's name stands for: `281`, or an ILSVRC-2012 synset as `n02123045`."""
+    synsets = (HERE / "synsets.txt").read_text().split() if re.fullmatch(r"n\d{8}", folder) else []
+    return int(folder) if folder.isdecimal() else synsets.index(folder) + 1 if folder in synsets else None
 
 
-# -------------------------------------------------------------------------------------------------- loading the graph
+# ------------------------------------------------------------------------------------------------- loading the graph
 
-FOREIGN = {b"TFL3": "a TensorFlow Lite model", b"PK\x03\x04": "a zip archive or .keras file (--keras_model takes it)",
-           b"\x89HDF": "an HDF5 file (--keras_model takes it)", b"\x1f\x8b": "a gzip archive",
-           b"<": "a web page", b"node": "a text-format graph"}  # fmt: skip
+FOREIGN = {b"PK\x03\x04": "a zip archive or .keras file (--keras_model takes that)", b"\x89HDF": "an HDF5 file "
+           "(--keras_model takes it)", b"\x1f\x8b": "a gzip archive", b"<": "a web page", b"node {": "in text format",
+           b"\x1c\x00\x00\x00TFL3": "a TensorFlow Lite model", b"\x08\x08\x12\x07pytorch": "an ONNX model"}  # fmt: skip
 
 
 def load_graph(config: Config) -> Graph:
@@ -665,34 +623,20 @@ def load_graph(config: Config) -> Graph:
       UserError: nothing there, not what it should be, or its input or output cannot be told.
     """
     tf = import_tensorflow(config, hide_gpus=config.isolate)
+    inputs, outputs = [], []
     if config.frozen_graph:
-        path = str(fetch(config.frozen_graph)) if is_url(config.frozen_graph) else config.frozen_graph
-        graph_def = read_graph_def(path)
-        inputs, outputs, name = [], [], Path(config.frozen_graph.split("?")[0] if is_url(path) else path).name
+        path = fetch(config.frozen_graph) if is_url(config.frozen_graph) else Path(config.frozen_graph)
+        graph_def, name = read_graph_def(path), Path(config.frozen_graph.split("?")[0]).name
     else:
         with waiting("Freezing the graph"):
             graph_def, inputs, outputs = freeze(tf, config)
-        name = "frozen_graph.pb"
-        path = str(Path(config.output_dir) / name)
+        path = Path(config.output_dir) / "frozen_graph.pb"
+        name = path.name
         write_beside(path, graph_def.SerializeToString(deterministic=True))
-    return describe_graph(tf, config, graph_def, path, name, inputs, outputs)
+    return describe_graph(config, graph_def, path, name, inputs, outputs)
 
 
-def write_beside(path: str | Path, data: bytes) -> None:
-    """Writes a whole file or none: beside it first, then renamed."""
-    path = Path(path)
-    handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
-
-
-def read_graph_def(path: str) -> Any:
+def read_graph_def(path: str | Path) -> Any:
     """The GraphDef in a file.
 
     Raises:
@@ -703,17 +647,15 @@ def read_graph_def(path: str) -> Any:
     from tensorflow.core.protobuf import saved_model_pb2
 
     if os.path.isdir(path):
-        raise UserError(f"{path} is a folder: --frozen_graph takes a file; a SavedModel's folder is for --savedmodel_dir")
+        raise UserError(f"{path} is a folder: --frozen_graph takes a file, --savedmodel_dir a SavedModel's folder")
     try:
         data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file: pass the frozen graph's path with --frozen_graph") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: {error.strerror}: pass the frozen graph's path with --frozen_graph") from error
     if not data:
         raise UserError(f"{path} is empty: pass a frozen GraphDef")
     for magic, what in FOREIGN.items():
-        if magic in (data[: len(magic)], data[4 : 4 + len(magic)] if magic == b"TFL3" else b""):
+        if data.startswith(magic):
             raise UserError(f"{path} is {what}: --frozen_graph takes a binary GraphDef")
     with contextlib.suppress(DecodeError):
         graph_def = graph_pb2.GraphDef.FromString(data)
@@ -727,18 +669,15 @@ def read_graph_def(path: str) -> Any:
 
 
 def freeze(tf: Any, config: Config) -> tuple[Any, list[str], list[str]]:
-    """The SavedModel, Keras model or built-in model as a GraphDef without variables; its inputs' and outputs' names."""
+    """The SavedModel, Keras or built-in model as a GraphDef without variables; the names of its inputs and outputs."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    if config.savedmodel_dir:
-        function, keep = savedmodel_function(tf, config)
-    else:
-        function, keep = keras_function(tf, config)
+    function, owner = savedmodel_function(tf, config) if config.savedmodel_dir else keras_function(tf, config)
     try:
         frozen = convert_variables_to_constants_v2(function)
     except Exception as error:  # TensorFlow raises many classes here
         raise UserError(f"the model cannot be frozen ({one_line(error)}): export it for inference first") from error
-    del keep  # the variables live as long as their owner
+    del owner  # the variables lived as long as it did
     return frozen.graph.as_graph_def(), [t.name for t in frozen.inputs], [t.name for t in frozen.outputs]
 
 
@@ -748,11 +687,8 @@ def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
     from tensorflow.core.protobuf import saved_model_pb2
 
     folder = Path(fetch_savedmodel(config.savedmodel_dir) if is_url(config.savedmodel_dir) else config.savedmodel_dir)
-    if not folder.is_dir():
-        missing = "is a file: --savedmodel_dir takes the folder around it" if folder.exists() else "no such folder"
-        raise UserError(f"{folder}: {missing}")
     if not (folder / "saved_model.pb").exists():
-        raise UserError(f"{folder} holds no saved_model.pb: pass the folder that tf.saved_model.save wrote")
+        raise UserError(f"{folder} is no folder with a saved_model.pb: pass what tf.saved_model.save or export wrote")
     try:
         saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     except DecodeError as error:
@@ -761,10 +697,10 @@ def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
     if {"serve"} not in tags:
         found = "; ".join("+".join(sorted(tag)) or "none" for tag in tags) or "none"
         raise UserError(f"{folder} has no graph tagged 'serve' (tags found: {found}): export it for serving")
-    meta = saved.meta_graphs[tags.index({"serve"})]
-    keys = [key for key, signature in meta.signature_def.items() if signature.outputs and not key.startswith("__")]
+    signatures = saved.meta_graphs[tags.index({"serve"})].signature_def
+    keys = [key for key, signature in signatures.items() if signature.outputs and not key.startswith("__")]
     if not keys:
-        raise UserError(f"{folder} has no signature: save it with signatures= or model.export()")
+        raise UserError(f"{folder} has no signature: save it with signatures=, or with model.export()")
     key = "serving_default" if "serving_default" in keys else keys[0]
     try:
         loaded = tf.saved_model.load(str(folder), tags=["serve"])
@@ -775,28 +711,28 @@ def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
 
 def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
     """A Keras file's model, or the built-in ResNet-50 v2, as a concrete function of one input."""
-    if config.keras_model:
-        if not os.path.isfile(config.keras_model):
-            raise UserError(f"{config.keras_model}: no such file: pass a .keras or .h5 file with --keras_model")
-        try:
+    tf.keras.utils.set_random_seed(config.seed)
+    if config.keras_model and not os.path.isfile(config.keras_model):
+        raise UserError(f"{config.keras_model}: no such file: pass a .keras or .h5 file with --keras_model")
+    try:
+        if config.keras_model:
             model = tf.keras.models.load_model(config.keras_model, compile=False)
-        except Exception as error:
-            raise UserError(f"{config.keras_model} cannot be loaded by Keras ({one_line(error)})") from error
-    else:
-        tf.keras.utils.set_random_seed(config.seed)
-        try:
+        else:
             model = tf.keras.applications.ResNet50V2(weights=None if config.weights == "random" else config.weights)
-        except Exception as error:
-            raise UserError(f"ResNet-50 v2 cannot be downloaded ({one_line(error)}): pass --weights=random") from error
+    except Exception as error:
+        what = config.keras_model or "--weights=imagenet (--weights=random needs no network)"
+        raise UserError(f"Keras cannot load {what}: {one_line(error)}") from error
     if len(model.inputs) != 1:
         shapes = ", ".join(f"{t.name} {t.shape}" for t in model.inputs)
-        raise UserError(f"the Keras model has {len(model.inputs)} inputs ({shapes}): one is needed")
+        raise UserError(f"{config.keras_model} has {len(model.inputs)} inputs ({shapes}): pass a model with one")
     spec = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="input_tensor")
     return tf.function(lambda images: model(images, training=False)).get_concrete_function(spec), model
 
 
-def import_graph(tf: Any, graph_def: Any) -> Any:
+def import_graph(graph_def: Any) -> Any:
     """A tf.Graph of the GraphDef, with shapes inferred."""
+    import tensorflow as tf
+
     with tf.Graph().as_default() as graph:
         try:
             tf.graph_util.import_graph_def(graph_def, name="")
@@ -805,13 +741,16 @@ def import_graph(tf: Any, graph_def: Any) -> Any:
     return graph
 
 
-def describe_graph(tf: Any, config: Config, graph_def: Any, path: str, name: str, inputs: list[str],
-                   outputs: list[str]) -> Graph:  # fmt: skip
-    """Finds the input and output and checks that images can be fed to the one and classes read from the other."""
-    graph = import_graph(tf, graph_def)
-    source = find_tensor(graph, config.input_node, "input", inputs or placeholders(graph), "input_tensor")
-    sink = find_tensor(graph, config.output_node, "output", outputs or class_outputs(graph), "softmax_tensor")
-    if source.dtype not in (tf.float32, tf.uint8):
+def describe_graph(config: Config, graph_def: Any, path: Path, name: str, inputs: list[str], outputs: list[str]) -> Graph:
+    """Finds the input and output and checks that images can be fed to the one."""
+    graph = import_graph(graph_def)
+    operations = graph.get_operations()
+    holders = [op.outputs[0].name for op in operations if op.type == "Placeholder"]
+    ends = [op.outputs[0] for op in operations if len(op.outputs) == 1 and not op.outputs[0].consumers()]
+    classes = [t.name for t in ends if t.dtype.is_floating and t.op.type != "Const" and may_be_classes(t.shape)]
+    source = find_tensor(graph, config.input_node, "input", inputs or holders, "input_tensor")
+    sink = find_tensor(graph, config.output_node, "output", outputs or classes, "softmax_tensor")
+    if source.dtype.name not in ("float32", "uint8"):
         raise UserError(f"input {source.name} takes {source.dtype.name}, not float32 or uint8 images: "
                         f"pass --input_node with a tensor behind the decoding")  # fmt: skip
     shape = source.shape.as_list() if source.shape.rank is not None else [None, None, None, 3]
@@ -819,20 +758,12 @@ def describe_graph(tf: Any, config: Config, graph_def: Any, path: str, name: str
         raise UserError(f"input {source.name} has shape {shape_text(source.shape)}, not a batch of images "
                         f"[batch, height, width, channels]: pass --input_node")  # fmt: skip
     layout = "NCHW" if shape[1] in (1, 3) and shape[3] not in (1, 3) else "NHWC"
-    data = Path(path).read_bytes()
-    return Graph(path, name, source.name, sink.name, tuple(shape), source.dtype.name, layout,
-                 hashlib.sha256(data).hexdigest())  # fmt: skip
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Graph(str(path), name, source.name, sink.name, tuple(shape), source.dtype.name, layout, sha256)
 
 
-def placeholders(graph: Any) -> list[str]:
-    return [op.outputs[0].name for op in graph.get_operations() if op.type == "Placeholder"]
-
-
-def class_outputs(graph: Any) -> list[str]:
-    """Float tensors that nothing consumes and that have, or may have, an axis of classes."""
-    ends = [op.outputs[0] for op in graph.get_operations() if len(op.outputs) == 1 and not op.outputs[0].consumers()]
-    return [t.name for t in ends if t.dtype.is_floating and t.op.type != "Const"
-            and (t.shape.rank is None or (t.shape.rank >= 2 and t.shape[-1] != 1))]  # fmt: skip
+def may_be_classes(shape: Any) -> bool:
+    return shape.rank is None or (shape.rank >= 2 and shape[-1] != 1)
 
 
 def shape_text(shape: Any) -> str:
@@ -845,19 +776,18 @@ def find_tensor(graph: Any, asked: str | None, role: str, candidates: list[str],
     if asked:
         name, _, index = asked.partition(":")
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-            hint = f"closest: {', '.join(close)}" if close else f"{role}s of the graph: {', '.join(candidates) or 'none'}"
-            raise UserError(f"no node {asked!r} in the graph ({hint}): pass --{role}_node")
-        outputs = graph.get_operation_by_name(name).outputs
-        if not (index or "0").isdigit() or int(index or 0) >= len(outputs):
-            raise UserError(f"node {name!r} has {len(outputs)} outputs: pass --{role}_node={name}")
-        return outputs[int(index or 0)]
+            close = ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.4) or candidates) or "none"
+            raise UserError(f"no node {asked!r} in the graph (closest: {close}): pass --{role}_node")
+        tensors = graph.get_operation_by_name(name).outputs
+        if not (index or "0").isdecimal() or int(index or 0) >= len(tensors):
+            raise UserError(f"node {name!r} has {len(tensors)} outputs, so no {asked!r}: pass --{role}_node={name}")
+        return tensors[int(index or 0)]
     if len(candidates) != 1 and usual in names:
         return graph.get_tensor_by_name(f"{usual}:0")
     tensors = [graph.get_tensor_by_name(name) for name in candidates]
-    if len(tensors) > 1:  # a signature may give classes beside the probabilities
-        likely = [t for t in tensors if t.dtype.is_floating and (t.shape.rank or 2) >= 2]
-        tensors = likely if len(likely) == 1 else tensors
+    floats = [t for t in tensors if t.dtype.is_floating and may_be_classes(t.shape)]
+    if len(tensors) > 1 and len(floats) == 1:  # a signature may give class ids beside the probabilities
+        tensors = floats
     if len(tensors) != 1:
         found = ", ".join(f"{t.name} {shape_text(t.shape)} {t.dtype.name}" for t in tensors[:8]) or "none"
         raise UserError(f"cannot tell the graph's {role} (candidates: {found}): pass --{role}_node")
@@ -889,134 +819,6 @@ FP16_SAMPLES = 4  # images on which float16's overflow is looked for
 ENTROPY_BINS = 512  # ONNX Runtime's 128 can choose nothing; TensorRT's 2048 take minutes in Python
 
 
-class Onnx:
-    """The graph as ONNX, and the calibration: each made once, when it is first needed, and shared by all cases."""
-
-    def __init__(self, config: Config, graph: Graph, images: Images):
-        self.config, self.graph, self.images = config, graph, images
-
-    @functools.cached_property
-    def fp32(self) -> Any:
-        """The exported model.
-
-        Raises:
-          UserError: an op that ONNX has no counterpart for, named with its node.
-        """
-        return export_onnx(self.graph)
-
-    @functools.cached_property
-    def folded(self) -> Any:
-        """The exported model with constants folded and batch norm folded into convolutions, shapes inferred."""
-        return fold(self.fp32)
-
-    @functools.cached_property
-    def calibration(self) -> Calibration:
-        return calibrate(self.config, self.graph, self.images, self.folded)
-
-    def write(self, case: Case) -> Artifact:
-        """Writes the ONNX file of a case's engine and precision into the output directory."""
-        start = time.perf_counter()
-        path = Path(self.config.output_dir) / case.artifact(self.graph, ".onnx")
-        with waiting(f"Writing {path.name}"):
-            model, proof = self.model(case.engine, case.precision)
-            if self.config.host_dtype == "uint8" and self.graph.dtype != "uint8":
-                model = prepend_preprocessing(model, self.graph, self.config.preprocessing)
-            write_beside(path, model.SerializeToString())
-        return Artifact(str(path), time.perf_counter() - start, proof)
-
-    def model(self, engine: str, precision: str) -> tuple[Any, dict[str, Any]]:
-        """The ONNX model for an engine and precision, and what of it has that precision."""
-        if precision == "int8":
-            model = to_int8(self.folded, self.calibration.ranges, cpu=engine == "onnxruntime")
-        elif precision == "fp16":
-            samples = feeds(self.graph, self.images, self.config.preprocessing, FP16_SAMPLES)
-            model = to_fp16(self.folded, tensor_ranges(self.folded, samples, "minmax"))
-        else:
-            return self.fp32, {}
-        return model, share_of(model, precision)
-
-
-def export_onnx(graph: Graph) -> Any:
-    """The frozen graph as an ONNX model with float32 inside and its own input and output names."""
-    import logging
-
-    import onnx
-    import tf2onnx
-
-    with waiting("Exporting to ONNX"), contextlib.redirect_stdout(io.StringIO()):
-        logging.disable(logging.ERROR)  # tf2onnx reports to a logger what is said below in one line
-        try:
-            model, _ = tf2onnx.convert.from_graph_def(read_graph_def(graph.path), input_names=[graph.input],
-                                                      output_names=[graph.output], opset=OPSET)  # fmt: skip
-            unknown = [f"{n.op_type} ({n.name})" for n in model.graph.node if not (n.domain or onnx.defs.has(n.op_type))]
-            if unknown:
-                raise UserError(f"ONNX has no counterpart for {', '.join(unknown)}: --engine=xla needs none")
-            onnx.checker.check_model(model)
-        except UserError:
-            raise
-        except Exception as error:  # tf2onnx raises what its handlers happen to raise
-            raise UserError(f"the graph cannot be exported to ONNX ({one_line(error)}): --engine=xla needs none") from error
-        finally:
-            logging.disable(logging.NOTSET)
-    return model
-
-
-def fold(model: Any) -> Any:
-    """ONNX Runtime's basic, still portable, optimisations: constants and batch norm folded."""
-    import onnx
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as scratch:
-        path = os.path.join(scratch, "folded.onnx")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = path
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return onnx.shape_inference.infer_shapes(onnx.load(path))
-
-
-def feeds(graph: Graph, images: Images, preprocessing: str, count: int) -> list[dict[str, np.ndarray]]:
-    """`count` images as inputs of the ONNX model, one a step, or the graph's fixed batch."""
-    size = graph.shape[0] or 1
-    dtype = "uint8" if graph.dtype == "uint8" else "float32"
-    steps = []
-    for first in range(0, min(count, len(images.pixels)), size):
-        part = Images(images.pixels[first : first + size], images.names[first : first + size])
-        steps.append({graph.input: part.batch(size, preprocessing, graph.layout, dtype)})
-    return steps
-
-
-def tensor_ranges(model: Any, samples: list[dict[str, np.ndarray]], method: str) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value of each tensor over the samples, or the clipped ones that the method chooses."""
-    from onnxruntime.quantization import CalibrationMethod
-    from onnxruntime.quantization.calibrate import create_calibrator
-
-    kind = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy,
-            "percentile": CalibrationMethod.Percentile}[method]  # fmt: skip
-    options = {"num_bins": ENTROPY_BINS} if method == "entropy" else {}
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
-        path = os.path.join(scratch, "model.onnx")
-        write_beside(path, model.SerializeToString())
-        calibrator = create_calibrator(path, None, os.path.join(scratch, "augmented.onnx"), kind, extra_options=options)
-        with progress(f"Calibrating ({method})", len(samples), "steps") as advance:
-            for sample in samples:  # one by one: the collector keeps every tensor of a call in memory
-                calibrator.collect_data(OneSample(sample))
-                advance()
-        data = calibrator.compute_data()
-        return {name: tuple(float(np.min(v)) for v in data[name].range_value) for name in data.keys()}
-
-
-class OneSample:
-    """A calibration reader of a single step."""
-
-    def __init__(self, sample: dict[str, np.ndarray]):
-        self.samples = iter([sample])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.samples, None)
-
-
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """The range of every tensor, and where it came from, as the record tells it."""
@@ -1025,41 +827,158 @@ class Calibration:
     facts: dict[str, Any]
 
 
+class Onnx:
+    """The graph as ONNX, and the calibration: each made once, when it is first needed, and shared by all cases."""
+
+    def __init__(self, config: Config, graph: Graph, images: Images) -> None:
+        self.config, self.graph, self.images = config, graph, images
+        self.export = functools.cache(lambda: attempt_export(graph))  # a failure too is found only once
+
+    @property
+    def fp32(self) -> Any:
+        """The exported model; raises the UserError of its export."""
+        model, error = self.export()
+        if error:
+            raise error
+        return model
+
+    @functools.cached_property
+    def folded(self) -> Any:
+        """The exported model with constants and batch norm folded, shapes inferred."""
+        return fold(self.fp32)
+
+    @functools.cached_property
+    def calibration(self) -> Calibration:
+        return calibrate(self.config, self.graph, self.images, self.folded)
+
+    def model(self, engine: str, precision: str) -> tuple[Any, dict[str, Any]]:
+        """The ONNX model for an engine and precision, and what of it has that precision."""
+        if precision == "fp32":
+            return self.fp32, {}
+        if precision == "int8":
+            model = to_int8(self.folded, self.calibration.ranges, cpu=engine == "onnxruntime")
+        else:
+            samples = feeds(self.graph, self.images, self.config.preprocessing, FP16_SAMPLES)
+            model = to_fp16(self.folded, tensor_ranges(self.folded, samples, "minmax"))
+        return model, share_of(model, precision)
+
+    def write(self, case: Case) -> Artifact:
+        """Writes the ONNX file of a case's engine and precision into the output directory."""
+        start, path = time.perf_counter(), Path(self.config.output_dir) / case.file_name(self.graph, ".onnx")
+        with waiting(f"Writing {path.name}"):
+            model, proof = self.model(case.engine, case.precision)
+            if self.config.host_dtype == "uint8" and self.graph.dtype != "uint8":
+                model = prepend_preprocessing(model, self.graph, self.config.preprocessing)
+            write_beside(path, model.SerializeToString())
+        return Artifact(str(path), time.perf_counter() - start, proof)
+
+
+def attempt_export(graph: Graph) -> tuple[Any, UserError | None]:
+    try:
+        return export_onnx(graph), None
+    except UserError as error:
+        return None, error
+
+
+def export_onnx(graph: Graph) -> Any:
+    """The frozen graph as an ONNX model with float32 inside and the graph's own input and output names.
+
+    Raises:
+      UserError: an op that ONNX has no counterpart for, named with its node.
+    """
+    import onnx
+    import tf2onnx
+
+    logging.disable(logging.ERROR)  # tf2onnx reports to a logger what is said below in one line
+    try:
+        with waiting("Exporting to ONNX"), contextlib.redirect_stdout(io.StringIO()), quiet():
+            model, _ = tf2onnx.convert.from_graph_def(read_graph_def(graph.path), input_names=[graph.input],
+                                                      output_names=[graph.output], opset=OPSET)  # fmt: skip
+        unknown = [f"{n.op_type} ({n.name})" for n in model.graph.node if not n.domain and not onnx.defs.has(n.op_type)]
+        if unknown:
+            raise UserError(f"ONNX has no counterpart for {', '.join(unknown)}: --engine=xla needs none")
+        onnx.checker.check_model(model)
+        return model
+    except UserError:
+        raise
+    except Exception as error:  # tf2onnx raises what its handlers happen to raise
+        raise UserError(f"no ONNX export of this graph ({one_line(error)}): --engine=xla needs none") from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def fold(model: Any) -> Any:
+    """ONNX Runtime's basic, still portable, optimisations: constants and batch norm folded."""
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as scratch:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = os.path.join(scratch, "folded.onnx")
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
+
+
+def feeds(graph: Graph, images: Images, preprocessing: str, count: int) -> list[dict[str, np.ndarray]]:
+    """`count` images as inputs of the ONNX model, one a step, or the graph's fixed batch."""
+    size = graph.shape[0] or 1
+    parts = (images.pixels[first : first + size] for first in range(0, min(count, len(images.pixels)), size))
+    return [{graph.input: Images(part, []).batch(size, preprocessing, graph.layout, graph.dtype)} for part in parts]
+
+
+def tensor_ranges(model: Any, samples: list[dict[str, np.ndarray]], method: str) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of each tensor over the samples, or the clipped ones that the method chooses."""
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    kind = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}.get(method)
+    options = {"num_bins": ENTROPY_BINS} if method == "entropy" else {}
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        path = os.path.join(scratch, "model.onnx")
+        write_beside(path, model.SerializeToString())
+        calibrator = create_calibrator(path, None, os.path.join(scratch, "augmented.onnx"),
+                                       kind or CalibrationMethod.Percentile, extra_options=options)  # fmt: skip
+        with progress(f"Calibrating ({method})", len(samples), "steps") as advance:
+            for sample in samples:  # one by one: the collector keeps every tensor of a call in memory
+                calibrator.collect_data(types.SimpleNamespace(get_next=iter([sample, None]).__next__))
+                advance()
+        data = calibrator.compute_data()
+        return {name: tuple(float(np.min(end)) for end in data[name].range_value) for name in list(data.keys())}
+
+
 def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calibration:
     """Ranges for INT8 from --calibration_dir or the input batch; kept in a file and reused for the same question."""
-    unreadable, source = 0, "random" if images.random else "input batch"
+    unreadable, source, count = 0, "random" if images.random else "input batch", config.num_calibration_images
     if config.calibration_dir:
-        images, unreadable = read_folder(config.calibration_dir, graph.image_shape, config.num_calibration_images,
-                                         "--calibration_dir")  # fmt: skip
+        images, unreadable = read_folder(config.calibration_dir, graph.image_shape, count, "--calibration_dir")
         source = "calibration_dir"
-    samples = feeds(graph, images, config.preprocessing, config.num_calibration_images)
-    facts = {
-        "source": source,
-        "images": min(len(images.pixels), config.num_calibration_images),
-        "unreadable": unreadable,
-        "method": config.calibration_method,
-        "sha256": hashlib.sha256(images.pixels[: config.num_calibration_images].tobytes()).hexdigest(),
-    }
-    key = {**facts, "graph": graph.sha256, "preprocessing": config.preprocessing, "record": RECORD_VERSION,
-           "onnxruntime": version_of("onnxruntime") or version_of("onnxruntime-gpu")}  # fmt: skip
+    pixels = images.pixels[:count]
+    facts = {"source": source, "images": len(pixels), "unreadable": unreadable, "method": config.calibration_method,
+             "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}  # fmt: skip
+    key = {**facts, "graph": graph.sha256, "output": graph.output, "preprocessing": config.preprocessing,
+           "onnxruntime": version_of("onnxruntime-gpu", "onnxruntime")}  # fmt: skip
     path = Path(config.output_dir) / f"calibration_{Path(graph.name).stem}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         kept = json.loads(path.read_text())
         if kept["key"] == key:
-            return Calibration({name: (low, high) for name, (low, high) in kept["ranges"].items()}, facts)
+            ranges = {name: (float(low), float(high)) for name, (low, high) in kept["ranges"].items()}
+            return Calibration(ranges, {**facts, "reused": True})
+    samples = feeds(graph, images, config.preprocessing, count)
     ranges = tensor_ranges(model, samples, config.calibration_method)
     write_beside(path, json.dumps({"key": key, "ranges": ranges}).encode())
-    return Calibration(ranges, facts)
+    return Calibration(ranges, {**facts, "reused": False})
 
 
 def calibration_notes(facts: dict[str, Any]) -> list[str]:
-    """The sentence that a calibration without real images deserves."""
+    """The sentence that a calibration without images of its own deserves."""
     if facts["source"] == "random":
         return ["INT8 was calibrated on random data: its speed is real, its predictions are not; pass --calibration_dir"]
-    if facts["source"] == "input batch":
-        what = "the one image" if facts["images"] == 1 else f"the {facts['images']} images"
-        return [f"INT8 was calibrated on {what} being predicted: pass --calibration_dir to judge its predictions"]
-    return []
+    what = "the one image" if facts["images"] == 1 else f"the {facts['images']} images"
+    return [f"INT8 was calibrated on {what} being predicted: pass --calibration_dir to judge its predictions"] * (
+        facts["source"] == "input batch"
+    )
 
 
 def to_fp16(model: Any, ranges: dict[str, tuple[float, float]]) -> Any:
@@ -1069,8 +988,8 @@ def to_fp16(model: Any, ranges: dict[str, tuple[float, float]]) -> Any:
 
     too_large = {name for name, (low, high) in ranges.items() if max(abs(low), abs(high)) > FP16_MAX / 2}
     kept = [node.name for node in model.graph.node if too_large.intersection([*node.input, *node.output])]
-    return convert_float_to_float16(ModelProto.FromString(model.SerializeToString()), keep_io_types=True,
-                                    node_block_list=kept)  # fmt: skip
+    model = ModelProto.FromString(model.SerializeToString())
+    return convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
 
 
 def to_int8(model: Any, ranges: dict[str, tuple[float, float]], cpu: bool) -> Any:
@@ -1085,20 +1004,18 @@ def to_int8(model: Any, ranges: dict[str, tuple[float, float]], cpu: bool) -> An
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    model = ModelProto.FromString(model.SerializeToString())
     data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     constants = {tensor.name for tensor in model.graph.initializer}
-    biases = [n.name for n in model.graph.node if n.op_type == "Add" and constants.intersection(n.input)]
     quantizer = QDQQuantizer(
-        model,
+        ModelProto.FromString(model.SerializeToString()),
         per_channel=True,
         reduce_range=cpu and int8_saturates(),
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8 if cpu else QuantType.QInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
         nodes_to_quantize=[],
-        nodes_to_exclude=biases,
-        op_types_to_quantize=[*HEAVY, "Add", "MaxPool", "Pad"] if cpu else list(HEAVY),
+        nodes_to_exclude=[n.name for n in model.graph.node if n.op_type == "Add" and constants.intersection(n.input)],
+        op_types_to_quantize=[*HEAVY, *(("Add", "MaxPool", "Pad") if cpu else ())],
         extra_options={
             "ActivationSymmetric": not cpu,
             "WeightSymmetric": True,
@@ -1112,15 +1029,12 @@ def to_int8(model: Any, ranges: dict[str, tuple[float, float]], cpu: bool) -> An
     return quantizer.quantize_model()
 
 
-@functools.cache
 def int8_saturates() -> bool:
     """Whether sums of two uint8 x int8 products overflow here: x86 without VNNI, where weights must do with 7 bits.
 
-    Source: onnxruntime.ai, "Quantize ONNX models", on VPMADDUBSW.
+    Source: ONNX Runtime's documentation, "Quantize ONNX models", on VPMADDUBSW.
     """
-    with contextlib.suppress(OSError):
-        return "avx" in (text := Path("/proc/cpuinfo").read_text()) and "vnni" not in text
-    return platform.machine().lower() in ("x86_64", "amd64")
+    return " avx" in cpu_info() and "vnni" not in cpu_info()
 
 
 def consumers(graph: Any) -> dict[str, list[Any]]:
@@ -1133,26 +1047,26 @@ def consumers(graph: Any) -> dict[str, list[Any]]:
 
 def bare_conv_outputs(graph: Any) -> list[str]:
     """Outputs of convolutions that neither an activation nor the final Softmax follows."""
-    readers, last = consumers(graph), ("Softmax", "Reshape", "Squeeze", "Flatten")
-    return [node.output[0] for node in graph.node if node.op_type == "Conv" and readers[node.output[0]]
-            and not all(reader.op_type in ACTIVATIONS + last for reader in readers[node.output[0]])]  # fmt: skip
+    readers, fine = consumers(graph), (*ACTIVATIONS, "Softmax", "Reshape", "Squeeze", "Flatten")
+    outputs = [node.output[0] for node in graph.node if node.op_type == "Conv"]
+    return [name for name in outputs if any(reader.op_type not in fine for reader in readers[name])]
 
 
 def residual_tensors(graph: Any) -> list[str]:
-    """What NVIDIA's toolkit quantises in ResNets beside the inputs of convolutions.
+    """What TensorRT wants quantised in ResNets beside the inputs of convolutions.
 
     One branch of a residual Add, the one that the last convolution does not feed, so that Conv and Add fuse; the input
     of a batch norm that no convolution feeds (spelled Mul by a constant here); the input of a MaxPool on a shortcut.
     Source: NVIDIA tensorflow-quantization, custom Q/DQ insertion cases for ResNet v1 and v2.
     """
     constants = {tensor.name for tensor in graph.initializer}
-    made = {name: (index, node) for index, node in enumerate(graph.node) for name in node.output}
+    made = {name: (node.op_type == "Conv", index) for index, node in enumerate(graph.node) for name in node.output}
     readers, found = consumers(graph), []
     for node in graph.node:
         free = [name for name in node.input if name not in constants and name in made]
         if node.op_type == "Add" and len(free) == 2:
-            found.append(min(free, key=lambda name: (made[name][1].op_type == "Conv", made[name][0])))
-        elif node.op_type in ("BatchNormalization", "Mul") and len(free) == 1 and made[free[0]][1].op_type != "Conv":
+            found.append(min(free, key=made.__getitem__))
+        elif node.op_type in ("BatchNormalization", "Mul") and len(free) == 1 and not made[free[0]][0]:
             found.append(free[0])
         elif node.op_type == "MaxPool" and any(reader.op_type == "Add" for reader in readers[node.output[0]]):
             found.append(node.input[0])
@@ -1167,48 +1081,45 @@ def share_of(model: Any, precision: str) -> dict[str, Any]:
     """
     from onnx import TensorProto
 
-    types_of = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    wanted = {"fp16": TensorProto.FLOAT16, "int8": TensorProto.INT8}.get(precision, TensorProto.FLOAT)
+    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     made = {name: node.op_type for node in model.graph.node for name in node.output}
     heavy = [n for n in model.graph.node if n.op_type in INT8_KERNELS or any(op in n.op_type for op in HEAVY)]
     if precision == "int8":
-        low = [n for n in heavy if n.op_type in INT8_KERNELS or all(made.get(i) == "DequantizeLinear" for i in n.input[:2])]
+        pairs = (all(made.get(name) == "DequantizeLinear" for name in n.input[:2]) for n in heavy)
+        low = sum(pair or n.op_type in INT8_KERNELS for n, pair in zip(heavy, pairs))
     else:
-        low = [n for n in heavy if types_of.get(n.input[1]) == TensorProto.FLOAT16]
-    wanted = {"fp16": (TensorProto.FLOAT16,), "int8": (TensorProto.INT8,)}.get(precision, (TensorProto.FLOAT,))
-    sizes = collections.Counter()
+        low = sum(weights.get(n.input[1]) == wanted for n in heavy)
+    sizes: collections.Counter[bool] = collections.Counter()
     for tensor in model.graph.initializer:
-        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8):
-            sizes[tensor.data_type in wanted] += math.prod(tensor.dims)
-    return {"nodes": len(heavy), "low_nodes": len(low), "share_of_nodes": len(low) / max(len(heavy), 1),
-            "share_of_weights": sizes[True] / max(sizes.total(), 1)}  # fmt: skip
+        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8):
+            sizes[tensor.data_type == wanted] += math.prod(tensor.dims)
+    return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1),
+            "share_of_weights": sizes[True] / max(sum(sizes.values()), 1)}  # fmt: skip
 
 
 def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
     """The model with raw uint8 pixels [n, height, width, channels] as its input, under the same name."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-    model = onnx.ModelProto.FromString(model.SerializeToString())
-    old = model.graph.input[0]
-    inner = f"{old.name}_preprocessed"
+    model = ModelProto.FromString(model.SerializeToString())
+    old, inner = model.graph.input[0], f"{graph.input}_preprocessed"
     for node in model.graph.node:
         node.input[:] = [inner if name == old.name else name for name in node.input]
     reverse, factor, offset = PREPROCESSING[preprocessing]
-    order = [2, 1, 0] if reverse else list(range(graph.image_shape[2]))
-    layout = [0, 3, 1, 2] if graph.layout == "NCHW" else [0, 1, 2, 3]
-    for name, value in (("order", np.int64(order)), ("factor", np.float32(factor)), ("offset", np.float32(offset))):
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), f"pixels_{name}"))
+    order = np.arange(graph.image_shape[2])[:: -1 if reverse else 1]
+    for name, value in (("order", order), ("factor", np.float32(factor)), ("offset", np.float32(offset))):
+        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), f"pixels_{name}"))
     steps = [
         helper.make_node("Cast", [old.name], ["pixels_float"], to=TensorProto.FLOAT),
         helper.make_node("Gather", ["pixels_float", "pixels_order"], ["pixels_ordered"], axis=3),
         helper.make_node("Mul", ["pixels_ordered", "pixels_factor"], ["pixels_scaled"]),
         helper.make_node("Add", ["pixels_scaled", "pixels_offset"], ["pixels_shifted"]),
-        helper.make_node("Transpose", ["pixels_shifted"], [inner], perm=layout),
-    ]
+        helper.make_node("Transpose", ["pixels_shifted"], [inner], perm=[0, 3, 1, 2] if graph.layout == "NCHW" else [0, 1, 2, 3]),
+    ]  # fmt: skip
     for index, node in enumerate(steps):
         model.graph.node.insert(index, node)
-    shape = [graph.shape[0] or "batch", *graph.image_shape]
-    old.CopyFrom(helper.make_tensor_value_info(old.name, TensorProto.UINT8, shape))
+    old.CopyFrom(helper.make_tensor_value_info(old.name, TensorProto.UINT8, [graph.shape[0] or "batch", *graph.image_shape]))
     return model
 
 
@@ -1217,7 +1128,7 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """All that a case's process is told: the case, the flags, the graph, the images and the ONNX file if it has one."""
+    """All that a case's process is told; `source` is the ONNX file, for engines that take one."""
 
     case: Case
     config: Config
@@ -1225,43 +1136,58 @@ class Job:
     images: Images
     source: Artifact | None = None
 
+    @property
+    def dtype(self) -> str:
+        """What the engine takes in: uint8 with --host_dtype=uint8, or if the graph itself does."""
+        return "uint8" if "uint8" in (self.graph.dtype, self.config.host_dtype) else "float32"
+
     def batch(self) -> np.ndarray:
-        """The batch as the engine takes it."""
-        dtype = "uint8" if "uint8" in (self.graph.dtype, self.config.host_dtype) else "float32"
-        return self.images.batch(self.case.batch_size, self.config.preprocessing, self.graph.layout, dtype)
+        return self.images.batch(self.case.batch_size, self.config.preprocessing, self.graph.layout, self.dtype)
 
     def path(self, suffix: str | None = None) -> Path:
         """Where the case's artifact belongs."""
-        return Path(self.config.output_dir) / self.case.artifact(self.graph, suffix)
+        return Path(self.config.output_dir) / self.case.file_name(self.graph, suffix)
+
+
+class Runner(Protocol):
+    """An artifact made ready for one batch that already lies where the engine computes."""
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """One run from host to host."""
+
+    def enqueue(self) -> None:
+        """Starts one run on the resident batch; may return before it is done."""
+
+    def sync(self) -> None:
+        """Waits until all that was enqueued is done."""
+
+    def feed(self, batch: np.ndarray, steps: int) -> None:
+        """`steps` runs from host to host, the next copy overlapping the running step where the engine can."""
 
 
 class Engine:
     """What executes a precision. Heavy imports belong inside the methods."""
 
     name = ""
-    package = ""  # whose version stands in the record
     precisions: tuple[str, ...] = ()
     needs_onnx = False
 
+    def why_not_build(self, precision: str) -> str | None:
+        """What keeps this engine from building the precision's artifact here, and the remedy; None if nothing does."""
+        return None if precision in self.precisions else f"{self.name} has no {precision.upper()}"
+
     def why_not(self, precision: str) -> str | None:
-        """What keeps this engine from running the precision on this machine, and the remedy; None if nothing does."""
+        """The same for running it."""
         return self.why_not_build(precision)
 
-    def why_not_build(self, precision: str) -> str | None:
-        """The same for building its artifact."""
-        if precision not in self.precisions:
-            return f"{self.name} has no {precision.upper()}"
-        return None
-
     def version(self) -> str:
-        return version_of(self.package) or "missing"
+        return version_of("tensorflow", "tensorflow-cpu") or "missing"
 
     def build(self, job: Job) -> Artifact:
         """Writes what `open` runs into the output directory."""
-        raise NotImplementedError
+        return job.source or Artifact(job.graph.path)
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
-        """A runner with the batch in place."""
         raise NotImplementedError
 
 
@@ -1271,18 +1197,25 @@ class TensorFlowRunner:
     On a GPU a call returns when its kernels are enqueued; `sync` waits for the device without fetching the output.
     """
 
-    def __init__(self, job: Job, path: str, batch: np.ndarray, compile_it: bool):
+    def __init__(self, job: Job, path: str, batch: np.ndarray, compiled: bool) -> None:
         self.tf = tf = import_tensorflow(job.config)
         self.device = "/GPU:0" if tf.config.get_visible_devices("GPU") else "/CPU:0"
-        refuse_channels_first(self.device, job.graph, path)
-        graph_def, graph = read_graph_def(path), job.graph
+        graph_def = read_graph_def(path)
+        self.refuse_channels_first(graph_def, job.graph)
         wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
-        inner = wrapped.prune(graph.input, graph.output)
-        prepare = pixels_to_input(tf, job) if batch.dtype == np.uint8 and graph.dtype != "uint8" else lambda x: x
-        outer = tf.function(lambda x: inner(prepare(x)), jit_compile=compile_it or None)
+        inner = wrapped.prune(job.graph.input, job.graph.output)
+        prepare = pixels_to_input(tf, job) if job.dtype != job.graph.dtype else lambda images: images
+        outer = tf.function(lambda images: inner(prepare(images)), jit_compile=compiled or None)
         self.step = outer.get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
         with tf.device(self.device):
             self.resident = tf.identity(tf.constant(batch))
+
+    def refuse_channels_first(self, graph_def: Any, graph: Graph) -> None:
+        """TensorFlow has no channels_first convolution on CPUs; its own message names a kernel, not a remedy."""
+        first = any(n.attr["data_format"].s == b"NCHW" for n in graph_def.node if "Conv" in n.op)
+        if first and "CPU" in self.device:
+            raise UserError(f"{graph.name} is channels_first, which TensorFlow cannot compute on a CPU: "
+                            f"pass --fp32 --engine=onnxruntime, or export it channels_last")  # fmt: skip
 
     def enqueue(self) -> None:
         self.output = self.step(self.resident)
@@ -1294,12 +1227,20 @@ class TensorFlowRunner:
         return self.step(self.tf.constant(batch)).numpy()
 
     def feed(self, batch: np.ndarray, steps: int) -> None:
-        data = self.tf.data.Dataset.from_tensors(batch).repeat(steps)
-        if "GPU" in self.device:
-            data = data.apply(self.tf.data.experimental.prefetch_to_device(self.device, 2))
-        for images in data:
+        if "CPU" in self.device:
+            for _ in range(steps):
+                self.infer(batch)
+            return
+        tf, outputs = self.tf, []
+        with tf.device("/CPU:0"):  # staging that is filled once and reused, as a server's decoder would
+            data = tf.data.Dataset.from_tensors(pinned_tensor(tf, batch)).repeat(steps)
+        fetcher = background_executor()
+        for images in data.apply(tf.data.experimental.prefetch_to_device(self.device, buffer_size=2)):
             output = self.step(images)
-            output.numpy()
+            with fetcher(), tf.device("/CPU:0"):  # the caller goes on to the next step while the output is copied
+                outputs.append(tf.identity(output))
+        fetcher.wait()
+        _ = [output.numpy() for output in outputs]
 
 
 def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
@@ -1313,68 +1254,82 @@ def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
     return prepare
 
 
-def refuse_channels_first(device: str, graph: Graph, path: str) -> None:
-    """TensorFlow has no channels_first convolution on CPUs; its own message names a kernel, not a remedy."""
-    convolutions = (node for node in read_graph_def(path).node if node.op.startswith(("Conv", "DepthwiseConv")))
-    if "CPU" in device and any(node.attr["data_format"].s == b"NCHW" for node in convolutions):
-        raise UserError(f"{graph.name} is channels_first, which TensorFlow cannot compute on a CPU: "
-                        f"pass --fp32 --engine=onnxruntime, or export it channels_last")  # fmt: skip
+def pinned_tensor(tf: Any, batch: np.ndarray) -> Any:
+    """The batch as a host tensor in page-locked memory, which copies to a GPU several times faster; else as it is."""
+    try:
+        from cuda.core import Device, LegacyPinnedMemoryResource
+
+        Device(0).set_current()
+        memory = np.from_dlpack(LegacyPinnedMemoryResource().allocate(batch.nbytes))
+        memory = memory.view(batch.dtype).reshape(batch.shape)
+        np.copyto(memory, batch)
+        return tf.experimental.dlpack.from_dlpack(memory.__dlpack__())
+    except ImportError:
+        return tf.constant(batch)
+
+
+class background_executor:  # noqa: N801
+    """TensorFlow's asynchronous eager executor: ops in its scope run in a thread of TensorFlow's own."""
+
+    def __init__(self) -> None:
+        from tensorflow.python.eager import context, executor
+
+        self.executor, self.scope = executor.new_executor(enable_async=True), context.executor_scope
+
+    def __call__(self) -> Any:
+        return self.scope(self.executor)
+
+    def wait(self) -> None:
+        self.executor.wait()
 
 
 class Native(Engine):
     """The graph as it came, in TensorFlow."""
 
     name = "native"
-    package = "tensorflow"
     precisions = ("native",)
 
-    def version(self) -> str:
-        return tensorflow_version()
-
-    def build(self, job: Job) -> Artifact:
-        return Artifact(job.graph.path)
-
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
-        return TensorFlowRunner(job, artifact.path, batch, compile_it=False)
+        return TensorFlowRunner(job, artifact.path, batch, compiled=False)
 
 
-class Xla(Native):
+class Xla(Engine):
     """XLA: the graph as it is for fp32, rewritten by grappler's auto_mixed_precision for fp16."""
 
     name = "xla"
     precisions = ("fp32", "fp16")
 
-    def why_not(self, precision: str) -> str | None:
+    def why_not_build(self, precision: str) -> str | None:
         if precision == "fp16" and not gpus():
             return "no NVIDIA GPU: auto_mixed_precision changes nothing on a CPU"
-        return super().why_not(precision)
+        return super().why_not_build(precision)
 
     def build(self, job: Job) -> Artifact:
         if job.case.precision == "fp32":
             return Artifact(job.graph.path)
-        tf, start = import_tensorflow(job.config), time.perf_counter()
-        graph_def = auto_mixed_precision(tf, job.graph)
+        import_tensorflow(job.config)
+        start = time.perf_counter()
+        graph_def = auto_mixed_precision(job.graph)
         proof = half_share(graph_def)
         if not proof["low_nodes"]:
-            raise UserError("auto_mixed_precision made no convolution or matrix product float16 here: "
-                            "XLA would time float32 as FP16 (it needs a GPU of compute capability 7.0 or newer)")  # fmt: skip
+            raise UserError("auto_mixed_precision made no convolution or matrix product float16 here: XLA would time "
+                            "float32 as FP16 (it needs a GPU of compute capability 7.0 or newer)")  # fmt: skip
         write_beside(job.path(), graph_def.SerializeToString(deterministic=True))
         return Artifact(str(job.path()), time.perf_counter() - start, proof)
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
-        return TensorFlowRunner(job, artifact.path, batch, compile_it=True)
+        return TensorFlowRunner(job, artifact.path, batch, compiled=True)
 
 
-def auto_mixed_precision(tf: Any, graph: Graph) -> Any:
+def auto_mixed_precision(graph: Graph) -> Any:
     """The graph after grappler's auto_mixed_precision: float16 where it is safe, casts around it."""
-    from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
+    import tensorflow as tf
+    from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
     from tensorflow.python.grappler import tf_optimizer
 
-    loaded = import_graph(tf, read_graph_def(graph.path))
+    loaded = import_graph(read_graph_def(graph.path))
     meta = tf.compat.v1.train.export_meta_graph(graph_def=loaded.as_graph_def(), graph=loaded, clear_devices=True)
-    fetch = meta_graph_pb2.CollectionDef()
-    fetch.node_list.value.append(graph.output)
-    meta.collection_def["train_op"].CopyFrom(fetch)
+    meta.collection_def["train_op"].node_list.value.append(graph.output)  # where grappler looks for what to keep
     config = config_pb2.ConfigProto()
     options = config.graph_options.rewrite_options
     options.auto_mixed_precision = rewriter_config_pb2.RewriterConfig.ON
@@ -1387,7 +1342,8 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     """How many convolutions and matrix products of a GraphDef compute in float16, and how many casts that took."""
     from tensorflow.core.framework.types_pb2 import DT_HALF
 
-    heavy = [n for n in graph_def.node if n.op.startswith(("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused"))]
+    kinds = ("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused")
+    heavy = [node for node in graph_def.node if node.op.startswith(kinds)]
     low = sum(node.attr["T"].type == DT_HALF for node in heavy)
     casts = sum(node.op == "Cast" for node in graph_def.node)
     return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1), "casts": casts}
@@ -1401,30 +1357,24 @@ class OnnxRuntime(Engine):
     needs_onnx = True
 
     def version(self) -> str:
-        return version_of("onnxruntime-gpu") or version_of("onnxruntime") or "missing"
-
-    def why_not(self, precision: str) -> str | None:
-        if precision == "int8" and self.provider() == "CUDAExecutionProvider":
-            return "ONNX Runtime has no INT8 convolution on GPUs: install TensorRT (pip install tensorrt)"
-        return super().why_not(precision)
+        return version_of("onnxruntime-gpu", "onnxruntime") or "missing"
 
     def why_not_build(self, precision: str) -> str | None:
-        if self.version() == "missing":
-            return "not installed: pip install onnxruntime"
-        return super().why_not_build(precision)
+        return super().why_not_build(precision) if self.version() != "missing" else "missing: pip install onnxruntime"
+
+    def why_not(self, precision: str) -> str | None:
+        reason = self.why_not_build(precision)
+        if not reason and precision == "int8" and self.provider().startswith("CUDA"):
+            return "ONNX Runtime has no INT8 convolution on GPUs: pip install tensorrt"
+        return reason
 
     @staticmethod
-    @functools.cache
     def provider() -> str:
         """CUDA's provider where it is installed and there is a GPU, else the CPU's."""
         import onnxruntime
 
         cuda = "CUDAExecutionProvider"
         return cuda if gpus() and cuda in onnxruntime.get_available_providers() else "CPUExecutionProvider"
-
-    def build(self, job: Job) -> Artifact:
-        assert job.source
-        return job.source
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         return OnnxRuntimeRunner(job, artifact, batch, self.provider())
@@ -1433,18 +1383,17 @@ class OnnxRuntime(Engine):
 class OnnxRuntimeRunner:
     """A session with its input and output bound to where it computes, so that a step copies nothing."""
 
-    def __init__(self, job: Job, artifact: Artifact, batch: np.ndarray, provider: str):
+    def __init__(self, job: Job, artifact: Artifact, batch: np.ndarray, provider: str) -> None:
         import onnxruntime
 
-        self.device = "cuda" if provider.startswith("CUDA") else "cpu"
+        self.runtime, self.device = onnxruntime, "cuda" if provider.startswith("CUDA") else "cpu"
         options = session_options(job.config)
+        settings = {"use_tf32": int(job.config.tf32)} if self.device == "cuda" else {}
         with tempfile.TemporaryDirectory() as scratch:
             options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
-            settings = {"use_tf32": int(job.config.tf32)} if self.device == "cuda" else {}
             self.session = onnxruntime.InferenceSession(artifact.path, options, [(provider, settings)])
             prove_what_ran(artifact, options.optimized_model_filepath, job.case.precision)
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
-        self.value = onnxruntime.OrtValue.ortvalue_from_numpy
         self.resident = self.bind(batch)
         self.options = onnxruntime.RunOptions()
         if self.device == "cuda":
@@ -1452,7 +1401,7 @@ class OnnxRuntimeRunner:
 
     def bind(self, batch: np.ndarray) -> Any:
         binding = self.session.io_binding()
-        binding.bind_ortvalue_input(self.input, self.value(batch, self.device, 0))
+        binding.bind_ortvalue_input(self.input, self.runtime.OrtValue.ortvalue_from_numpy(batch, self.device, 0))
         binding.bind_output(self.output, self.device, 0)
         return binding
 
@@ -1470,13 +1419,13 @@ class OnnxRuntimeRunner:
             for _ in range(steps):
                 self.infer(batch)
             return
-        turns = [self.bind(batch), self.bind(batch)]
-        for step in range(steps):
-            turn, other = turns[step % 2], turns[(step + 1) % 2]
-            self.session.run_with_iobinding(turn, self.options)
-            other.bind_ortvalue_input(self.input, self.value(batch, self.device, 0))  # copies while the step runs
-            turn.synchronize_outputs()
-            turn.copy_outputs_to_cpu()
+        following = self.bind(batch)
+        for _ in range(steps):
+            running = following
+            self.session.run_with_iobinding(running, self.options)
+            following = self.bind(batch)  # copies while the step runs
+            running.synchronize_outputs()
+            running.copy_outputs_to_cpu()
 
 
 def session_options(config: Config) -> Any:
@@ -1485,15 +1434,15 @@ def session_options(config: Config) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = cpu_threads(config)
     options.inter_op_num_threads = 1
-    if config.pin_threads and hasattr(os, "sched_getaffinity"):
-        cores = sorted(os.sched_getaffinity(0))[: cpu_threads(config)]
-        os.sched_setaffinity(0, cores[:1])  # the calling thread computes too
-        if len(cores) > 1:  # ONNX Runtime counts cores from 1
-            affinities = ";".join(str(core + 1) for core in cores[1:])
-            options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
-        options.intra_op_num_threads = len(cores)
+    options.intra_op_num_threads = config.threads or len(cores())
+    if config.pin_threads and hasattr(os, "sched_setaffinity"):
+        mine = cores()[: options.intra_op_num_threads]
+        options.intra_op_num_threads = len(mine)
+        if len(mine) > 1:  # ONNX Runtime counts cores from 1
+            pins = ";".join(str(core + 1) for core in mine[1:])
+            options.add_session_config_entry("session.intra_op_thread_affinities", pins)
+        os.sched_setaffinity(0, mine[:1])  # the calling thread computes too
     return options
 
 
@@ -1505,14 +1454,14 @@ def prove_what_ran(artifact: Artifact, optimised: str, precision: str) -> None:
     """
     import onnx
 
-    if precision not in ("fp16", "int8") or not os.path.exists(optimised):
+    if precision == "fp32" or not os.path.exists(optimised):
         return
-    ran = share_of(onnx.load(optimised, load_external_data=False), precision)
+    ran = share_of(onnx.load(optimised), precision)
     artifact.proof = {**artifact.proof, "executed_share_of_nodes": ran["share_of_nodes"]}
     if precision == "int8":
         artifact.proof["weight_bits"] = 7 if int8_saturates() else 8
         if not ran["low_nodes"]:
-            raise UserError("ONNX Runtime runs none of this graph's convolutions in int8: --engine=tensorrt may")
+            raise UserError("ONNX Runtime runs none of this graph's convolutions in int8: try --engine=tensorrt")
 
 
 class TensorRt(Engine):
@@ -1532,30 +1481,28 @@ class TensorRt(Engine):
     def version(self) -> str:
         return f"{self.package} {self.module().__version__}" if self.package else "missing"
 
-    def why_not(self, precision: str) -> str | None:
-        reason = self.why_not_build(precision)
-        if reason or not gpus():
-            return reason or "no NVIDIA GPU"
-        capability = gpus()[0]["compute_capability"]
-        known = getattr(self.module(), "ComputeCapability", None)  # RTX lists what it supports; tensorrt does not
-        if known is not None and f"SM{capability.replace('.', '')}" not in known.__members__:
-            return f"TensorRT-RTX does not support this GPU's compute capability {capability}: pip install tensorrt"
-        if not importlib.util.find_spec("cuda") or not importlib.util.find_spec("cuda.core"):
-            return "cuda.core is missing: pip install 'cuda-core>=1.0' cuda-bindings"
-        return None
-
     def why_not_build(self, precision: str) -> str | None:
         if not self.package:
-            return "not installed: pip install tensorrt (RTX GPUs, or building without one: tensorrt-rtx)"
-        version = tuple(map(int, self.module().__version__.split(".")[:2]))
-        if self.package == "tensorrt" and version < (10, 12):
+            return "missing: pip install tensorrt (tensorrt-rtx for RTX GPUs, or to build without a GPU)"
+        if self.package == "tensorrt" and tuple(map(int, self.module().__version__.split(".")[:2])) < (10, 12):
             return f"TensorRT {self.module().__version__} is too old: pip install 'tensorrt>=10.12'"
         return super().why_not_build(precision)
 
+    def why_not(self, precision: str) -> str | None:
+        if (reason := self.why_not_build(precision)) or not gpus():
+            return reason or "no NVIDIA GPU"
+        capability = gpus()[0]["compute_capability"]
+        known = getattr(self.module(), "ComputeCapability", None)  # RTX lists what it supports; tensorrt has no list
+        if known is not None and f"SM{capability.replace('.', '')}" not in known.__members__:
+            return f"TensorRT-RTX does not support this GPU's compute capability {capability}: pip install tensorrt"
+        if not version_of("cuda-core"):
+            return "cuda.core is missing: pip install 'cuda-core>=1.0' cuda-bindings"
+        return None
+
     def build(self, job: Job) -> Artifact:
         assert job.source
-        trt, start, plan = self.module(), time.perf_counter(), job.path(".engine")
-        write_beside(plan, build_plan(trt, job, Path(job.source.path).read_bytes()))
+        start, plan = time.perf_counter(), job.path(".engine")
+        write_beside(plan, build_plan(self.module(), job, Path(job.source.path).read_bytes()))
         return Artifact(str(plan), job.source.seconds + time.perf_counter() - start, job.source.proof)
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
@@ -1585,7 +1532,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> bytes:
     """
     logger = trt_logger(trt)
     builder = trt.Builder(logger)
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind, where it has no flag
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind where it has no flag
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
@@ -1594,75 +1541,86 @@ def build_plan(trt: Any, job: Job, model: bytes) -> bytes:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector tells precisions only then
     (config.set_flag if job.config.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
-    if gpus() and hasattr(config, "set_compute_capability"):  # RTX builds for Ampere and later unless told
+    if gpus() and hasattr(config, "set_compute_capability"):  # RTX builds for Ampere and newer unless told
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
     source = network.get_input(0)
     if source.shape[0] == -1:
-        profile, image = builder.create_optimization_profile(), tuple(source.shape)[1:]
-        batch = job.case.batch_size
+        profile, image, batch = builder.create_optimization_profile(), tuple(source.shape)[1:], job.case.batch_size
         profile.set_shape(source.name, (1, *image), (batch, *image), (batch, *image))
         config.add_optimization_profile(profile)
     cache = Path(job.config.output_dir) / "tensorrt_timing.cache"
-    if trt.__name__ == "tensorrt":
-        kept = cache.read_bytes() if cache.exists() else b""
-        config.set_timing_cache(config.create_timing_cache(kept), False)
+    if trt.__name__ == "tensorrt":  # RTX has none: it chooses kernels when it runs
+        config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if cache.exists() else b""), False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise UserError(f"TensorRT cannot build the plan ({one_line((logger.errors or ['no reason given'])[-1])}): "
-                        f"a larger --workspace_size or smaller --batch_size may help")  # fmt: skip
+                        f"a larger --workspace_size or a smaller --batch_size may help")  # fmt: skip
     if trt.__name__ == "tensorrt":
         write_beside(cache, bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 
 
-class TensorRtRunner:
-    """A plan with device buffers, pinned staging and two streams; the second copies while the first computes."""
+class Slot:
+    """Device memory and page-locked host memory for one batch and its output."""
 
-    def __init__(self, trt: Any, job: Job, artifact: Artifact, batch: np.ndarray):
+    def __init__(self, gpu: Any, stream: Any, batch: np.ndarray, result: np.ndarray) -> None:
+        from cuda.core import LegacyPinnedMemoryResource
+
+        pinned = LegacyPinnedMemoryResource()
+        self.input, self.output = (gpu.allocate(array.nbytes, stream=stream) for array in (batch, result))
+        self.staging, self.result = pinned.allocate(batch.nbytes), pinned.allocate(result.nbytes)
+        self.host_input = np.from_dlpack(self.staging).view(batch.dtype).reshape(batch.shape)
+        self.host_output = np.from_dlpack(self.result).view(result.dtype).reshape(result.shape)
+        self.done: Any = None
+
+
+class TensorRtRunner:
+    """A plan with two slots and two streams: the second stream copies in while the first computes."""
+
+    def __init__(self, trt: Any, job: Job, artifact: Artifact, batch: np.ndarray) -> None:
         from cuda.core import Device
 
-        self.gpu = Device(0)
-        self.gpu.set_current()
-        self.stream, self.copies = self.gpu.create_stream(), self.gpu.create_stream()
+        gpu = Device(0)
+        gpu.set_current()
+        self.stream, self.copies = gpu.create_stream(), gpu.create_stream()  # non-blocking, both
         logger = trt_logger(trt)
-        self.engine = trt.Runtime(logger).deserialize_cuda_engine(Path(artifact.path).read_bytes())
+        self.runtime = trt.Runtime(logger)
+        self.engine = self.runtime.deserialize_cuda_engine(Path(artifact.path).read_bytes())
         if self.engine is None:
             raise UserError(f"TensorRT cannot load the plan ({one_line((logger.errors or ['no reason given'])[0])})")
         cache = Path(job.config.output_dir) / "tensorrt_rtx_runtime.cache"
-        self.context, kept = create_context(self.engine, cache)
+        self.context, kernels = create_context(self.engine, cache)
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         self.input = next(n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
         self.output = next(n for n in names if n != self.input)
         self.context.set_input_shape(self.input, batch.shape)
         shape = tuple(self.context.get_tensor_shape(self.output))
         result = np.empty(shape, trt.nptype(self.engine.get_tensor_dtype(self.output)))
-        self.slots = [Slot(self.gpu, self.stream, batch, result) for _ in range(2)]
-        self.graph = None
-        self.infer(batch)  # the first run allocates and, with RTX, compiles; a capture allows neither
+        self.slots = [Slot(gpu, self.stream, batch, result) for _ in range(2)]
+        self.infer(batch)  # allocates and, with RTX, compiles; a capture allows neither
         self.graph = self.capture()
-        artifact.proof = {**artifact.proof, **inspect_plan(trt, self.engine, job.case.precision)}
-        artifact.proof["cuda_graph"] = self.graph is not None
-        if kept is not None:
-            write_beside(cache, bytes(kept.serialize()))
+        proof = inspect_plan(trt, self.engine, job.case.precision)
+        artifact.proof = {**artifact.proof, **proof, "cuda_graph": self.graph is not None}
+        if kernels is not None:
+            write_beside(cache, bytes(kernels.serialize()))
 
     def launch(self, slot: Slot, stream: Any) -> None:
         self.context.set_tensor_address(self.input, int(slot.input.handle))
         self.context.set_tensor_address(self.output, int(slot.output.handle))
         if not self.context.execute_async_v3(int(stream.handle)):
-            raise RuntimeError("TensorRT refused to enqueue the step")
+            raise RuntimeError("TensorRT refused to enqueue a step")
 
     def capture(self) -> Any:
-        """One run on the first slot as a CUDA graph, or None where the engine does not allow it."""
-        capturable = getattr(self.context, "is_stream_capturable", None)
-        if capturable is not None and not capturable(int(self.stream.handle)):
+        """One run on the first slot as a CUDA graph, or None where the plan does not allow it."""
+        capturable = getattr(self.context, "is_stream_capturable", lambda stream: True)
+        if not capturable(int(self.stream.handle)):
             return None
         try:
             builder = self.stream.create_graph_builder().begin_building("thread_local")
             self.launch(self.slots[0], builder.stream)
             return builder.end_building().complete()
-        except Exception as error:  # CUDA says only at capture that a kernel cannot be captured
-            say(f"no CUDA graph for this plan ({one_line(error)}): its steps are enqueued one by one")
+        except Exception:  # CUDA says only at capture that a kernel cannot be captured; the record says that it was not
             return None
 
     def enqueue(self) -> None:
@@ -1676,19 +1634,20 @@ class TensorRtRunner:
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         slot = self.slots[0]
-        np.copyto(slot.pinned_input, batch)
+        np.copyto(slot.host_input, batch)
         slot.staging.copy_to(slot.input, stream=self.stream)
         self.launch(slot, self.stream)
         slot.output.copy_to(slot.result, stream=self.stream)
         self.stream.sync()
-        return slot.pinned_output.copy()
+        return slot.host_output.copy()
 
     def feed(self, batch: np.ndarray, steps: int) -> None:
+        for slot in self.slots:  # staging is filled once and reused, as a server's decoder would
+            np.copyto(slot.host_input, batch)
         for step in range(steps):
             slot = self.slots[step % 2]
             if slot.done is not None:
                 slot.done.sync()
-            np.copyto(slot.pinned_input, batch)
             slot.staging.copy_to(slot.input, stream=self.copies)
             self.stream.wait(self.copies.record())
             self.launch(slot, self.stream)
@@ -1697,36 +1656,20 @@ class TensorRtRunner:
         self.stream.sync()
 
 
-class Slot:
-    """Device and pinned host memory for one batch and its output."""
-
-    def __init__(self, gpu: Any, stream: Any, batch: np.ndarray, result: np.ndarray):
-        from cuda.core import LegacyPinnedMemoryResource
-
-        pinned = LegacyPinnedMemoryResource()
-        self.input, self.output = (gpu.allocate(array.nbytes, stream=stream) for array in (batch, result))
-        self.staging, self.result = pinned.allocate(batch.nbytes), pinned.allocate(result.nbytes)
-        self.pinned_input = np.from_dlpack(self.staging).view(batch.dtype).reshape(batch.shape)
-        self.pinned_output = np.from_dlpack(self.result).view(result.dtype).reshape(result.shape)
-        self.done: Any = None
-
-
 def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
     """An execution context; with TensorRT-RTX also its cache of compiled kernels, read from a file if it fits."""
     config = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
     if config is None or not hasattr(config, "create_runtime_cache"):
         return engine.create_execution_context(), None
-    kept = config.create_runtime_cache()
+    kernels = config.create_runtime_cache()
     if cache.exists():
-        kept.deserialize(cache.read_bytes())  # refuses by itself what another GPU or version wrote
-    config.set_runtime_cache(kept)
-    return engine.create_execution_context(config), kept
+        kernels.deserialize(cache.read_bytes())  # refuses by itself what another GPU or version wrote
+    config.set_runtime_cache(kernels)
+    return engine.create_execution_context(config), kernels
 
 
 def inspect_plan(trt: Any, engine: Any, precision: str) -> dict[str, Any]:
     """The share of a plan's convolutions and matrix products that take float16 or int8 in, by the engine inspector.
-
-    TensorRT 10 tells a tensor's type in `Format/Datatype`, TensorRT 11 in `DataType`.
 
     Raises:
       UserError: the plan computes nothing at the precision asked for.
@@ -1739,15 +1682,17 @@ def inspect_plan(trt: Any, engine: Any, precision: str) -> dict[str, Any]:
 
 
 def plan_share(information: dict[str, Any], precision: str) -> dict[str, Any]:
+    """The same from the inspector's JSON: TensorRT 10 tells types in `Format/Datatype`, TensorRT 11 in `DataType`."""
     words = {"fp16": ("half", "fp16"), "int8": ("int8",)}.get(precision, ("float", "fp32"))
     layers = [layer for layer in information.get("Layers", []) if isinstance(layer, dict) and layer.get("Inputs")]
-    heavy = [layer for layer in layers if re.search("conv|gemm|matmul|matrix", str(layer.get("LayerType")), re.I)]
-    kinds = [str(layer["Inputs"][0].get("DataType") or layer["Inputs"][0].get("Format/Datatype")).lower() for layer in heavy]
+    heavy = [layer["Inputs"][0] for layer in layers if re.search("conv|gemm|matmul|matrix", str(layer.get("LayerType")), re.I)]
+    kinds = [str(source.get("DataType") or source.get("Format/Datatype")).lower() for source in heavy]
     low = sum(any(word in kind for word in words) for kind in kinds)
     return {"executed_nodes": len(heavy), "executed_share_of_nodes": low / len(heavy)} if heavy else {}
 
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TensorRt(), Xla(), OnnxRuntime())}
+AUTO = ("tensorrt", "xla", "onnxruntime")  # the order in which auto looks
 
 
 # ------------------------------------------------------------------------------------------------------------ timing
@@ -1765,42 +1710,104 @@ def time_steps(step: Callable[[], Any], count: int, clock: Callable[[], float] =
     return seconds
 
 
-def time_resident(runner: Runner, config: Config, batch_size: int, clock: Callable[[], float], what: str) -> Timing:
-    """The first run, then waited steps, then enqueued ones, on the batch that lies where the engine computes."""
+def time_loops(step: Callable[[], Any], burst: Callable[[], Any], job: Job, what: str,
+               clock: Callable[[], float] = time.perf_counter) -> Timing:  # fmt: skip
+    """The first run, the warm-up, num_loops steps that are waited for, and num_loops steps in one burst."""
+    loops, warmup = job.config.num_loops, job.config.num_warmup
+    (first,) = time_steps(step, 1, clock)
+    with progress(what, warmup + loops) as advance:
+        time_steps(step, warmup, clock, advance)
+        with Clocks() as clocks:
+            seconds = time_steps(step, loops, clock, advance)
+            (total,) = time_steps(burst, 1, clock)
+    images = loops * job.case.batch_size
+    return Timing(seconds, images / total, first, clocks.facts(2 * images))
+
+
+def time_resident(runner: Runner, job: Job, clock: Callable[[], float] = time.perf_counter) -> Timing:
+    """Steps on the batch that lies where the engine computes."""
 
     def step() -> None:
         runner.enqueue()
         runner.sync()
 
     def burst() -> None:
-        for _ in range(config.num_loops):
+        for _ in range(job.config.num_loops):
             runner.enqueue()
         runner.sync()
 
-    return time_loops(step, burst, config, batch_size, clock, what)
+    return time_loops(step, burst, job, str(job.case), clock)
 
 
-def time_host(runner: Runner, config: Config, batch: np.ndarray, clock: Callable[[], float], what: str) -> Timing:
-    """The same from NumPy to NumPy; the second loop lets the next copy overlap the running step."""
-    return time_loops(lambda: runner.infer(batch), lambda: runner.feed(batch, config.num_loops), config, len(batch),
-                      clock, f"{what} from host")  # fmt: skip
+def time_host(runner: Runner, job: Job, batch: np.ndarray, clock: Callable[[], float] = time.perf_counter) -> Timing:
+    """Steps from NumPy to NumPy; in the burst the next copy overlaps the running step."""
+    burst = functools.partial(runner.feed, batch, job.config.num_loops)
+    return time_loops(functools.partial(runner.infer, batch), burst, job, f"{job.case} from host", clock)
 
 
-def time_loops(step: Callable[[], Any], burst: Callable[[], Any], config: Config, batch_size: int,
-               clock: Callable[[], float], what: str) -> Timing:  # fmt: skip
-    (first,) = time_steps(step, 1, clock)
-    with progress(what, config.num_warmup + config.num_loops) as advance:
-        time_steps(step, config.num_warmup, clock, advance)
-        seconds = time_steps(step, config.num_loops, clock, advance)
-    (total,) = time_steps(burst, 1, clock)
-    return Timing(seconds, config.num_loops * batch_size / total, first)
+# NVML's nvmlClocksEventReason bits that mean a GPU runs slower than it could; idle and user settings are none of them.
+THROTTLES = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal",
+             0x80: "power brake"}  # fmt: skip
+
+
+class Clocks(threading.Thread):
+    """Samples an NVIDIA GPU's SM clock, power, temperature and throttling ten times a second, as a context."""
+
+    PERIOD = 0.1  # seconds
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.samples: list[tuple[float, float, float, int]] = []
+        self.cost, self.over = 0.0, threading.Event()
+
+    def __enter__(self) -> Clocks:
+        self.begun = time.perf_counter()
+        if gpus():
+            self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self.begun
+        self.over.set()
+        if self.is_alive():
+            self.join()
+
+    def run(self) -> None:
+        import pynvml as nvml
+
+        handle = nvml.nvmlDeviceGetHandleByIndex(gpus()[0]["index"])
+        while not self.over.wait(self.PERIOD):
+            start = time.perf_counter()
+            with contextlib.suppress(nvml.NVMLError):  # some boards lack a sensor: no row then
+                self.samples.append((
+                    nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+                    nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+                    nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+                    nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
+                ))  # fmt: skip
+            self.cost += time.perf_counter() - start
+
+    def facts(self, images: int) -> dict[str, Any]:
+        """Lowest, median and highest MHz, W and degrees Celsius, images per joule, what slowed the GPU, own cost."""
+        if not self.samples:
+            return {}
+        columns = np.array([row[:3] for row in self.samples], float).T
+        ends = [[float(f(column)) for f in (np.min, np.median, np.max)] for column in columns]
+        slowed = functools.reduce(int.__or__, (row[3] for row in self.samples))
+        return {
+            **dict(zip(("sm_mhz", "power_w", "celsius"), ends)),
+            "throttled": [what for bit, what in THROTTLES.items() if slowed & bit],
+            "images_per_joule": images / (ends[1][1] * self.seconds),
+            "samples": len(self.samples),
+            "cost_share": self.cost / self.seconds,
+        }
 
 
 # -------------------------------------------------------------------------------------------------------- statistics
 
 
 def statistics(seconds: list[float], batch_size: int) -> dict[str, float]:
-    """The statistics of log.txt: images/s and seconds; formulas in the README.
+    """The statistics of log.txt, images/s and seconds; formulas in the README.
 
     jitter is 1.4826 x the median absolute deviation, which estimates a normal distribution's standard deviation.
     """
@@ -1827,11 +1834,11 @@ def median_interval(values: Any, confidence: float = 0.95) -> tuple[float, float
     The k-th smallest and k-th largest value, k as large as the binomial distribution allows (order statistics; David
     and Nagaraja, Order Statistics, 7.1). Under 6 values no interval is that sure: lowest and highest then.
     """
-    ordered, below, k = np.sort(values), 0.0, 0
+    ordered, outside, k = np.sort(values), 0.0, 0
     n = len(ordered)
     while k < n // 2:
-        below += math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
-        if 2 * below > 1 - confidence:
+        outside += 2 * math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
+        if outside > 1 - confidence:
             break
         k += 1
     k = max(k, 1)
@@ -1841,92 +1848,20 @@ def median_interval(values: Any, confidence: float = 0.95) -> tuple[float, float
 def verdict(seconds: list[float], batch_size: int) -> tuple[str, str]:
     """`steady` or `noisy`, and for a noisy case one sentence with the remedy."""
     speeds = batch_size / np.asarray(seconds)
-    median = float(np.median(speeds))
-    low, high = median_interval(speeds)
-    if max(high - median, median - low) > STEADY * median:
-        share = 100 * max(high - median, median - low) / median
-        return "noisy", f"median known only to {share:.1f} %: raise --num_loops, or quiet the machine"
-    third = len(speeds) // 3
+    median, (low, high), third = float(np.median(speeds)), median_interval(speeds), len(speeds) // 3
+    half = max(high - median, median - low) / median
+    if half > STEADY:
+        return "noisy", f"median known only to {STEADY:.1%} or worse: raise --num_loops, or quiet the machine"
     drift = float(np.median(speeds[-third:]) / np.median(speeds[:third])) - 1 if third else 0.0
     if abs(drift) > STEADY:
-        return "noisy", f"speed drifted by {100 * drift:+.1f} % during the loop: raise --num_warmup, or --rounds=3"
+        return "noisy", f"speed drifted by over {STEADY:.1%} in the loop: raise --num_warmup, or pass --rounds=3"
     return "steady", ""
 
 
-# ------------------------------------------------------------------------------------------------------------ clocks
-
-
-class Clocks(threading.Thread):
-    """Samples an NVIDIA GPU's SM clock, power, temperature and throttling ten times a second while a loop runs."""
-
-    PERIOD = 0.1  # seconds
-
-    def __init__(self, nvml: Any, index: int):
-        super().__init__(daemon=True)
-        self.nvml, self.handle = nvml, nvml.nvmlDeviceGetHandleByIndex(index)
-        self.samples: list[tuple[int, float, int, int]] = []
-        self.cost, self.begun, self.over = 0.0, time.perf_counter(), threading.Event()
-
-    def run(self) -> None:
-        while not self.over.wait(self.PERIOD):
-            start = time.perf_counter()
-            self.sample()
-            self.cost += time.perf_counter() - start
-
-    def sample(self) -> None:
-        """One row: MHz, W, degrees Celsius, NVML's bits of what slows the clocks."""
-        nvml, handle = self.nvml, self.handle
-        with contextlib.suppress(nvml.NVMLError):  # some boards lack a sensor: no row then
-            self.samples.append((
-                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-                nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-                nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
-            ))  # fmt: skip
-
-    def facts(self, images: int) -> dict[str, Any]:
-        """Lowest, median and highest of each, images per joule, and the share of time that sampling took."""
-        self.over.set()
-        self.join()
-        if not self.samples:
-            return {}
-        seconds = time.perf_counter() - self.begun
-        columns = np.array([row[:3] for row in self.samples], float)
-        rows = zip(("sm_mhz", "power_w", "celsius"), columns.T)
-        facts: dict[str, Any] = {name: [float(f(values)) for f in (np.min, np.median, np.max)] for name, values in rows}
-        slowed = functools.reduce(int.__or__, (row[3] for row in self.samples))
-        facts["throttled"] = [what for bit, what in THROTTLES.items() if slowed & bit]
-        facts["images_per_joule"] = images / (facts["power_w"][1] * seconds)
-        return {**facts, "samples": len(self.samples), "cost_share": self.cost / seconds}
-
-
-# NVML's nvmlClocksEventReason bits that mean a GPU runs slower than it could; idle and user settings are none.
-THROTTLES = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal", 0x80: "power brake"}
-
-
-@contextlib.contextmanager
-def watch_clocks(facts: dict[str, Any], images: int) -> Iterator[None]:
-    """Puts the GPU's clocks during a loop into `facts["clocks"]`; nothing where there is no NVML."""
-    if not gpus():
-        yield
-        return
-    import pynvml
-
-    clocks = Clocks(pynvml, gpus()[0]["index"])
-    clocks.start()
-    try:
-        yield
-    finally:
-        if found := clocks.facts(images):
-            facts["clocks"] = found
-
-
 def clock_notes(clocks: dict[str, Any]) -> list[str]:
-    """One sentence when the clocks moved or the GPU throttled."""
-    if not clocks:
-        return []
-    low, middle, high = clocks["sm_mhz"]
-    if clocks["throttled"]:
+    """One sentence when the GPU throttled or its clocks moved."""
+    low, middle, high = clocks.get("sm_mhz", (0, 0, 0))
+    if clocks.get("throttled"):
         return [f"the GPU slowed itself ({', '.join(clocks['throttled'])}): let it cool, or compare at equal clocks"]
     if high - low > CLOCKS_MOVED * middle:
         return [f"the SM clock moved between {low:.0f} and {high:.0f} MHz: raise --num_warmup, or lock the clocks"]
@@ -1949,13 +1884,14 @@ def shift(classes: int, one_indexed: bool) -> int:
 
 
 def label_of(index: int, classes: int, one_indexed: bool) -> str:
-    """The name of an output's class; other networks than ImageNet's have numbers only."""
+    """The name of an output's class; networks other than ImageNet's have numbers only."""
     identity = index + shift(classes, one_indexed)
-    return labels().get(str(identity), f"class {identity}") if classes in (1000, 1001) else f"class {identity}"
+    known = labels() if classes in (1000, 1001) else {}
+    return known.get(str(identity), f"class {identity}")
 
 
 def probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Rows [images, classes] that sum to one: softmax of what does not yet, in float64."""
+    """Rows [images, classes] that sum to one: softmax of those that do not yet, in float64."""
     rows = outputs.astype(np.float64)
     if np.all(rows >= 0) and np.allclose(rows.sum(axis=1), 1, atol=1e-2):
         return rows
@@ -1970,10 +1906,9 @@ def top(outputs: np.ndarray, count: int) -> np.ndarray:
 
 def predictions(outputs: np.ndarray, config: Config) -> list[tuple[str, float]]:
     """Labels and probabilities of the first image's best classes."""
-    classes = outputs.shape[1]
-    row = probabilities(outputs[:1])[0]
+    row, classes = probabilities(outputs[:1])[0], outputs.shape[1]
     best = top(outputs[:1], config.predictions_to_print)[0]
-    return [(label_of(int(i), classes, config.ids_are_one_indexed), float(row[i])) for i in best]
+    return [(label_of(int(index), classes, config.ids_are_one_indexed), float(row[index])) for index in best]
 
 
 def agreement(outputs: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -1996,8 +1931,7 @@ def agreement(outputs: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 def accuracy(outputs: np.ndarray, ids: list[int], one_indexed: bool) -> dict[str, float]:
     """Share of images whose class id is the first, or among the first five."""
-    best = top(outputs, 5) + shift(outputs.shape[1], one_indexed)
-    hits = best == np.asarray(ids)[:, None]
+    hits = top(outputs, 5) + shift(outputs.shape[1], one_indexed) == np.asarray(ids)[:, None]
     return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean())}
 
 
@@ -2005,22 +1939,61 @@ def judge(result: Result, reference: np.ndarray | None, images: Images, config: 
     """Adds predictions, agreement with native and accuracy to a result, and a sentence on what is suspicious."""
     if result.outputs is None:
         return
-    outputs = result.outputs[: len(images.pixels)]  # the rest are copies
+    outputs, precision = result.outputs[: len(images.pixels)], result.case.precision  # the rest are copies
     result.facts["predictions"] = predictions(outputs, config)
+    if outputs.shape[1] == 1000 and not config.ids_are_one_indexed:
+        result.notes.append("1000 classes: class ids are shifted by one, there is no background class")
     if not np.isfinite(outputs).all():
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
-    elif reference is not None and result.case.precision != "native":
-        same = agreement(outputs[: len(reference)], reference[: len(outputs)])
-        result.facts["agreement"] = same
+    elif reference is not None and precision != "native":
+        same = result.facts["agreement"] = agreement(outputs[: len(reference)], reference[: len(outputs)])
         if same["top1"] < SAME_TOP1 or same["cosine"] < SAME_COSINE:
-            result.notes.append(f"{result.case.precision.upper()} changed the predictions: top-1 agrees with native on "
+            result.notes.append(f"{precision.upper()} changed the predictions: top-1 agrees with native on "
                                 f"{same['top1']:.1%} of the images, lowest cosine {same['cosine']:.3f}")  # fmt: skip
-    ids = [config.label] * len(outputs) if config.label is not None else images.labels and images.labels[: len(outputs)]
+    ids = [config.label] * len(outputs) if config.label is not None else (images.labels or [])[: len(outputs)]
     if ids:
         result.facts["accuracy"] = accuracy(outputs, ids, config.ids_are_one_indexed)
 
 
 # ---------------------------------------------------------------------------------------------------- log and report
+
+
+def make_record(result: Result, job: Job) -> dict[str, Any]:
+    """A self-contained JSON object of one case: what ran on what, raw seconds, proofs and notes."""
+    config, case, artifact = job.config, result.case, result.artifact
+    timings = {}
+    for inputs, timing in result.timings.items():
+        steady, remedy = verdict(timing.seconds, case.batch_size)
+        numbers = statistics(timing.seconds, case.batch_size)
+        timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
+        result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
+    settings = ("num_loops", "num_warmup", "rounds", "preprocessing", "tf32", "seed", "workspace_size", "weights")
+    versions = {"python": platform.python_version(), "tensorflow": version_of("tensorflow", "tensorflow-cpu")}
+    return {
+        "record": RECORD_VERSION,
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "program": VERSION,
+        "network": case.file_name(job.graph),
+        "status": result.status,
+        "error": result.error,
+        "engine": case.engine,
+        "engine_version": ENGINES[case.engine].version() if case.engine in ENGINES else "",
+        "engine_why": case.why,
+        "precision": case.precision,
+        "batch_size": case.batch_size,
+        "input_dtype": job.dtype,
+        "timings": timings,
+        "graph": {name: getattr(job.graph, name) for name in ("name", "sha256", "input", "output", "shape", "layout")},
+        "images": "random" if job.images.random else len(job.images.pixels),
+        "artifact": artifact and {"name": Path(artifact.path).name, "bytes": os.path.getsize(artifact.path),
+                                  "build_seconds": artifact.seconds, "proof": artifact.proof},
+        "device": device_name(config),
+        "gpu": gpus()[0] if gpus() else None,
+        "versions": versions | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
+        "flags": {name: getattr(config, name) for name in settings},
+        "notes": result.notes,
+        **result.facts,
+    }  # fmt: skip
 
 
 def log_block(record: dict[str, Any]) -> str:
@@ -2038,8 +2011,8 @@ def log_block(record: dict[str, Any]) -> str:
             f"\tfirst run: {timing['first_run']:.3f} s, \t{timing['verdict']}",
         ]
     if record["status"] != "ok":
-        lines += [f"network: {record['network']},\t batchsize {record['batch_size']}, steps 0",
-                  f"  {record['status']} \t{record['error']}"]  # fmt: skip
+        lines.append(f"network: {record['network']},\t batchsize {record['batch_size']}, steps 0")
+        lines.append(f"  {record['status']} \t{record['error']}".rstrip())
     lines.append(f"  engine \t{record['engine']} {record['engine_version']}, \tdevice: {record['device']}")
     for name in ("agreement", "accuracy"):
         if name in record:
@@ -2047,49 +2020,8 @@ def log_block(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_record(result: Result, job: Job) -> dict[str, Any]:
-    """A self-contained JSON object of one case: what ran on what, raw seconds, proofs and notes."""
-    config, case = job.config, result.case
-    timings = {}
-    for inputs, timing in result.timings.items():
-        steady, remedy = verdict(timing.seconds, case.batch_size)
-        timings[inputs] = {**dataclasses.asdict(timing), "verdict": steady,
-                           "statistics": statistics(timing.seconds, case.batch_size)}  # fmt: skip
-        if remedy:
-            result.notes.append(f"{inputs} input: {remedy}")
-    artifact = result.artifact
-    kept = ("num_loops", "num_warmup", "preprocessing", "tf32", "seed", "workspace_size", "weights")
-    return {
-        "record": RECORD_VERSION,
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "program": VERSION,
-        "network": case.artifact(job.graph),
-        "status": result.status,
-        "error": result.error,
-        "engine": case.engine,
-        "engine_version": ENGINES[case.engine].version(),
-        "engine_why": case.why,
-        "precision": case.precision,
-        "batch_size": case.batch_size,
-        "input_dtype": "uint8" if "uint8" in (config.host_dtype, job.graph.dtype) else "float32",
-        "timings": timings,
-        "graph": {name: getattr(job.graph, name) for name in ("name", "sha256", "input", "output", "shape", "layout")},
-        "images": "random" if job.images.random else len(job.images.pixels),
-        "artifact": artifact and {"name": Path(artifact.path).name, "bytes": artifact.size,
-                                  "build_seconds": artifact.seconds, "proof": artifact.proof},
-        "device": device_name(config),
-        "gpu": gpus()[0] if gpus() else None,
-        "threads": cpu_threads(config),
-        "versions": {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)}
-        | {"python": platform.python_version(), "tensorflow": tensorflow_version()},
-        "flags": {name: getattr(config, name) for name in kept},
-        "notes": result.notes,
-        **result.facts,
-    }  # fmt: skip
-
-
 def append(path: Path, text: str) -> None:
-    """Appends whole blocks: one write to a file opened for appending, on disk before it returns."""
+    """Appends a whole block: one write to a file opened for appending, on disk before this returns."""
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(handle, text.encode())
@@ -2118,182 +2050,106 @@ def check_output_dir(folder: str) -> None:
         raise UserError(f"--output_dir={folder} cannot be written ({error.strerror}): pass another folder") from error
 
 
-def console() -> Any:
-    """rich's console on stdout, 100 columns where it is no terminal."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
-
-
-def print_table(records: list[dict[str, Any]]) -> None:
-    """All cases side by side, one unit a column, the best images/s marked."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("precision", "engine", "batch", "input", "images/s\nmedian", "\n95 % ±", "images/s\nthroughput", "vs\nnative",
-                  "ms\np50", "ms\np99", "top-1\nagree", "MB", "build\ns"):  # fmt: skip
-        table.add_column(title, justify="left" if title in ("precision", "engine", "input") else "right", no_wrap=True)
-    native = {(r["batch_size"], i): t["statistics"]["fps_median"] for r in records if r["precision"] == "native"
-              for i, t in r["timings"].items()}  # fmt: skip
-    best = max((t["statistics"]["fps_median"] for r in records for t in r["timings"].values()), default=0)
-    for record in records:
-        for inputs, timing in record["timings"].items() or [("", None)]:
-            table.add_row(*table_row(record, inputs, timing, native.get((record["batch_size"], inputs)), best))
-    console().print(table)
-
-
-def table_row(record: dict[str, Any], inputs: str, timing: dict | None, native: float | None, best: float) -> list[str]:
-    head = [record["precision"] if record["precision"] == "native" else record["precision"].upper(), record["engine"],
-            str(record["batch_size"]), inputs]  # fmt: skip
-    artifact = record["artifact"] or {}
-    tail = [
-        f"{record['agreement']['top1']:.1%}" if "agreement" in record else "",
-        f"{artifact['bytes'] / 1e6:.1f}" if artifact else "",
-        f"{artifact['build_seconds']:.1f}" if artifact.get("build_seconds") else "",
-    ]
-    if timing is None:
-        return [*head, record["status"], *[""] * 5, *tail]
-    s = timing["statistics"]
-    speed = s["fps_median"]
-    half = max(s["fps_high"] - speed, speed - s["fps_low"])
-    return [*head, f"[bold]{speed:,.1f}*[/]" if speed == best else f"{speed:,.1f} ", f"{half:.1f}",
-            f"{timing['throughput']:,.1f}", f"{speed / native:.2f}x" if native else "",
-            f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}", *tail]  # fmt: skip
-
-
-def print_predictions(results: list[Result], config: Config) -> None:
-    """The line of the 2018 script for each precision and engine, then the probabilities as a table."""
-    from rich.table import Table
-
-    shown = {(r.case.precision, r.case.engine): r.facts["predictions"] for r in results if "predictions" in r.facts}
-    if not shown:
-        return
+def print_report(records: list[dict[str, Any]], config: Config) -> None:
+    """What a person reads on stdout: the 2018 script's predictions lines, then report.py's tables and sentences."""
+    shown = {(r["precision"], r["engine"]): r["predictions"] for r in records if "predictions" in r}
     engines = collections.Counter(precision for precision, _ in shown)
-    names = {key: key[0] if engines[key[0]] == 1 else f"{key[0]} ({key[1]})" for key in shown}
-    print("Predictions:")
-    for key, rows in shown.items():
-        print("Precision: ", names[key], [label for label, _ in rows])
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for key in shown:
-        table.add_column(names[key], overflow="ellipsis", no_wrap=True)
-    for ranks in zip(*shown.values()):
-        table.add_row(*(f"{share:.3f} {label}" for label, share in ranks))
-    print()
-    console().print(table)
-
-
-def print_notes(records: list[dict[str, Any]]) -> None:
-    """Every warning sentence once, with the cases that it is about, and why rows failed."""
-    about = collections.defaultdict(list)
-    for record in records:
-        for note in [*record["notes"], *([f"{record['status']}: {record['error']}"] if record["error"] else [])]:
-            about[note].append(f"{record['precision']} {record['engine']} {record['batch_size']}")
-    if about:
-        print()
-    for note, cases in about.items():
-        print(f"{', '.join(cases)}: {note}" if len(cases) < 4 else f"{len(cases)} cases: {note}")
+    if shown:
+        print("Predictions:")
+    for (precision, engine), rows in shown.items():
+        print("Precision: ", precision if engines[precision] == 1 else f"{precision} ({engine})", [name for name, _ in rows])
+    if (path := HERE / "report.py").exists():
+        spec = importlib.util.spec_from_file_location("tensorrt_report", path)
+        assert spec and spec.loader
+        report = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(report)
+        report.print_records(records)
+    if records:
+        print(f"\n{len(records)} cases appended to log.txt and results.jsonl in {config.output_dir}")
 
 
 # ------------------------------------------------------------------------------------------------- running the cases
 
 
 def choose_cases(config: Config, batch_sizes: list[int]) -> list[Case]:
-    """The cases to run, batch size by batch size; says what runs each precision and why not the engines before it.
-
-    Raises:
-      UserError: no engine can run a precision here.
-    """
-    chosen: list[tuple[str, str, str]] = []
+    """The cases to run, batch size by batch size; says what runs each precision and why not the engines before it."""
+    chosen = []
     for precision in config.precisions:
-        if precision == "native":
-            chosen.append(("native", "native", "asked for"))
-            continue
-        for name in config.engine:
-            chosen += [choose_engine(precision)] if name == "auto" else [(name, precision, "asked for")]
+        for name in ["native"] if precision == "native" else config.engine:
+            engine, why = choose_engine(precision, config.build_only) if name == "auto" else (name, "asked for")
+            chosen.append((engine, precision, why))
     return [Case(engine, precision, size, why) for size in batch_sizes for engine, precision, why in chosen]
 
 
-def choose_engine(precision: str) -> tuple[str, str, str]:
-    """The first engine that can run the precision here without leaving the device."""
+def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
+    """The first engine that can run (or build) the precision here without leaving the device, and why it is that one."""
     reasons = []
-    for name in ("tensorrt", "xla", "onnxruntime"):
+    for name in AUTO:
         engine = ENGINES[name]
-        reason = engine.why_not(precision)
-        if not reason and not gpus() and name == "xla":
+        reason = engine.why_not_build(precision) if build_only else engine.why_not(precision)
+        if not reason and name == "xla" and not gpus():
             reason = "auto takes XLA only where there is a GPU"
-        if not reason and gpus() and name == "onnxruntime" and OnnxRuntime.provider() == "CPUExecutionProvider":
+        if not reason and name == "onnxruntime" and gpus() and OnnxRuntime.provider().startswith("CPU"):
             reason = "would leave the GPU: pip install onnxruntime-gpu"
         if not reason:
             why = "; ".join(reasons) or "first choice"
             say(f"{precision.upper()} runs in {name} ({why})")
-            return name, precision, why
+            return name, why
         reasons.append(f"{name}: {reason}")
-    raise UserError(f"no engine for {precision.upper()} here: {'; '.join(reasons)} (--doctor tells more)")
+    return "none", f"no engine for {precision.upper()}: {'; '.join(reasons)}"
 
 
 def run_case(job: Job, clock: Callable[[], float] = time.perf_counter) -> Result:
-    """Builds, opens, times and runs one case in this process.
+    """Builds, opens and times one case in this process.
 
     Raises:
       UserError: the engine cannot do it, in one line.
     """
-    engine, case, config = ENGINES[job.case.engine], job.case, job.config
-    result = Result(case)
-    reason = engine.why_not_build(case.precision) if config.build_only else engine.why_not(case.precision)
-    if reason and engine.why_not_build(case.precision):
+    case, config, result = job.case, job.config, Result(job.case)
+    engine = ENGINES[case.engine]
+    if reason := engine.why_not_build(case.precision):
         raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
     with waiting(f"Building {case}"):
         result.artifact = engine.build(job)
+    reason = engine.why_not(case.precision)
     if config.build_only or reason:
-        result.status = "built"
-        result.error = f"built, not run: {reason}" if reason else ""
+        result.status, result.error = "built", "" if config.build_only else f"built, not run: {reason}"
         return result
     batch = job.batch()
     with waiting(f"Opening {case}"):
         runner = engine.open(job, result.artifact, batch)
-    images = case.batch_size * config.num_loops
     if config.inputs in ("device", "both"):
-        with watch_clocks(result.facts, 2 * images):
-            result.timings["device"] = time_resident(runner, config, case.batch_size, clock, str(case))
+        result.timings["device"] = time_resident(runner, job, clock)
     if config.inputs in ("host", "both"):
-        result.timings["host"] = time_host(runner, config, batch, clock, str(case))
+        result.timings["host"] = time_host(runner, job, batch, clock)
     result.outputs = np.asarray(runner.infer(batch), np.float32).reshape(case.batch_size, -1)
-    if case.precision != "native":
-        result.notes += proof_notes(case, result.artifact.proof)
+    result.notes += proof_notes(case.precision, result.artifact.proof)
     return result
 
 
-def proof_notes(case: Case, proof: dict[str, Any]) -> list[str]:
+def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
     """A sentence where the engine ran something else than the graph says."""
     ran = proof.get("executed_share_of_nodes", 1)
-    if case.precision == "fp16" and ran == 0:
-        return ["float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so the speed is "
-                "not FP16's"]  # fmt: skip
-    if ran < 0.5:
-        return [f"only {ran:.0%} of the convolutions and matrix products ran in {case.precision.upper()}"]
-    return []
-
-
-def explain(error: BaseException) -> str:
-    """An error of a case in one line, with the remedy where it is known."""
-    text = one_line(error)
-    if isinstance(error, UserError):
-        return str(error)
-    if re.search(r"out of memory|OOM|RESOURCE_EXHAUSTED|ResourceExhausted|bad_alloc|MemoryError",
-                 f"{type(error).__name__} {error}", re.I):  # fmt: skip
-        return f"out of memory: pass a smaller --batch_size ({text})"
-    return f"{type(error).__name__}: {text}"
+    if precision == "fp16" and ran == 0:
+        return ["float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so this is not "
+                "FP16's speed"]  # fmt: skip
+    return [f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"] if ran < 0.5 else []
 
 
 def attempt(job: Job) -> Result:
-    """run_case, with an error as a failed result."""
+    """run_case with an error as a failed result in one line, and the remedy where it is known."""
     try:
         return run_case(job)
-    except (UserError, Exception) as error:
-        return Result(job.case, "failed", explain(error))
+    except UserError as error:
+        return Result(job.case, "failed", str(error))
+    except Exception as error:
+        text = f"{type(error).__name__}: {one_line(error)}"
+        if re.search("out of memory|OOM|resource.?exhausted|bad_alloc|MemoryError", f"{text} {error}", re.I):
+            text = f"out of memory: pass a smaller --batch_size ({text})"
+        return Result(job.case, "failed", text)
 
 
-def child(job: Job, connection: Any, stderr_path: str) -> None:
+def child(job: Job, connection: Any, words: str) -> None:
     """A case's process: its stderr goes to a file, its progress to the terminal; it dies with its parent."""
     global TERMINAL
     from rich.console import Console
@@ -2301,7 +2157,7 @@ def child(job: Job, connection: Any, stderr_path: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=die_with_parent, daemon=True).start()
     TERMINAL = Console(file=os.fdopen(os.dup(2), "w"))
-    with open(stderr_path, "w") as file:
+    with open(words, "w") as file:
         os.dup2(file.fileno(), 2)
     connection.send(attempt(job))
     connection.close()
@@ -2326,141 +2182,122 @@ def run_isolated(job: Job) -> Result:
             process.join()
             return Result(job.case, "failed", last_words(process.exitcode, Path(words.name).read_text(errors="replace")))
         finally:
-            stop(process)
-
-
-def stop(process: Any) -> None:
-    """Ends a case's process: it has 5 seconds to go by itself."""
-    process.join(5)
-    for end in (process.terminate, process.kill):
-        if process.is_alive():
-            end()
-            process.join(5)
+            process.join(0 if sys.exc_info()[0] else 5)
+            process.kill()
+            process.join()
 
 
 def last_words(exit_code: int, stderr: str) -> str:
     """Why a process died: the signal's name, and the end of what it wrote."""
     how = f"died of {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     hint = " (out of memory? pass a smaller --batch_size)" if exit_code == -signal.SIGKILL else ""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     return f"the case's process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
 
 
-def pool(results: list[Result]) -> Result:
-    """The rounds of one case as one result: their steps together, each round's apart in the facts."""
-    whole = next((r for r in results if r.status == "ok"), results[0])
-    good = [r for r in results if r.status == "ok"]
-    if len(good) > 1:
-        whole.facts["rounds"] = [{k: dataclasses.asdict(t) for k, t in r.timings.items()} for r in good]
-        whole.timings = {
-            inputs: Timing(
-                [s for r in good for s in r.timings[inputs].seconds],
-                float(np.median([r.timings[inputs].throughput for r in good])),
-                good[0].timings[inputs].first_run,
-            )
-            for inputs in whole.timings
-        }
+def pool(rounds: list[Result]) -> Result:
+    """The rounds of one case as one result: their steps together; each round's own are kept in the facts."""
+    good = [result for result in rounds if result.status == "ok"]
+    if len(good) < 2:
+        return (good or rounds)[0]
+    whole = good[0]
+    whole.facts["rounds"] = [{i: dataclasses.asdict(t) for i, t in result.timings.items()} for result in good]
+    for inputs, first in whole.timings.items():
+        every = [result.timings[inputs] for result in good]
+        seconds = [second for timing in every for second in timing.seconds]
+        throughput = float(np.median([timing.throughput for timing in every]))
+        whole.timings[inputs] = dataclasses.replace(first, seconds=seconds, throughput=throughput)
     return whole
 
 
-def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, done: Callable[[Result, Job], None]) -> None:
-    """Runs all cases, rounds of one batch size in turn, and hands each result over as soon as it is whole."""
-    onnx = Onnx(config, graph, images)
-    run = run_isolated if config.isolate else attempt
-    reference = None
-    wanted = any(case.precision != "native" for case in cases) and not config.build_only
-    if wanted and not any(case.precision == "native" for case in cases):
-        case = Case("native", "native", max(case.batch_size for case in cases))
-        quick = Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "inputs": "device"})
-        reference = run(Job(case, quick, graph, images)).outputs
+def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, done: Callable[[Result], None]) -> None:
+    """Runs all cases, the rounds of one batch size in turn, and hands over each result as soon as it is whole."""
+    onnx, run = Onnx(config, graph, images), run_isolated if config.isolate else attempt
+    reference = None if config.build_only else untimed_reference(cases, config, graph, images, run)
     for _, group in itertools.groupby(cases, key=lambda case: case.batch_size):
         jobs = [make_job(case, config, graph, images, onnx) for case in group]
-        rounds = [[run(job) if isinstance(job, Job) else job for job in jobs] for _ in range(config.rounds)]
-        for index, job in enumerate(jobs):
-            result = pool([turn[index] for turn in rounds])
+        turns = [[run(job) if isinstance(job, Job) else job for job in jobs] for _ in range(config.rounds)]
+        for job, rounds in zip(jobs, zip(*turns)):
+            result = pool(list(rounds))
             if result.case.precision == "native" and result.outputs is not None:
                 reference = result.outputs
             if result.case.precision == "int8" and isinstance(job, Job) and job.source:
                 result.facts["calibration"] = onnx.calibration.facts
                 result.notes += calibration_notes(onnx.calibration.facts)
             judge(result, reference, images, config)
-            done(result, Job(result.case, config, graph, images))
+            done(result)
+
+
+def untimed_reference(cases: list[Case], config: Config, graph: Graph, images: Images,
+                      run: Callable[[Job], Result]) -> np.ndarray | None:  # fmt: skip
+    """Native's outputs where native is not among the cases: agreement needs them, at the largest batch."""
+    if any(case.precision == "native" for case in cases):
+        return None
+    case = Case("native", "native", max(case.batch_size for case in cases))
+    short = Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "inputs": "device"})
+    return run(Job(case, short, graph, images)).outputs
 
 
 def make_job(case: Case, config: Config, graph: Graph, images: Images, onnx: Onnx) -> Job | Result:
-    """A case with its ONNX file written, or a failed result where that is not possible."""
+    """A case with its ONNX file written if its engine takes one, or a failed result where that is not possible."""
+    if case.engine == "none":
+        return Result(case, "failed", case.why)
     engine = ENGINES[case.engine]
-    if not engine.needs_onnx or engine.why_not_build(case.precision):
-        return Job(case, config, graph, images)
     try:
-        return Job(case, config, graph, images, onnx.write(case))
-    except (UserError, Exception) as error:
-        return Result(case, "failed", explain(error))
+        wanted = engine.needs_onnx and not engine.why_not_build(case.precision)
+        return Job(case, config, graph, images, onnx.write(case) if wanted else None)
+    except UserError as error:
+        return Result(case, "failed", str(error))
+    except Exception as error:  # onnx and onnxruntime have classes of their own
+        return Result(case, "failed", f"no ONNX graph of that precision ({type(error).__name__}: {one_line(error)})")
 
 
 # -------------------------------------------------------------------------------------------------------------- main
 
 
-def doctor() -> None:
+def doctor(config: Config) -> None:
     """The matrix of engines and precisions on this machine, and the command that mends what is missing."""
-    from rich.table import Table
-
-    print(f"tensorrt.py {VERSION}, Python {platform.python_version()}, {cpu_name()}, {cpu_threads()} threads")
+    print(f"tensorrt.py {VERSION}, Python {platform.python_version()}, {device_name(config)}")
     for gpu in gpus():
-        print(f"{gpu['name']}, compute capability {gpu['compute_capability']}, {gpu['memory_mb']:,} MB, driver {gpu['driver']}")
-    if not gpus():
-        print("no NVIDIA GPU found (by NVML)")
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("engine", "version", *(p.upper() if p != "native" else p for p in PRECISIONS)):
-        table.add_column(title, no_wrap=True)
-    reasons: dict[str, list[str]] = {}
+        print("GPU {index}: {name}, compute capability {compute_capability}, {memory_mb} MB, driver {driver}".format(**gpu))
+    print("" if gpus() else "no NVIDIA GPU found by NVML\n")
+    print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
+    reasons = collections.defaultdict(list)
     for engine in ENGINES.values():
         cells = []
         for precision in PRECISIONS:
-            reason = engine.why_not(precision) if precision in engine.precisions else None
-            builds = reason and not engine.why_not_build(precision) and engine.needs_onnx
-            cells.append("-" if precision not in engine.precisions else "builds" if builds else "no" if reason else "runs")
+            if precision not in engine.precisions:
+                cells.append("-")
+                continue
+            reason = engine.why_not(precision)
+            cells.append("runs" if not reason else "missing" if engine.why_not_build(precision) else "builds")
             if reason:
-                reasons.setdefault(f"{engine.name}: {reason}", []).append(precision.upper())
-        table.add_row(engine.name, engine.version(), *cells)
-    console().print(table)
+                reasons[f"{engine.name}: {reason}"].append(precision)
+        print(f"{engine.name:13}{engine.version():26}" + "".join(f"{cell:8}" for cell in cells))
+    print()
     for reason, precisions in reasons.items():
         print(f"{reason} ({', '.join(precisions)})")
 
 
 def measure(config: Config) -> int:
-    """From the flags to the table; the exit status."""
+    """From the flags to the report; the exit status."""
     check_output_dir(config.output_dir)
     graph = load_graph(config)
     if not (config.frozen_graph or config.savedmodel_dir or config.keras_model or "preprocessing" in config.given):
-        config.preprocessing = "inception"  # what the built-in model was trained on
+        config.preprocessing = "inception"  # what the built-in model was trained with
     batch_sizes = fit_batch_sizes(config, graph)
     images = load_images(config, graph, max(batch_sizes))
-    results: list[Result] = []
     records: list[dict[str, Any]] = []
 
-    def done(result: Result, job: Job) -> None:
-        record = make_record(result, job)
-        keep(record, config)
-        results.append(result)
-        records.append(record)
+    def done(result: Result) -> None:
+        records.append(make_record(result, Job(result.case, config, graph, images)))
+        keep(records[-1], config)
 
     try:
         run_cases(choose_cases(config, batch_sizes), config, graph, images, done)
     finally:
-        report(results, records, config)
-    return int(any(r.status == "failed" or (r.status == "built" and r.error) for r in results))
-
-
-def report(results: list[Result], records: list[dict[str, Any]], config: Config) -> None:
-    """What a person reads on stdout."""
-    if not records:
-        return
-    print_predictions(results, config)
-    print()
-    print_table(records)
-    print_notes(records)
-    print(f"\n{len(records)} cases appended to {config.output_dir}/log.txt and results.jsonl")
+        print_report(records, config)
+    return int(any(record["error"] for record in records))
 
 
 def main(argv: list[str]) -> int:
@@ -2468,18 +2305,18 @@ def main(argv: list[str]) -> int:
     try:
         config = parse_flags(argv)
         if config.help or config.version:
-            print(help_text() if config.help else VERSION)
-            return 0
-        if config.doctor:
-            doctor()
-            return 0
-        return measure(config)
+            print(f"{__doc__}\n{FLAGS.get_help()}" if config.help else VERSION)
+        elif config.doctor:
+            doctor(config)
+        else:
+            return measure(config)
     except UserError as error:
         print(f"tensorrt.py: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("tensorrt.py: stopped; what was measured is kept", file=sys.stderr)
+        say("stopped; what was measured is kept")
         return 130
+    return 0
 
 
 if __name__ == "__main__":

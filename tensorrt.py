@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import ctypes
 import dataclasses
 import datetime
 import difflib
@@ -351,8 +352,8 @@ def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
     try:
         with quiet():
             import tensorflow as tf
-    except ImportError as error:
-        raise UserError(f"TensorFlow cannot be imported ({error}): pip install -r requirements.txt") from error
+    except Exception as error:  # a broken install fails in many ways
+        raise UserError(f"TensorFlow cannot be imported ({one_line(error)}): pip install -r requirements.txt") from error
     tf.get_logger().setLevel("ERROR")
     with quiet(), contextlib.suppress(RuntimeError):  # already initialised, by an earlier case of --noisolate
         if hide_gpus:
@@ -996,8 +997,8 @@ def to_int8(model: Any, ranges: dict[str, tuple[float, float]], cpu: bool) -> An
     """Explicit Q/DQ around what is worth it, per-channel int8 weights, ranges from one calibration.
 
     For TensorRT (cpu=False) activations are int8 with zero point 0, on the inputs of convolutions and matrix products
-    and on residual branches. For ONNX Runtime on CPUs they are uint8, also on the outputs of convolutions that no
-    activation follows and around Add and MaxPool: its int8 kernels take int8 in and give int8 out.
+    and on residual branches. For ONNX Runtime on CPUs they are uint8, also behind every convolution and its activation
+    and around Add and MaxPool: its int8 kernels take int8 in and give int8 out.
     """
     from onnx import ModelProto
     from onnxruntime.quantization import CalibrationMethod, QuantType
@@ -1023,7 +1024,7 @@ def to_int8(model: Any, ranges: dict[str, tuple[float, float]], cpu: bool) -> An
             "OpTypesToExcludeOutputQuantization": list(HEAVY),
         },
     )
-    for tensor in bare_conv_outputs(model.graph) if cpu else residual_tensors(model.graph):
+    for tensor in conv_outputs(model.graph) if cpu else residual_tensors(model.graph):
         if tensor in ranges:
             quantizer.quantize_activation_tensor(tensor)
     return quantizer.quantize_model()
@@ -1045,11 +1046,16 @@ def consumers(graph: Any) -> dict[str, list[Any]]:
     return found
 
 
-def bare_conv_outputs(graph: Any) -> list[str]:
-    """Outputs of convolutions that neither an activation nor the final Softmax follows."""
-    readers, fine = consumers(graph), (*ACTIVATIONS, "Softmax", "Reshape", "Squeeze", "Flatten")
-    outputs = [node.output[0] for node in graph.node if node.op_type == "Conv"]
-    return [name for name in outputs if any(reader.op_type not in fine for reader in readers[name])]
+def conv_outputs(graph: Any) -> list[str]:
+    """Outputs of convolutions, behind their activation if they have one, but for those that go straight to Softmax."""
+    readers, last = consumers(graph), {"Softmax", "Reshape", "Squeeze", "Flatten"}
+    found = []
+    for name in [node.output[0] for node in graph.node if node.op_type == "Conv"]:
+        while len(readers[name]) == 1 and readers[name][0].op_type in ACTIVATIONS:
+            name = readers[name][0].output[0]
+        if not last.issuperset(reader.op_type for reader in readers[name]):
+            found.append(name)
+    return found
 
 
 def residual_tensors(graph: Any) -> list[str]:
@@ -1232,8 +1238,9 @@ class TensorFlowRunner:
                 self.infer(batch)
             return
         tf, outputs = self.tf, []
-        with tf.device("/CPU:0"):  # staging that is filled once and reused, as a server's decoder would
-            data = tf.data.Dataset.from_tensors(pinned_tensor(tf, batch)).repeat(steps)
+        with tf.device("/CPU:0"):
+            staging, self.owner = pinned_tensor(tf, batch)  # filled once and reused, as a server's decoder would
+            data = tf.data.Dataset.from_tensors(staging).repeat(steps)
         fetcher = background_executor()
         for images in data.apply(tf.data.experimental.prefetch_to_device(self.device, buffer_size=2)):
             output = self.step(images)
@@ -1254,18 +1261,19 @@ def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
     return prepare
 
 
-def pinned_tensor(tf: Any, batch: np.ndarray) -> Any:
-    """The batch as a host tensor in page-locked memory, which copies to a GPU several times faster; else as it is."""
+def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
+    """The batch as a host tensor in page-locked memory, which a GPU reads several times faster, and its owner."""
     try:
         from cuda.core import Device, LegacyPinnedMemoryResource
-
-        Device(0).set_current()
-        memory = np.from_dlpack(LegacyPinnedMemoryResource().allocate(batch.nbytes))
-        memory = memory.view(batch.dtype).reshape(batch.shape)
-        np.copyto(memory, batch)
-        return tf.experimental.dlpack.from_dlpack(memory.__dlpack__())
     except ImportError:
-        return tf.constant(batch)
+        return tf.constant(batch), None
+    Device(0).set_current()
+    owner = LegacyPinnedMemoryResource().allocate(batch.nbytes)
+    # Not by DLPack: NumPy would tell TensorFlow that the memory is CUDA's, which TensorFlow takes for no host memory.
+    memory = np.ctypeslib.as_array((ctypes.c_ubyte * batch.nbytes).from_address(int(owner.handle)))
+    memory = memory.view(batch.dtype).reshape(batch.shape)
+    np.copyto(memory, batch)
+    return tf.experimental.dlpack.from_dlpack(memory.__dlpack__()), owner
 
 
 class background_executor:  # noqa: N801

@@ -1167,8 +1167,13 @@ class Runner(Protocol):
     def sync(self) -> None:
         """Waits until all that was enqueued is done."""
 
-    def feed(self, batch: np.ndarray, steps: int) -> None:
-        """`steps` runs from host to host, the next copy overlapping the running step where the engine can."""
+    def feeder(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
+        """Makes ready, then returns, `steps` runs from host to host: the next copy overlaps the running step."""
+
+
+def repeat(step: Callable[[], Any], count: int) -> None:
+    for _ in range(count):
+        step()
 
 
 class Engine:
@@ -1232,22 +1237,21 @@ class TensorFlowRunner:
     def infer(self, batch: np.ndarray) -> np.ndarray:
         return self.step(self.tf.constant(batch)).numpy()
 
-    def feed(self, batch: np.ndarray, steps: int) -> None:
+    def feeder(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
         if "CPU" in self.device:
-            for _ in range(steps):
-                self.infer(batch)
-            return
-        tf, outputs = self.tf, []
+            return lambda: repeat(lambda: self.infer(batch), steps)
+        tf = self.tf
         with tf.device("/CPU:0"):
             staging, self.owner = pinned_tensor(tf, batch)  # filled once and reused, as a server's decoder would
-            data = tf.data.Dataset.from_tensors(staging).repeat(steps)
-        fetcher = background_executor()
-        for images in data.apply(tf.data.experimental.prefetch_to_device(self.device, buffer_size=2)):
-            output = self.step(images)
-            with fetcher(), tf.device("/CPU:0"):  # the caller goes on to the next step while the output is copied
-                outputs.append(tf.identity(output))
-        fetcher.wait()
-        _ = [output.numpy() for output in outputs]
+            data = tf.data.Dataset.from_tensors(staging).repeat(steps + 1)
+        pipeline = iter(data.apply(tf.data.experimental.prefetch_to_device(self.device, buffer_size=2)))
+        self.step(next(pipeline)).numpy()  # building the pipeline is no part of a step
+
+        def burst() -> None:
+            outputs = [self.step(images) for images in pipeline]
+            tf.concat(outputs, axis=0).numpy()  # together: each fetch would wait for all that is enqueued by then
+
+        return burst
 
 
 def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
@@ -1274,21 +1278,6 @@ def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
     memory = memory.view(batch.dtype).reshape(batch.shape)
     np.copyto(memory, batch)
     return tf.experimental.dlpack.from_dlpack(memory.__dlpack__()), owner
-
-
-class background_executor:  # noqa: N801
-    """TensorFlow's asynchronous eager executor: ops in its scope run in a thread of TensorFlow's own."""
-
-    def __init__(self) -> None:
-        from tensorflow.python.eager import context, executor
-
-        self.executor, self.scope = executor.new_executor(enable_async=True), context.executor_scope
-
-    def __call__(self) -> Any:
-        return self.scope(self.executor)
-
-    def wait(self) -> None:
-        self.executor.wait()
 
 
 class Native(Engine):
@@ -1422,18 +1411,20 @@ class OnnxRuntimeRunner:
     def infer(self, batch: np.ndarray) -> np.ndarray:
         return self.session.run([self.output], {self.input: batch})[0]
 
-    def feed(self, batch: np.ndarray, steps: int) -> None:
+    def feeder(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
         if self.device == "cpu":  # the batch is read where it lies
+            return lambda: repeat(lambda: self.infer(batch), steps)
+
+        def burst() -> None:
+            following = self.bind(batch)
             for _ in range(steps):
-                self.infer(batch)
-            return
-        following = self.bind(batch)
-        for _ in range(steps):
-            running = following
-            self.session.run_with_iobinding(running, self.options)
-            following = self.bind(batch)  # copies while the step runs
-            running.synchronize_outputs()
-            running.copy_outputs_to_cpu()
+                running = following
+                self.session.run_with_iobinding(running, self.options)
+                following = self.bind(batch)  # copies while the step runs
+                running.synchronize_outputs()
+                running.copy_outputs_to_cpu()
+
+        return burst
 
 
 def session_options(config: Config) -> Any:
@@ -1649,9 +1640,12 @@ class TensorRtRunner:
         self.stream.sync()
         return slot.host_output.copy()
 
-    def feed(self, batch: np.ndarray, steps: int) -> None:
+    def feeder(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
         for slot in self.slots:  # staging is filled once and reused, as a server's decoder would
             np.copyto(slot.host_input, batch)
+        return lambda: self.feed(steps)
+
+    def feed(self, steps: int) -> None:
         for step in range(steps):
             slot = self.slots[step % 2]
             if slot.done is not None:
@@ -1740,8 +1734,7 @@ def time_resident(runner: Runner, job: Job, clock: Callable[[], float] = time.pe
         runner.sync()
 
     def burst() -> None:
-        for _ in range(job.config.num_loops):
-            runner.enqueue()
+        repeat(runner.enqueue, job.config.num_loops)
         runner.sync()
 
     return time_loops(step, burst, job, str(job.case), clock)
@@ -1749,7 +1742,7 @@ def time_resident(runner: Runner, job: Job, clock: Callable[[], float] = time.pe
 
 def time_host(runner: Runner, job: Job, batch: np.ndarray, clock: Callable[[], float] = time.perf_counter) -> Timing:
     """Steps from NumPy to NumPy; in the burst the next copy overlaps the running step."""
-    burst = functools.partial(runner.feed, batch, job.config.num_loops)
+    burst = runner.feeder(batch, job.config.num_loops)
     return time_loops(functools.partial(runner.infer, batch), burst, job, f"{job.case} from host", clock)
 
 
@@ -1769,9 +1762,11 @@ class Clocks(threading.Thread):
         self.cost, self.over = 0.0, threading.Event()
 
     def __enter__(self) -> Clocks:
-        self.begun = time.perf_counter()
         if gpus():
+            self.sample()  # NVML's first answers are slow: not in the loop
+            self.samples.clear()
             self.start()
+        self.begun = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -1781,19 +1776,22 @@ class Clocks(threading.Thread):
             self.join()
 
     def run(self) -> None:
+        while not self.over.wait(self.PERIOD):
+            start = time.perf_counter()
+            self.sample()
+            self.cost += time.perf_counter() - start
+
+    def sample(self) -> None:
         import pynvml as nvml
 
         handle = nvml.nvmlDeviceGetHandleByIndex(gpus()[0]["index"])
-        while not self.over.wait(self.PERIOD):
-            start = time.perf_counter()
-            with contextlib.suppress(nvml.NVMLError):  # some boards lack a sensor: no row then
-                self.samples.append((
-                    nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-                    nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-                    nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-                    nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
-                ))  # fmt: skip
-            self.cost += time.perf_counter() - start
+        with contextlib.suppress(nvml.NVMLError):  # some boards lack a sensor: no row then
+            self.samples.append((
+                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+                nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+                nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
+            ))  # fmt: skip
 
     def facts(self, images: int) -> dict[str, Any]:
         """Lowest, median and highest MHz, W and degrees Celsius, images per joule, what slowed the GPU, own cost."""

@@ -93,7 +93,7 @@ def test_tensorrt_runner_replays_its_cuda_graph(runner):
 
 def test_tensorrt_runner_feeds_both_slots(runner):
     other = runner.batch * 2
-    runner.run.feed(other, 5)
+    runner.run.feeder(other, 5)()
     for slot in runner.run.slots:
         assert np.array_equal(slot.host_output, other)
 

@@ -1,0 +1,72 @@
+"""What the timed loop adds to a bare loop over the same function, taken in turn in one process.
+
+    python tests/bench/overhead.py [flags of tensorrt.py]
+
+The first engine and precision that the flags name is measured (native without any), on the device-resident batch. The
+bare loop calls TensorFlow's function, or session.run_with_iobinding, with nothing around it but the clock.
+"""
+
+import importlib.util
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROUNDS = 8
+
+
+def load():
+    path = Path(__file__).resolve().parents[2] / "tensorrt.py"
+    spec = importlib.util.spec_from_file_location("bench", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def bare_step(bench, runner):
+    """The engine's own call and wait, without the runner."""
+    if isinstance(runner, bench.OnnxRuntimeRunner):
+        run, resident, options = runner.session.run_with_iobinding, runner.resident, runner.options
+        return lambda: (run(resident, options), resident.synchronize_outputs())
+    step, resident, sync = runner.step, runner.resident, runner.tf.test.experimental.sync_devices
+    return lambda: (step(resident), sync())
+
+
+def bare_loop(step, count):
+    seconds = []
+    for _ in range(count):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def main():
+    bench = load()
+    config = bench.parse_flags([sys.argv[0], "--noisolate", "--preprocessing=inception", *sys.argv[1:]])
+    os.makedirs(config.output_dir, exist_ok=True)
+    graph = bench.load_graph(config)
+    size = config.batch_sizes[0]
+    images = bench.load_images(config, graph, size)
+    case = bench.choose_cases(config, [size])[0]
+    job = bench.make_job(case, config, graph, images, bench.Onnx(config, graph, images))
+    engine = bench.ENGINES[case.engine]
+    artifact = engine.build(job)
+    runner = engine.open(job, artifact, job.batch())
+    bare = bare_step(bench, runner)
+    bare_loop(bare, 5)
+    pairs = []
+    for _ in range(ROUNDS):
+        ours = bench.time_resident(runner, job)
+        theirs = bare_loop(bare, config.num_loops)
+        pairs.append((statistics.median(ours.seconds), statistics.median(theirs)))
+    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+    spread = sorted(ours / theirs for ours, theirs in pairs)
+    print(f"{case}: a timed step takes {ratio:.4f} of a bare step (median of {ROUNDS} rounds in turn, "
+          f"{spread[0]:.3f} to {spread[-1]:.3f}; {1e3 * pairs[0][1]:.2f} ms a bare step; load {os.getloadavg()[0]:.1f})")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

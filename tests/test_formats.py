@@ -1,0 +1,186 @@
+"""Formats to the letter, statistics against numbers worked out by hand, a clock that only ticks when told to."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = [0.10, 0.20, 0.10, 0.20, 0.10]
+
+
+def record(bench, **changes):
+    timing = {"seconds": SECONDS, "throughput": 81.25, "first_run": 1.5, "verdict": "noisy",
+              "statistics": bench.statistics(SECONDS, 8)}  # fmt: skip
+    return {"network": "native_net.pb", "batch_size": 8, "timings": {"device": timing}, "input_dtype": "float32",
+            "status": "ok", "error": "", "engine": "native", "engine_version": "2.21.0", "device": "CPU X, 2 threads",
+            **changes}  # fmt: skip
+
+
+def test_log_block_keeps_the_old_lines_to_the_letter(bench):
+    assert bench.log_block(record(bench)) == (
+        "\n==========================\n"
+        "network: native_net.pb,\t batchsize 8, steps 5\n"
+        "  fps \tmedian: 80.0, \tmean: 64.0, \tuncertainty: 9.8, \tjitter: 0.0\n"
+        "  latency \tmedian: 0.10000, \tmean: 0.14000, \t99th_p: 0.20000, \t99th_uncertainty: 0.10000\n"
+        "  inputs \tdevice float32, \tthroughput: 81.2 images/s, \tfirst run: 1.500 s, \tnoisy\n"
+        "  engine \tnative 2.21.0, \tdevice: CPU X, 2 threads\n"
+    )
+
+
+def test_log_block_tells_agreement_and_failure(bench):
+    text = bench.log_block(record(bench, agreement={"top1": 1.0, "cosine": 0.99951}))
+    assert text.endswith("  agreement \ttop1: 1.0000, \tcosine: 0.9995\n")
+    failed = bench.log_block(record(bench, timings={}, status="failed", error="out of memory"))
+    assert "network: native_net.pb,\t batchsize 8, steps 0\n  failed \tout of memory\n" in failed
+
+
+def test_statistics_by_hand(bench):
+    numbers = bench.statistics([0.5, 0.25, 1.0, 0.5], 2)  # speeds 4, 8, 2, 4
+    assert numbers["fps_median"] == 4 and numbers["fps_mean"] == 4.5
+    assert numbers["fps_uncertainty"] == pytest.approx(np.sqrt((0.25 + 12.25 + 6.25 + 0.25) / 3) / 2)
+    assert numbers["fps_jitter"] == pytest.approx(1.4826 * 1.0)
+    assert numbers["latency_median"] == 0.5 and numbers["latency_mean"] == 0.5625
+    even, odd = np.percentile([0.5, 1.0], 99), np.percentile([0.25, 0.5], 99)
+    assert numbers["latency_99th_uncertainty"] == pytest.approx(even - odd)
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(6, 1, 6), (10, 2, 9), (20, 6, 15), (100, 40, 61)])
+def test_median_interval_ranks(bench, count, low, high):
+    """Ranks of the 95 % interval from the tables of order statistics (Conover, table A3)."""
+    assert bench.median_interval(np.arange(1, count + 1)) == (low, high)
+
+
+def test_median_interval_holds_the_median_as_often_as_it_says(bench):
+    random, inside = np.random.default_rng(0), 0
+    for _ in range(2000):
+        low, high = bench.median_interval(random.exponential(size=25))
+        inside += low <= np.log(2) <= high
+    assert inside / 2000 > 0.94
+
+
+def test_verdict_on_literal_timings(bench):
+    steady = [0.100, 0.101] * 30
+    assert bench.verdict(steady, 8) == ("steady", "")
+    wide = [0.1, 0.2] * 30
+    assert bench.verdict(wide, 8)[0] == "noisy" and "--num_loops" in bench.verdict(wide, 8)[1]
+    drifting = [0.1] * 20 + [0.102] * 20 + [0.104] * 20
+    assert bench.verdict(drifting, 8)[0] == "noisy" and "drifted" in bench.verdict(drifting, 8)[1]
+
+
+def test_steps_are_timed_by_the_clock_alone(bench):
+    ticks = iter([0.0, 1.0, 5.0, 7.0])
+    calls = []
+    seconds = bench.time_steps(lambda: calls.append("step"), 2, lambda: next(ticks), lambda: calls.append("after"))
+    assert seconds == [1.0, 2.0] and calls == ["step", "after"] * 2
+
+
+class SleepyRunner:
+    """An engine whose step takes 3 ticks to enqueue and 4 to wait for, on a clock of its own."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def enqueue(self):
+        self.now += 3
+
+    def sync(self):
+        self.now += 4
+
+
+def test_resident_loop_waits_for_each_step_and_once_for_the_burst(bench):
+    runner = SleepyRunner()
+    config = bench.parse_flags(["tensorrt.py", "--num_loops=10", "--num_warmup=2"])
+    job = bench.Job(bench.Case("native", "native", 2), config, None, None)
+    timing = bench.time_resident(runner, job, lambda: runner.now)
+    assert timing.seconds == [7.0] * 10 and timing.first_run == 7.0
+    assert timing.throughput == pytest.approx(10 * 2 / (10 * 3 + 4))
+
+
+def test_preprocessing_arithmetic(bench):
+    pixels = np.full((1, 1, 1, 3), (255, 0, 128), np.uint8)
+    images = bench.Images(pixels, ["one"])
+
+    def batch(how, layout="NHWC"):
+        return images.batch(2, how, layout)
+
+    assert np.allclose(batch("vgg")[1, 0, 0], [255 - 123.68, -116.78, 128 - 103.94])
+    assert np.allclose(batch("inception")[0, 0, 0], [1, -1, 128 / 127.5 - 1], atol=1e-6)
+    assert np.allclose(batch("torch")[0, 0, 0], [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225], atol=1e-5)
+    assert np.allclose(batch("caffe")[0, 0, 0], [128 - 103.939, -116.779, 255 - 123.68])
+    assert np.allclose(batch("none", "NCHW")[0, :, 0, 0], [255, 0, 128]) and batch("none", "NCHW").shape == (2, 3, 1, 1)
+
+
+def test_image_is_scaled_and_cut_from_its_centre(bench, tmp_path):
+    import tensorflow as tf
+
+    wide = np.zeros((256, 512, 3), np.uint8)
+    wide[:, 144:368] = 200  # exactly the central 224 columns
+    path = tmp_path / "wide.png"
+    path.write_bytes(tf.io.encode_png(wide).numpy())
+    cut = bench.read_image(path, (224, 224, 3))
+    assert cut.shape == (224, 224, 3) and (cut == 200).all()
+
+
+def test_labellist():
+    labels = json.loads((ROOT / "labellist.json").read_text())
+    assert list(labels) == [str(number) for number in range(1001)]
+    assert labels["0"] == "background" and labels["1"] == "tench, Tinca tinca"
+    assert "breakwater, groin, groyne, mole, bulwark, seawall, jetty" in labels.values()
+    assert "seashore, coast, seacoast, sea-coast" in labels.values()
+
+
+def test_synsets_name_the_same_classes(bench):
+    assert bench.class_id("n01440764") == 1 and bench.class_id("n15075141") == 1000
+    assert bench.class_id("281") == 281 and bench.class_id("holiday") is None
+
+
+def test_agreement_and_accuracy_by_hand(bench):
+    ours = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], np.float32)
+    theirs = np.array([[0.6, 0.3, 0.1], [0.8, 0.1, 0.1]], np.float32)
+    same = bench.agreement(ours, theirs)
+    assert same["top1"] == 0.5 and same["top5"] == 1.0 and same["difference"] == pytest.approx(0.7)
+    assert same["cosine"] == pytest.approx((0.08 + 0.08 + 0.01) / 0.66)
+    assert bench.accuracy(ours, [0, 0], False) == {"top1": 0.5, "top5": 1.0}
+
+
+def test_clock_sentences(bench):
+    calm = {"sm_mhz": [1900, 1950, 1980], "throttled": []}
+    assert bench.clock_notes(calm) == [] and bench.clock_notes({}) == []
+    assert "1500 and 1980 MHz" in bench.clock_notes({**calm, "sm_mhz": [1500, 1900, 1980]})[0]
+    assert "power cap" in bench.clock_notes({**calm, "throttled": ["power cap"]})[0]
+
+
+def test_clocks_from_a_stand_in_nvml(bench, monkeypatch):
+    import sys
+    import types
+
+    nvml = types.SimpleNamespace(
+        NVMLError=RuntimeError, NVML_CLOCK_SM=1, NVML_TEMPERATURE_GPU=0, nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetClockInfo=lambda handle, kind: 1980, nvmlDeviceGetPowerUsage=lambda handle: 500_000,
+        nvmlDeviceGetTemperature=lambda handle, kind: 40, nvmlDeviceGetCurrentClocksEventReasons=lambda handle: 0x4)  # fmt: skip
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(bench, "gpus", lambda: [{"index": 0}])
+    clocks = bench.Clocks()
+    clocks.sample()
+    clocks.seconds = 2.0
+    facts = clocks.facts(1000)
+    assert facts["sm_mhz"] == [1980.0] * 3 and facts["power_w"] == [500.0] * 3 and facts["celsius"] == [40.0] * 3
+    assert facts["throttled"] == ["power cap"] and facts["images_per_joule"] == pytest.approx(1000 / (500 * 2))
+
+
+def test_no_nvml_no_fields(bench, monkeypatch):
+    monkeypatch.setattr(bench, "gpus", lambda: [])
+    with bench.Clocks() as clocks:
+        pass
+    assert clocks.facts(1) == {}
+
+
+def test_rounds_are_pooled_and_kept_apart(bench):
+    case = bench.Case("native", "native", 1)
+    rounds = [bench.Result(case, timings={"device": bench.Timing(seconds, speed, 1.0)})
+              for seconds, speed in (([1.0, 2.0], 10.0), ([3.0], 30.0))]  # fmt: skip
+    whole = bench.pool(rounds)
+    assert whole.timings["device"].seconds == [1.0, 2.0, 3.0] and whole.timings["device"].throughput == 20.0
+    assert [r["device"]["seconds"] for r in whole.facts["rounds"]] == [[1.0, 2.0], [3.0]]

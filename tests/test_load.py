@@ -1,0 +1,140 @@
+"""Every form of a model loads, finds its input and output, and classifies what it was trained on."""
+
+import re
+
+import numpy as np
+import pytest
+
+FLAGS = {"frozen_graph": "frozen_graph", "tf2": "savedmodel_dir", "tf1": "savedmodel_dir", "keras": "keras_model",
+         "h5": "keras_model"}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FLAGS)
+def test_each_form_classifies_digits(main, forms, digits, form):
+    flags = [f"--{FLAGS[form]}={forms[form]}", "--preprocessing=none", f"--image_dir={digits.folder}", "--batch_size=300"]
+    ran = main("--native", *flags)
+    assert ran.status == 0, ran.err
+    assert ran.records[0]["accuracy"]["top1"] > 0.95
+    assert ran.records[0]["network"] == ("native_net.pb" if form == "frozen_graph" else "native_frozen_graph.pb")
+
+
+def test_the_frozen_file_gives_the_same_predictions(main, forms, digits, tmp_path):
+    common = ["--native", "--preprocessing=none", f"--image_dir={digits.folder}", "--batch_size=8"]
+    first = main(f"--savedmodel_dir={forms['tf2']}", *common)
+    again = main(f"--frozen_graph={tmp_path / 'frozen_graph.pb'}", *common)
+    assert first.records[0]["predictions"] == again.records[0]["predictions"]
+
+
+def test_frozen_graph_wins_over_savedmodel(main, forms):
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--savedmodel_dir=/nowhere", "--preprocessing=none",
+               "--batch_size=2")  # fmt: skip
+    assert ran.status == 0 and ran.records[0]["network"] == "native_net.pb"
+
+
+def softmax_graph(shape=(None, 8, 8, 3), kind="float32", classes=10, names=("x", "y")):
+    def build(tf, v1):
+        images = v1.placeholder(kind, shape, name=names[0])
+        flat = tf.reshape(tf.cast(images, tf.float32), [-1 if shape[0] is None else shape[0], 192])
+        weights = np.random.default_rng(0).normal(size=(192, classes)).astype(np.float32) / 2000
+        tf.nn.softmax(tf.matmul(flat, weights), name=names[1])
+
+    return build
+
+
+def test_node_names_may_carry_an_index(main, graph_file):
+    path = graph_file(softmax_graph())
+    ran = main(f"--frozen_graph={path}", "--input_node=x:0", "--output_node=y:0", "--batch_size=2")
+    assert ran.status == 0, ran.err
+    assert ran.records[0]["graph"]["input"] == "x:0"
+
+
+def test_candidates_are_listed_when_the_output_is_ambiguous(main, graph_file):
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 4, 4, 3], name="x")
+        for name in ("left", "right"):
+            tf.nn.softmax(tf.reshape(images, [-1, 48]), name=name)
+
+    ran = main(f"--frozen_graph={graph_file(build)}")
+    assert ran.status == 2
+    assert "left:0 [?, 48] float32" in ran.err and "right:0" in ran.err and "--output_node" in ran.err
+
+
+def test_usual_names_are_taken_first(main, graph_file):
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 4, 4, 3], name="input_tensor")
+        v1.placeholder("float32", [], name="other")
+        flat = tf.reshape(images, [-1, 48])
+        tf.nn.softmax(flat, name="softmax_tensor")
+        tf.identity(flat, name="logits")
+
+    ran = main(f"--frozen_graph={graph_file(build)}", "--batch_size=2")
+    assert ran.status == 0, ran.err
+    assert ran.records[0]["graph"]["output"] == "softmax_tensor:0"
+
+
+def test_a_fixed_batch_is_taken_or_refused(main, graph_file):
+    path = graph_file(softmax_graph((3, 8, 8, 3)))
+    ran = main(f"--frozen_graph={path}")
+    assert ran.status == 0 and ran.records[0]["batch_size"] == 3 and "fixed to batches of 3" in ran.err
+    refused = main(f"--frozen_graph={path}", "--batch_size=8")
+    assert refused.status == 2 and "--batch_size=3" in refused.err
+
+
+def test_uint8_input_is_fed_pixels(main, graph_file):
+    ran = main(f"--frozen_graph={graph_file(softmax_graph(kind='uint8'))}", "--batch_size=2")
+    assert ran.status == 0, ran.err
+    assert ran.records[0]["input_dtype"] == "uint8"
+
+
+def test_channels_first_is_refused_by_tensorflow_on_a_cpu_and_run_by_onnxruntime(main, bench, graph_file):
+    if bench.gpus():
+        pytest.skip("a GPU can do it")
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 3, 8, 8], name="x")
+        kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4)).astype(np.float32)
+        features = tf.nn.conv2d(images, kernel, 1, "SAME", data_format="NCHW")
+        tf.nn.softmax(tf.reduce_mean(features, [2, 3]) / 100, name="y")
+
+    ran = main(f"--frozen_graph={graph_file(build)}", "--native", "--fp32", "--engine=onnxruntime", "--batch_size=2")
+    native, onnxruntime = ran.records
+    assert ran.status == 1
+    assert native["status"] == "failed" and "--engine=onnxruntime" in native["error"]
+    assert onnxruntime["status"] == "ok" and onnxruntime["graph"]["layout"] == "NCHW"
+
+
+@pytest.mark.parametrize(("classes", "flags", "index", "label"), [
+    (1001, [], 1, "tench, Tinca tinca"),
+    (1000, [], 0, "tench, Tinca tinca"),
+    (10, [], 7, "class 7"),
+    (10, ["--ids_are_one_indexed"], 7, "class 8"),
+])  # fmt: skip
+def test_labels(bench, classes, flags, index, label):
+    config = bench.parse_flags(["tensorrt.py", *flags])
+    outputs = np.zeros((1, classes), np.float32)
+    outputs[0, index] = 1
+    assert bench.predictions(outputs, config)[0] == (label, 1.0)
+
+
+def test_random_images_follow_the_seed(bench):
+    graph = bench.Graph("", "g", "x:0", "y:0", (None, 8, 8, 3), "float32", "NHWC", "")
+    config = [bench.parse_flags(["tensorrt.py", f"--seed={seed}"]) for seed in (1, 1, 2)]
+    one, same, other = (bench.load_images(c, graph, 2).pixels for c in config)
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+
+
+MODELS = {
+    "mobilenet_v1_0.25_224_frozen.pb": ("inception", {"coffee.png": "espresso", "parrot.jpg": "macaw", "bird.bmp": "chickadee"}),
+    "squeezenet_v1.1_frozen.pb": ("caffe", {"coffee.png": "espresso", "hot_dog.jpg": "hotdog"}),
+    "mobilenet_v2_1.0_224_frozen.pb": ("inception", {"coffee.png": "espresso", "parrot.jpg": "macaw"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_trained_networks_name_the_photographs(main, shared, name):
+    preprocessing, expected = MODELS[name]
+    for photograph, label in expected.items():
+        ran = main(f"--frozen_graph={shared / 'models' / name}", f"--preprocessing={preprocessing}", "--num_loops=2",
+                   f"--image_file={shared / 'images' / photograph}", "--batch_size=1")  # fmt: skip
+        assert ran.status == 0, ran.err
+        assert re.search(rf"Precision:  native \[['\"]{label}", ran.out), ran.out

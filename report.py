@@ -46,7 +46,9 @@ def table_of(records: list[Record]) -> Any:
         table.add_column(title, justify="left" if title in titles[:2] else "right", no_wrap=True)
     timed = [(record, inputs) for record in records for inputs in record["timings"]]
     speeds = {id(r["timings"][i]): r["timings"][i]["statistics"]["fps_median"] for r, i in timed}
-    native = {(r["device"], r["batch_size"], i): speeds[id(r["timings"][i])] for r, i in timed if r["precision"] == "native"}
+    native = {
+        (r["device"], r["batch_size"], i): speeds[id(r["timings"][i])] for r, i in timed if r["precision"] == "native"
+    }
     for record in records:
         for row, inputs in enumerate(record["timings"] or [""]):
             timing = record["timings"].get(inputs)

@@ -121,7 +121,11 @@ class Case:
     why: str = ""
 
     def __str__(self) -> str:
-        return f"{self.precision} {self.engine} {self.batch_size}" if self.engine != "native" else f"native {self.batch_size}"
+        return (
+            f"{self.precision} {self.engine} {self.batch_size}"
+            if self.engine != "native"
+            else f"native {self.batch_size}"
+        )
 
     def file_name(self, graph: Graph, suffix: str | None = None) -> str:
         """The case's name in log.txt and its artifact's: `native_X`, `xla_fp16_X`; `suffix` replaces X's own."""
@@ -353,7 +357,9 @@ def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
         with quiet():
             import tensorflow as tf
     except Exception as error:  # a broken install fails in many ways
-        raise UserError(f"TensorFlow cannot be imported ({one_line(error)}): pip install -r requirements.txt") from error
+        raise UserError(
+            f"TensorFlow cannot be imported ({one_line(error)}): pip install -r requirements.txt"
+        ) from error
     tf.get_logger().setLevel("ERROR")
     with quiet(), contextlib.suppress(RuntimeError):  # already initialised, by an earlier case of --noisolate
         if hide_gpus:
@@ -742,7 +748,9 @@ def import_graph(graph_def: Any) -> Any:
     return graph
 
 
-def describe_graph(config: Config, graph_def: Any, path: Path, name: str, inputs: list[str], outputs: list[str]) -> Graph:
+def describe_graph(
+    config: Config, graph_def: Any, path: Path, name: str, inputs: list[str], outputs: list[str]
+) -> Graph:
     """Finds the input and output and checks that images can be fed to the one."""
     graph = import_graph(graph_def)
     operations = graph.get_operations()
@@ -975,7 +983,9 @@ def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calib
 def calibration_notes(facts: dict[str, Any]) -> list[str]:
     """The sentence that a calibration without images of its own deserves."""
     if facts["source"] == "random":
-        return ["INT8 was calibrated on random data: its speed is real, its predictions are not; pass --calibration_dir"]
+        return [
+            "INT8 was calibrated on random data: its speed is real, its predictions are not; pass --calibration_dir"
+        ]
     what = "the one image" if facts["images"] == 1 else f"the {facts['images']} images"
     return [f"INT8 was calibrated on {what} being predicted: pass --calibration_dir to judge its predictions"] * (
         facts["source"] == "input batch"
@@ -984,13 +994,26 @@ def calibration_notes(facts: dict[str, Any]) -> list[str]:
 
 def to_fp16(model: Any, ranges: dict[str, tuple[float, float]]) -> Any:
     """float16 inside, float32 at the edges and wherever a value would overflow float16."""
-    from onnx import ModelProto
+    from onnx import ModelProto, TensorProto
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    half = TensorProto.FLOAT16
     too_large = {name for name, (low, high) in ranges.items() if max(abs(low), abs(high)) > FP16_MAX / 2}
     kept = [node.name for node in model.graph.node if too_large.intersection([*node.input, *node.output])]
     model = ModelProto.FromString(model.SerializeToString())
-    return convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
+    for node in model.graph.node:  # between two nodes kept in float32 the converter leaves a round trip through float16
+        for index, name in enumerate(node.input):
+            back = casts.get(name)
+            if (
+                node.op_type != "Cast"
+                and back
+                and back.input[0] in casts
+                and casts[back.input[0]].attribute[0].i == half
+            ):
+                node.input[index] = casts[back.input[0]].input[0]
+    return model
 
 
 def to_int8(model: Any, ranges: dict[str, tuple[float, float]], cpu: bool) -> Any:
@@ -1021,10 +1044,10 @@ def to_int8(model: Any, ranges: dict[str, tuple[float, float]], cpu: bool) -> An
             "ActivationSymmetric": not cpu,
             "WeightSymmetric": True,
             "QuantizeBias": cpu,  # TensorRT takes the bias in float32
-            "OpTypesToExcludeOutputQuantization": list(HEAVY),
+            "OpTypesToExcludeOutputQuantization": [*HEAVY, "Add"],
         },
     )
-    for tensor in conv_outputs(model.graph) if cpu else residual_tensors(model.graph):
+    for tensor in outputs_behind_activations(model.graph) if cpu else residual_tensors(model.graph):
         if tensor in ranges:
             quantizer.quantize_activation_tensor(tensor)
     return quantizer.quantize_model()
@@ -1046,15 +1069,18 @@ def consumers(graph: Any) -> dict[str, list[Any]]:
     return found
 
 
-def conv_outputs(graph: Any) -> list[str]:
-    """Outputs of convolutions, behind their activation if they have one, but for those that go straight to Softmax."""
+def outputs_behind_activations(graph: Any) -> list[str]:
+    """Outputs of convolutions and residual Adds, behind their activation if they have one, but not Softmax's input."""
     readers, last = consumers(graph), {"Softmax", "Reshape", "Squeeze", "Flatten"}
+    constants = {tensor.name for tensor in graph.initializer}
     found = []
-    for name in [node.output[0] for node in graph.node if node.op_type == "Conv"]:
-        while len(readers[name]) == 1 and readers[name][0].op_type in ACTIVATIONS:
-            name = readers[name][0].output[0]
-        if not last.issuperset(reader.op_type for reader in readers[name]):
-            found.append(name)
+    for node in graph.node:
+        if node.op_type == "Conv" or (node.op_type == "Add" and not constants.intersection(node.input)):
+            name = node.output[0]
+            while len(readers[name]) == 1 and readers[name][0].op_type in ACTIVATIONS:
+                name = readers[name][0].output[0]
+            if not last.issuperset(reader.op_type for reader in readers[name]):
+                found.append(name)
     return found
 
 
@@ -1125,7 +1151,9 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
     ]  # fmt: skip
     for index, node in enumerate(steps):
         model.graph.node.insert(index, node)
-    old.CopyFrom(helper.make_tensor_value_info(old.name, TensorProto.UINT8, [graph.shape[0] or "batch", *graph.image_shape]))
+    old.CopyFrom(
+        helper.make_tensor_value_info(old.name, TensorProto.UINT8, [graph.shape[0] or "batch", *graph.image_shape])
+    )
     return model
 
 
@@ -1679,7 +1707,9 @@ def inspect_plan(trt: Any, engine: Any, precision: str) -> dict[str, Any]:
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     share = plan_share(json.loads(text), precision)
     if precision in ("fp16", "int8") and share.get("executed_share_of_nodes") == 0:
-        raise UserError(f"TensorRT computes nothing of this plan in {precision.upper()}: it would time another precision")
+        raise UserError(
+            f"TensorRT computes nothing of this plan in {precision.upper()}: it would time another precision"
+        )
     return share
 
 
@@ -1687,7 +1717,11 @@ def plan_share(information: dict[str, Any], precision: str) -> dict[str, Any]:
     """The same from the inspector's JSON: TensorRT 10 tells types in `Format/Datatype`, TensorRT 11 in `DataType`."""
     words = {"fp16": ("half", "fp16"), "int8": ("int8",)}.get(precision, ("float", "fp32"))
     layers = [layer for layer in information.get("Layers", []) if isinstance(layer, dict) and layer.get("Inputs")]
-    heavy = [layer["Inputs"][0] for layer in layers if re.search("conv|gemm|matmul|matrix", str(layer.get("LayerType")), re.I)]
+    heavy = [
+        layer["Inputs"][0]
+        for layer in layers
+        if re.search("conv|gemm|matmul|matrix", str(layer.get("LayerType")), re.I)
+    ]
     kinds = [str(source.get("DataType") or source.get("Format/Datatype")).lower() for source in heavy]
     low = sum(any(word in kind for word in words) for kind in kinds)
     return {"executed_nodes": len(heavy), "executed_share_of_nodes": low / len(heavy)} if heavy else {}
@@ -2063,7 +2097,11 @@ def print_report(records: list[dict[str, Any]], config: Config) -> None:
     if shown:
         print("Predictions:")
     for (precision, engine), rows in shown.items():
-        print("Precision: ", precision if engines[precision] == 1 else f"{precision} ({engine})", [name for name, _ in rows])
+        print(
+            "Precision: ",
+            precision if engines[precision] == 1 else f"{precision} ({engine})",
+            [name for name, _ in rows],
+        )
     if (path := HERE / "report.py").exists():
         spec = importlib.util.spec_from_file_location("tensorrt_report", path)
         assert spec and spec.loader
@@ -2186,7 +2224,9 @@ def run_isolated(job: Job) -> Result:
             return receiver.recv()
         except EOFError:
             process.join()
-            return Result(job.case, "failed", last_words(process.exitcode, Path(words.name).read_text(errors="replace")))
+            return Result(
+                job.case, "failed", last_words(process.exitcode, Path(words.name).read_text(errors="replace"))
+            )
         finally:
             process.join(0 if sys.exc_info()[0] else 5)
             process.kill()
@@ -2265,7 +2305,11 @@ def doctor(config: Config) -> None:
     """The matrix of engines and precisions on this machine, and the command that mends what is missing."""
     print(f"tensorrt.py {VERSION}, Python {platform.python_version()}, {device_name(config)}")
     for gpu in gpus():
-        print("GPU {index}: {name}, compute capability {compute_capability}, {memory_mb} MB, driver {driver}".format(**gpu))
+        print(
+            "GPU {index}: {name}, compute capability {compute_capability}, {memory_mb} MB, driver {driver}".format(
+                **gpu
+            )
+        )
     print("" if gpus() else "no NVIDIA GPU found by NVML\n")
     print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
     reasons = collections.defaultdict(list)

@@ -49,7 +49,9 @@ def command(tmp_path):
 
     def run(*args, cwd=tmp_path, env=None):
         words = [sys.executable, str(ROOT / "tensorrt.py"), *args]
-        return subprocess.run(words, capture_output=True, text=True, timeout=170, cwd=cwd, env={**os.environ, **(env or {})})
+        return subprocess.run(
+            words, capture_output=True, text=True, timeout=170, cwd=cwd, env={**os.environ, **(env or {})}
+        )
 
     return run
 
@@ -61,7 +63,9 @@ def main(bench, tmp_path, capsys):
     def run(*args):
         results = tmp_path / "results.jsonl"
         before = len(results.read_text().splitlines()) if results.exists() else 0
-        status = bench.main(["tensorrt.py", f"--output_dir={tmp_path}", "--noisolate", "--num_loops=6", "--num_warmup=1", *args])
+        status = bench.main(
+            ["tensorrt.py", f"--output_dir={tmp_path}", "--noisolate", "--num_loops=6", "--num_warmup=1", *args]
+        )
         out, err = capsys.readouterr()
         lines = results.read_text().splitlines()[before:] if results.exists() else []
         return types.SimpleNamespace(status=status, out=out, err=err, records=[json.loads(line) for line in lines])
@@ -114,7 +118,9 @@ def network(digits):
     x = layers.Flatten()(layers.MaxPooling2D()(x))
     model = tf.keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(digits.pixels[:-HELD_OUT].astype("float32"), digits.labels[:-HELD_OUT], epochs=15, batch_size=32, verbose=0)
+    model.fit(
+        digits.pixels[:-HELD_OUT].astype("float32"), digits.labels[:-HELD_OUT], epochs=15, batch_size=32, verbose=0
+    )
     return model
 
 
@@ -155,7 +161,9 @@ def save_as_tensorflow_1(tf, graph_def, output, folder):
                 if value.ndim > 1:  # by value: a reference variable in place of each constant
                     variable = v1.get_variable(node.name.replace("/", "_"), initializer=value, use_resource=False)
                     weights[f"{node.name}:0"] = tf.identity(variable)
-        (result,) = tf.graph_util.import_graph_def(graph_def, {"input_tensor:0": images, **weights}, [output], name="net")
+        (result,) = tf.graph_util.import_graph_def(
+            graph_def, {"input_tensor:0": images, **weights}, [output], name="net"
+        )
         result = tf.identity(result, name="softmax_tensor")
         session.run(v1.global_variables_initializer())
         builder = v1.saved_model.Builder(str(folder))

@@ -1,8 +1,8 @@
 """What a user can get wrong: one line that says what to do, no traceback, the right exit status."""
 
 import io
-import re
 import os
+import re
 import tarfile
 import threading
 import types
@@ -116,7 +116,9 @@ def test_out_of_memory_suggests_a_smaller_batch(bench, monkeypatch):
 
 def test_no_engine_is_one_failed_row(main, forms, bench, monkeypatch):
     monkeypatch.setattr(bench, "AUTO", ("xla",))
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--int8", "--batch_size=2")
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--int8", "--batch_size=2"
+    )
     native, int8 = ran.records
     assert ran.status == 1 and native["status"] == "ok"
     assert int8["status"] == "failed" and "xla has no INT8" in int8["error"]

@@ -107,7 +107,9 @@ def test_preprocessing_arithmetic(bench):
 
     assert np.allclose(batch("vgg")[1, 0, 0], [255 - 123.68, -116.78, 128 - 103.94])
     assert np.allclose(batch("inception")[0, 0, 0], [1, -1, 128 / 127.5 - 1], atol=1e-6)
-    assert np.allclose(batch("torch")[0, 0, 0], [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225], atol=1e-5)
+    assert np.allclose(
+        batch("torch")[0, 0, 0], [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225], atol=1e-5
+    )
     assert np.allclose(batch("caffe")[0, 0, 0], [128 - 103.939, -116.779, 255 - 123.68])
     assert np.allclose(batch("none", "NCHW")[0, :, 0, 0], [255, 0, 128]) and batch("none", "NCHW").shape == (2, 3, 1, 1)
 
@@ -171,7 +173,7 @@ def test_clocks_from_a_stand_in_nvml(bench, monkeypatch):
 
 
 def test_no_nvml_no_fields(bench, monkeypatch):
-    monkeypatch.setattr(bench, "gpus", lambda: [])
+    monkeypatch.setattr(bench, "gpus", list)
     with bench.Clocks() as clocks:
         pass
     assert clocks.facts(1) == {}

@@ -11,7 +11,12 @@ FLAGS = {"frozen_graph": "frozen_graph", "tf2": "savedmodel_dir", "tf1": "savedm
 
 @pytest.mark.parametrize("form", FLAGS)
 def test_each_form_classifies_digits(main, forms, digits, form):
-    flags = [f"--{FLAGS[form]}={forms[form]}", "--preprocessing=none", f"--image_dir={digits.folder}", "--batch_size=300"]
+    flags = [
+        f"--{FLAGS[form]}={forms[form]}",
+        "--preprocessing=none",
+        f"--image_dir={digits.folder}",
+        "--batch_size=300",
+    ]
     ran = main("--native", *flags)
     assert ran.status == 0, ran.err
     assert ran.records[0]["accuracy"]["top1"] > 0.95

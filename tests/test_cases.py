@@ -1,0 +1,144 @@
+"""The program as a command: cases in processes of their own, nothing lost, and what a person reads."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LOG_BLOCK = re.compile(r"""
+==========================
+network: (\w+)_net\.pb,\t batchsize 16, steps 5
+  fps \tmedian: [\d.]+, \tmean: [\d.]+, \tuncertainty: [\d.]+, \tjitter: [\d.]+
+  latency \tmedian: \d\.\d{5}, \tmean: \d\.\d{5}, \t99th_p: \d\.\d{5}, \t99th_uncertainty: \d\.\d{5}
+""")
+
+
+def test_the_whole_program(command, forms, digits, tmp_path):
+    ran = command(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--image_dir={digits.folder}", "--native",
+                  "--fp32", "--fp16", "--int8", "--batch_size=16", "--num_loops=5", f"--output_dir={tmp_path}",
+                  "--inputs=both")  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    start = lines.index("Predictions:")
+    for line, precision in zip(lines[start + 1 :], ("native", "fp32", "fp16", "int8")):
+        assert re.fullmatch(rf"Precision:  {precision} \['class \d'(, 'class \d'){{4}}\]", line)
+    assert max(map(len, lines[start + 5 :])) < 200 and "images/s" in ran.stdout and "vs" in ran.stdout
+    log = (tmp_path / "log.txt").read_text()
+    assert LOG_BLOCK.findall(log)[:1] == ["native"] and len(re.findall("^=+$", log, re.M)) == 4
+    records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [record["precision"] for record in records] == ["native", "fp32", "fp16", "int8"]
+    assert all(set(record["timings"]) == {"device", "host"} and record["status"] == "ok" for record in records)
+    assert all("no NVIDIA GPU" in record["engine_why"] for record in records[1:]) or records[0]["gpu"]
+    assert "WARNING" not in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_agreement_without_native_among_the_cases(main, forms, digits):
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--image_dir={digits.folder}", "--fp32",
+               "--engine=onnxruntime", "--batch_size=4,8")  # fmt: skip
+    assert ran.status == 0 and [record["batch_size"] for record in ran.records] == [4, 8]
+    assert all(record["agreement"]["top1"] == 1.0 for record in ran.records)
+
+
+def test_rounds_interleave_and_are_pooled(main, forms):
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--fp32", "--engine=onnxruntime",
+               "--batch_size=4", "--rounds=2")  # fmt: skip
+    native = ran.records[0]
+    assert len(native["timings"]["device"]["seconds"]) == 12 and len(native["rounds"]) == 2
+
+
+def test_doctor(main):
+    ran = main("--doctor")
+    assert ran.status == 0
+    rows = {line.split()[0]: line.split() for line in ran.out.splitlines() if line}
+    assert rows["native"][2] == "runs" and "onnxruntime" in rows and "tensorrt" in rows
+
+
+def test_last_words_name_the_signal(bench):
+    assert "died of SIGSEGV" in bench.last_words(-signal.SIGSEGV, "")
+    words = bench.last_words(-signal.SIGKILL, "one\n\ntwo\nthree\nfour\n")
+    assert "SIGKILL (out of memory?" in words and words.endswith("two | three | four")
+    assert "ended with status 3" in bench.last_words(3, "")
+
+
+def start(forms, folder, *flags):
+    words = [sys.executable, str(Path(__file__).parent.parent / "tensorrt.py"), f"--output_dir={folder}", "--preprocessing=none",
+             f"--frozen_graph={forms['frozen_graph']}", "--batch_size=64", *flags]  # fmt: skip
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def children_of(process):
+    """Process ids of the cases, once one has started its loop: spawned Python children that hold many threads."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rsplit(")", 1)[1].split()
+            command = (entry.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[1]) == process.pid and b"spawn_main" in command:
+            found.append(int(entry.parent.name))
+    return found
+
+
+def wait_for(condition, process, seconds=90):
+    """Polls until the condition holds; fails if the process ends before, or time runs out."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        if process.poll() is not None:
+            pytest.fail(f"ended early: {process.communicate()}")
+        os.sched_yield()
+    return pytest.fail("waited in vain")
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+
+
+@needs_proc
+def test_a_killed_case_is_one_failed_row(forms, tmp_path):
+    process = start(forms, tmp_path, "--native", "--fp32", "--engine=onnxruntime", "--num_loops=20")
+    os.kill(wait_for(lambda: children_of(process), process)[0], signal.SIGSEGV)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    native, fp32 = (json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines())
+    assert native["status"] == "failed" and "SIGSEGV" in native["error"] and "SIGSEGV" in out
+    assert fp32["status"] == "ok"
+
+
+@needs_proc
+def test_ctrl_c_ends_the_case_and_keeps_what_was_measured(forms, tmp_path):
+    process = start(forms, tmp_path, "--native", "--batch_size=1,2", "--num_loops=5")
+    results = tmp_path / "results.jsonl"
+    wait_for(lambda: results.exists() and results.read_text().count("\n") == 1 and children_of(process), process)
+    child = children_of(process)[0]
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "what was measured is kept" in err
+    assert not Path(f"/proc/{child}").exists()
+    assert json.loads(results.read_text())["batch_size"] == 1 and "Precision:  native" in out
+
+
+@needs_proc
+def test_no_case_outlives_its_parent(forms, tmp_path):
+    process = start(forms, tmp_path, "--native", "--num_loops=1000000")
+    child = wait_for(lambda: children_of(process), process)[0]
+    process.kill()
+    process.communicate(timeout=60)
+
+    def gone():
+        try:
+            return Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        except OSError:
+            return True
+
+    end = time.monotonic() + 30
+    while not gone():
+        assert time.monotonic() < end, "the case lives on"
+        os.sched_yield()

@@ -1,0 +1,353 @@
+"""ONNX export, FP16, INT8 and TensorRT plans on a trained network: right, where they should be, and proved."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def onnx(bench, forms, digits, tmp_path_factory):
+    """The digits network's ONNX maker, with held-out digits as its images."""
+    folder = tmp_path_factory.mktemp("onnx")
+    config = bench.parse_flags(["tensorrt.py", f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none",
+                                f"--output_dir={folder}", f"--image_dir={digits.folder}", "--noisolate"])  # fmt: skip
+    graph = bench.load_graph(config)
+    return bench.Onnx(config, graph, bench.load_images(config, graph, 300))
+
+
+def run(model, batch):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: batch})[0]
+
+
+def native(bench, maker, batch):
+    job = bench.Job(bench.Case("native", "native", len(batch)), maker.config, maker.graph, maker.images)
+    return bench.TensorFlowRunner(job, maker.graph.path, batch, compiled=False).infer(batch)
+
+
+def whole_batch(maker):
+    return maker.images.batch(len(maker.images.pixels), "none", "NHWC")
+
+
+def test_fp32_agrees_with_native(bench, onnx):
+    batch = whole_batch(onnx)
+    ours, theirs = run(onnx.fp32, batch), native(bench, onnx, batch)
+    assert np.max(np.abs(ours - theirs)) <= 1e-4 * np.max(np.abs(theirs))
+
+
+@pytest.mark.parametrize(("name", "preprocessing"), [
+    ("mobilenet_v1_0.25_224_frozen.pb", "inception"),
+    ("squeezenet_v1.1_frozen.pb", "caffe"),
+    pytest.param("mobilenet_v2_1.0_224_frozen.pb", "inception", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_precisions_on_trained_networks(bench, shared, tmp_path, name, preprocessing):
+    """FP32 to 1e-4; FP16 keeps top-1 where native gives it over 0.5, INT8 where over 0.6, on CPUs and for TensorRT."""
+    config = bench.parse_flags(["tensorrt.py", f"--frozen_graph={shared / 'models' / name}", f"--output_dir={tmp_path}",
+                                f"--preprocessing={preprocessing}", f"--image_dir={shared / 'images'}",
+                                "--noisolate"])  # fmt: skip
+    graph = bench.load_graph(config)
+    maker = bench.Onnx(config, graph, bench.load_images(config, graph, 10))
+    feeds = [feed[graph.input] for feed in bench.feeds(graph, maker.images, preprocessing, 10)]
+    reference = np.concatenate([native(bench, maker, feed) for feed in feeds]).reshape(10, -1)
+
+    def outputs(engine, precision):
+        return np.concatenate([run(maker.model(engine, precision)[0], feed) for feed in feeds]).reshape(10, -1)
+
+    assert np.max(np.abs(outputs("onnxruntime", "fp32") - reference)) <= 1e-4 * reference.max()
+    same_class = outputs("onnxruntime", "fp16").argmax(1) == reference.argmax(1)
+    assert same_class[reference.max(1) > 0.5].all()
+    int8 = outputs("onnxruntime", "int8")
+    assert (int8.argmax(1) == reference.argmax(1))[reference.max(1) > 0.6].all()
+
+
+def test_uint8_pixels_give_the_float_path_s_outputs(bench, onnx):
+    model = bench.prepend_preprocessing(onnx.fp32, onnx.graph, "inception")
+    floats = onnx.images.batch(8, "inception", "NHWC")
+    assert np.allclose(run(model, onnx.images.batch(8, "none", "NHWC", "uint8")), run(onnx.fp32, floats), atol=1e-5)
+
+
+def test_caffe_channels_are_reversed_on_the_device(bench, graph_file, tmp_path):
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 4, 4, 3], name="x")
+        tf.nn.softmax(tf.reshape(images, [-1, 48]) / 100, name="y")
+
+    common = ["tensorrt.py", f"--frozen_graph={graph_file(build)}", "--preprocessing=caffe", f"--output_dir={tmp_path}",
+              "--noisolate"]  # fmt: skip
+    results = []
+    for dtype in ("float32", "uint8"):
+        config = bench.parse_flags([*common, f"--host_dtype={dtype}", "--num_loops=2"])
+        graph = bench.load_graph(config)
+        case = bench.Case("native", "native", 3)
+        results.append(bench.run_case(bench.Job(case, config, graph, bench.load_images(config, graph, 3))).outputs)
+    assert np.allclose(*results, atol=1e-6)
+
+
+def test_fp16_is_half_inside_and_float_at_the_edges(onnx):
+    model, proof = onnx.model("tensorrt", "fp16")
+    assert proof["share_of_nodes"] == 1.0 and proof["share_of_weights"] > 0.99
+    edges = [*model.graph.input, *model.graph.output]
+    assert {edge.type.tensor_type.elem_type for edge in edges} == {1}, "1 is float32"
+
+
+def test_fp16_keeps_float32_where_it_would_overflow(bench):
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = [
+        numpy_helper.from_array(np.full((4, 4), value, np.float32), name) for name, value in (("a", 3e4), ("b", 1e-5))
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["big"], "large"),
+        helper.make_node("MatMul", ["big", "b"], ["y"], "small"),
+    ]
+    edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    x = np.full((1, 4), 2.0, np.float32)
+    ranges = bench.tensor_ranges(model, [{"x": x}], "minmax")
+    assert ranges["big"] == (240000.0, 240000.0)
+    assert np.allclose(run(bench.to_fp16(model, ranges), x), 9.6, rtol=1e-2)
+    assert bench.share_of(bench.to_fp16(model, ranges), "fp16")["low_nodes"] == 0
+    assert bench.share_of(bench.to_fp16(model, {}), "fp16")["low_nodes"] == 2, "the ranges alone keep it in float32"
+
+
+def quantised_inputs(model):
+    made = {name: node for node in model.graph.node for name in node.output}
+    heavy = [node for node in model.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")]
+    return [all(made[name].op_type == "DequantizeLinear" for name in node.input[:2]) for node in heavy]
+
+
+def test_int8_for_tensorrt_is_symmetric_and_where_it_should_be(bench, onnx):
+    model, proof = onnx.model("tensorrt", "int8")
+    assert all(quantised_inputs(model)) and proof["share_of_nodes"] == 1.0
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    from onnx import numpy_helper
+
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            zero = numpy_helper.to_array(values[node.input[2]])
+            assert zero.dtype == np.int8 and not zero.any()
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    (add,) = [n for n in model.graph.node if n.op_type == "Add" and not set(n.input) & set(values)]
+    assert sorted(made[name] for name in add.input) == ["Conv", "DequantizeLinear"], "the residual branch alone"
+    assert not [n for n in model.graph.node if n.op_type == "Softmax" and made[n.input[0]] == "DequantizeLinear"]
+
+
+def test_no_quantisation_between_a_convolution_and_its_activation(onnx):
+    for engine in ("tensorrt", "onnxruntime"):
+        model, _ = onnx.model(engine, "int8")
+        made = {name: node.op_type for node in model.graph.node for name in node.output}
+        activations = [node for node in model.graph.node if node.op_type == "Relu"]
+        assert activations and all(made[node.input[0]] != "DequantizeLinear" for node in activations)
+
+
+def test_weights_are_quantised_per_channel(onnx):
+    from onnx import numpy_helper
+
+    model, _ = onnx.model("tensorrt", "int8")
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    weights = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in values]
+    assert weights and all(values[node.input[1]].size == values[node.input[0]].shape[0]
+                           for node in weights if values[node.input[0]].ndim == 4)  # fmt: skip
+
+
+def test_onnxruntime_really_runs_int8(bench, onnx):
+    case = bench.Case("onnxruntime", "int8", 8)
+    artifact = onnx.write(case)
+    job = bench.Job(case, onnx.config, onnx.graph, onnx.images, artifact)
+    bench.ENGINES["onnxruntime"].open(job, artifact, job.batch())
+    assert artifact.proof["executed_share_of_nodes"] == 1.0
+
+
+def test_accuracy_stays(main, forms, digits):
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--image_dir={digits.folder}", "--native",
+               "--fp32", "--fp16", "--int8", "--engine=onnxruntime", "--batch_size=300",
+               f"--calibration_dir={digits.folder}")  # fmt: skip
+    assert ran.status == 0, ran.err
+    native, *others = (record["accuracy"]["top1"] for record in ran.records)
+    assert native > 0.95
+    for accuracy, points in zip(others, (0.005, 0.005, 0.015)):
+        assert abs(accuracy - native) <= points
+    facts = ran.records[3]["calibration"]
+    assert facts["images"] == 64 and facts["source"] == "calibration_dir" and len(facts["sha256"]) == 64
+
+
+def test_xla_fp32_agrees_with_native(main, forms, digits):
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--image_dir={digits.folder}", "--native",
+               "--fp32", "--engine=xla", "--batch_size=32")  # fmt: skip
+    assert ran.status == 0, ran.err
+    assert ran.records[1]["engine"] == "xla" and ran.records[1]["agreement"]["difference"] < 1e-4
+
+
+def test_xla_refuses_an_fp16_that_changes_nothing(main, bench, forms, monkeypatch):
+    if bench.gpus():
+        pytest.skip("a GPU changes something")
+    monkeypatch.setattr(bench.Xla, "why_not_build", lambda self, precision: None)
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp16", "--engine=xla", "--batch_size=2"
+    )
+    assert ran.status == 1 and "would time float32 as FP16" in ran.records[0]["error"]
+
+
+def test_an_op_without_counterpart_is_named(main, graph_file):
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 4, 4, 3], name="x")
+        tf.nn.softmax(tf.math.lgamma(tf.reshape(images, [-1, 48]) + 200, name="strange"), name="y")
+
+    ran = main(f"--frozen_graph={graph_file(build)}", "--fp32", "--int8", "--engine=onnxruntime", "--batch_size=2")
+    assert ran.status == 1
+    assert all("Lgamma (strange)" in record["error"] for record in ran.records)
+
+
+# ----------------------------------------------------------------------------------------------------- calibration
+
+
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+def test_each_method_finds_ranges_inside_minmax(bench, onnx, method):
+    samples = bench.feeds(onnx.graph, onnx.images, "none", 8)
+    widest = bench.tensor_ranges(onnx.folded, samples, "minmax")
+    ranges = bench.tensor_ranges(onnx.folded, samples, method)
+    assert ranges.keys() == widest.keys()
+    assert any(high > 0 for _, high in ranges.values())
+    limit = {name: 1.02 * max(abs(low), abs(high)) + 1e-3 for name, (low, high) in widest.items()}
+    assert all(max(abs(low), abs(high)) <= limit[name] for name, (low, high) in ranges.items())
+
+
+def test_a_calibration_is_reused_until_its_question_changes(bench, onnx, digits, tmp_path, monkeypatch):
+    calls = []
+    real = bench.tensor_ranges
+    monkeypatch.setattr(bench, "tensor_ranges", lambda *args: calls.append(args[2]) or real(*args))
+
+    def calibrate(**changes):
+        settings = {"output_dir": str(tmp_path), "calibration_dir": str(digits.folder), "num_calibration_images": 8}
+        config = bench.Config(**{**vars(onnx.config), **settings, **changes})
+        return bench.calibrate(config, onnx.graph, onnx.images, onnx.folded)
+
+    first, again = calibrate(), calibrate()
+    assert len(calls) == 1 and first.ranges == again.ranges
+    assert not first.facts["reused"] and again.facts["reused"]
+    calibrate(calibration_method="minmax")
+    calibrate(num_calibration_images=9)
+    assert len(calls) == 3
+    (tmp_path / "calibration_net.json").write_text("{broken")
+    calibrate()
+    assert len(calls) == 4
+
+
+def test_a_calibration_folder_with_a_broken_file(bench, onnx, tmp_path, capsys):
+    import tensorflow as tf
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "good.png").write_bytes(tf.io.encode_png(np.zeros((9, 9, 1), np.uint8)).numpy())
+    images, unreadable = bench.read_folder(str(folder), (8, 8, 1), 10, "--calibration_dir")
+    assert len(images.pixels) == 1 and unreadable == 1 and "broken.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("content", "words"), [({}, "holds no JPEG"), ({"x.png": b"no"}, "none of its 1 images")])
+def test_a_calibration_folder_without_images(bench, tmp_path, content, words):
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(bench.UserError, match=words):
+        bench.read_folder(str(tmp_path), (8, 8, 1), 10, "--calibration_dir")
+
+
+def test_calibrating_on_random_or_predicted_images_is_said(bench):
+    assert "random data" in bench.calibration_notes({"source": "random", "images": 8})[0]
+    assert "the one image being predicted" in bench.calibration_notes({"source": "input batch", "images": 1})[0]
+    assert bench.calibration_notes({"source": "calibration_dir", "images": 64}) == []
+
+
+# -------------------------------------------------------------------------------------------------------- TensorRT
+
+
+def test_tensorrt_builds_real_plans_without_a_gpu(main, forms, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp32", "--fp16", "--int8",
+               "--engine=tensorrt", "--batch_size=4", "--build_only")  # fmt: skip
+    assert ran.status == 0, ran.out + ran.err
+    for precision, record in zip(("fp32", "fp16", "int8"), ran.records):
+        plan = tmp_path / f"tensorrt_{precision}_net.engine"
+        assert record["status"] == "built" and plan.stat().st_size == record["artifact"]["bytes"] > 10_000
+        assert (tmp_path / f"tensorrt_{precision}_net.onnx").exists()
+        assert plan.read_bytes()[:4] != b"\x08\x08\x12\x07", "a plan, not the ONNX file"
+
+
+def test_tensorrt_without_a_gpu_is_built_and_not_run(main, bench, forms):
+    pytest.importorskip("tensorrt_rtx")
+    if bench.gpus():
+        pytest.skip("there is a GPU")
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp16", "--engine=tensorrt",
+               "--batch_size=4")  # fmt: skip
+    assert ran.status == 1 and ran.records[0]["error"] == "built, not run: no NVIDIA GPU"
+    assert "built, not run: no NVIDIA GPU" in ran.out
+
+
+def test_an_unsupported_gpu_is_told_in_words(bench, monkeypatch):
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(bench, "gpus", lambda: [{"compute_capability": "9.0"}])
+    reason = bench.ENGINES["tensorrt"].why_not("fp16")
+    assert reason == "TensorRT-RTX does not support this GPU's compute capability 9.0: pip install tensorrt"
+
+
+def test_every_tensorrt_attribute_exists():
+    trt = pytest.importorskip("tensorrt_rtx")
+    used = {
+        trt: "ILogger Builder NetworkDefinitionCreationFlag OnnxParser MemoryPoolType ProfilingVerbosity BuilderFlag Runtime "
+             "TensorIOMode LayerInformationFormat nptype ComputeCapability __version__",
+        trt.ILogger: "ERROR INTERNAL_ERROR log",
+        trt.NetworkDefinitionCreationFlag: "STRONGLY_TYPED",
+        trt.Builder: "create_network create_builder_config create_optimization_profile build_serialized_network",
+        trt.INetworkDefinition: "get_input",
+        trt.OnnxParser: "parse get_error",
+        trt.ParserError: "desc",
+        trt.IBuilderConfig: "set_memory_pool_limit profiling_verbosity set_flag clear_flag add_optimization_profile "
+                            "create_timing_cache set_timing_cache get_timing_cache num_compute_capabilities "
+                            "set_compute_capability",
+        trt.ITimingCache: "serialize",
+        trt.BuilderFlag: "TF32",
+        trt.MemoryPoolType: "WORKSPACE",
+        trt.ProfilingVerbosity: "DETAILED",
+        trt.ComputeCapability: "CURRENT SM89",
+        trt.IOptimizationProfile: "set_shape",
+        trt.Runtime: "deserialize_cuda_engine",
+        trt.ICudaEngine: "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype create_execution_context "
+                         "create_runtime_config create_engine_inspector",
+        trt.IExecutionContext: "set_input_shape get_tensor_shape set_tensor_address execute_async_v3 is_stream_capturable",
+        trt.IRuntimeConfig: "create_runtime_cache set_runtime_cache",
+        trt.IRuntimeCache: "deserialize serialize",
+        trt.EngineInspector: "get_engine_information",
+        trt.LayerInformationFormat: "JSON",
+        trt.TensorIOMode: "INPUT",
+    }  # fmt: skip
+    for owner, names in used.items():
+        missing = [name for name in names.split() if not hasattr(owner, name)]
+        assert not missing, (owner, missing)
+
+
+@pytest.mark.parametrize(("version", "key"), [(10, "Format/Datatype"), (11, "DataType")])
+def test_plan_share_reads_both_inspectors(bench, version, key):
+    def layer(kind, words):
+        return {"LayerType": kind, "Inputs": [{"Name": "x", key: words}], "Outputs": []}
+
+    half = "Half" if version == 11 else "Channel major FP16 format where channel % 8 == 0"
+    full = "Float" if version == 11 else "Row major linear FP32"
+    layers = [layer("CaskConvolution", half), layer("CaskConvolution", full), layer("Reformat", half), "a name only"]
+    share = bench.plan_share({"Layers": layers}, "fp16")
+    assert share == {"executed_nodes": 2, "executed_share_of_nodes": 0.5}
+    assert bench.plan_share({"Layers": ["names only"]}, "fp16") == {}
+
+
+def test_a_plan_of_another_precision_is_an_error(bench):
+    text = json.dumps({"Layers": [{"LayerType": "CaskConvolution", "Inputs": [{"DataType": "Float"}]}]})
+    inspector = types.SimpleNamespace(get_engine_information=lambda form: text)
+    engine = types.SimpleNamespace(create_engine_inspector=lambda: inspector)
+    trt = types.SimpleNamespace(LayerInformationFormat=types.SimpleNamespace(JSON=0))
+    with pytest.raises(bench.UserError, match="another precision"):
+        bench.inspect_plan(trt, engine, "int8")

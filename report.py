@@ -40,8 +40,8 @@ def table_of(records: list[Record]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    titles = ("\nprecision", "\nengine", "\nbatch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative", "p50\nms",
-              "p99\nms", "top-1\nas native", "size\nMB", "build\ns")  # fmt: skip
+    titles = ("\nprecision", "\nengine", "\nbatch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative",
+              "p50\nms", "p99\nms", "top-1\nas native", "size\nMB", "build\ns")  # fmt: skip
     for title in titles:
         table.add_column(title, justify="left" if title in titles[:2] else "right", no_wrap=True)
     timed = [(record, inputs) for record in records for inputs in record["timings"]]

@@ -182,9 +182,9 @@ DEFINE_string("input_node", None, "Name of the graph's input; default: found by 
 DEFINE_string("output_node", None, "Name of the graph's output; default: found by itself.")
 DEFINE_string("image_file", None, "A JPEG, PNG, GIF or BMP, copied batch_size times; default: random data.")
 DEFINE_string("image_dir", None, "A folder of images, or of class folders (named by class id or synset id).")
-DEFINE_enum("preprocessing", "vgg", ["vgg", "inception", "torch", "caffe", "none"], "What is done to pixels: vgg (minus "
-            "RGB means), inception ([-1, 1]), torch (ImageNet mean and deviation), caffe (BGR minus means), none ([0, "
-            "255]). The built-in model takes inception.")  # fmt: skip
+DEFINE_enum("preprocessing", "vgg", ["vgg", "inception", "torch", "caffe", "none"],
+            "What is done to pixels: vgg (minus RGB means), inception ([-1, 1]), torch (ImageNet mean and deviation), "
+            "caffe (BGR minus means), none ([0, 255]). The built-in model takes inception.")  # fmt: skip
 DEFINE_boolean("native", False, "Time the graph as it came, in TensorFlow; the default if no precision is named.")
 DEFINE_boolean("fp32", False, "Time the graph in float32 in another engine.")
 DEFINE_boolean("fp16", False, "Time the graph in float16.")
@@ -1140,6 +1140,7 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
         node.input[:] = [inner if name == old.name else name for name in node.input]
     reverse, factor, offset = PREPROCESSING[preprocessing]
     order = np.arange(graph.image_shape[2])[:: -1 if reverse else 1]
+    axes = [0, 3, 1, 2] if graph.layout == "NCHW" else [0, 1, 2, 3]
     for name, value in (("order", order), ("factor", np.float32(factor)), ("offset", np.float32(offset))):
         model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), f"pixels_{name}"))
     steps = [
@@ -1147,7 +1148,7 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
         helper.make_node("Gather", ["pixels_float", "pixels_order"], ["pixels_ordered"], axis=3),
         helper.make_node("Mul", ["pixels_ordered", "pixels_factor"], ["pixels_scaled"]),
         helper.make_node("Add", ["pixels_scaled", "pixels_offset"], ["pixels_shifted"]),
-        helper.make_node("Transpose", ["pixels_shifted"], [inner], perm=[0, 3, 1, 2] if graph.layout == "NCHW" else [0, 1, 2, 3]),
+        helper.make_node("Transpose", ["pixels_shifted"], [inner], perm=axes),
     ]  # fmt: skip
     for index, node in enumerate(steps):
         model.graph.node.insert(index, node)
@@ -2126,7 +2127,7 @@ def choose_cases(config: Config, batch_sizes: list[int]) -> list[Case]:
 
 
 def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
-    """The first engine that can run (or build) the precision here without leaving the device, and why it is that one."""
+    """The first engine that can run (or build) the precision here without leaving the device, and why that one."""
     reasons = []
     for name in AUTO:
         engine = ENGINES[name]

@@ -20,9 +20,19 @@ network: (\w+)_net\.pb,\t batchsize 16, steps 5
 
 
 def test_the_whole_program(command, forms, digits, tmp_path):
-    ran = command(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--image_dir={digits.folder}", "--native",
-                  "--fp32", "--fp16", "--int8", "--batch_size=16", "--num_loops=5", f"--output_dir={tmp_path}",
-                  "--inputs=both")  # fmt: skip
+    ran = command(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        f"--image_dir={digits.folder}",
+        "--native",
+        "--fp32",
+        "--fp16",
+        "--int8",
+        "--batch_size=16",
+        "--num_loops=5",
+        f"--output_dir={tmp_path}",
+        "--inputs=both",
+    )
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
     start = lines.index("Predictions:")
@@ -39,15 +49,28 @@ def test_the_whole_program(command, forms, digits, tmp_path):
 
 
 def test_agreement_without_native_among_the_cases(main, forms, digits):
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--image_dir={digits.folder}", "--fp32",
-               "--engine=onnxruntime", "--batch_size=4,8")  # fmt: skip
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        f"--image_dir={digits.folder}",
+        "--fp32",
+        "--engine=onnxruntime",
+        "--batch_size=4,8",
+    )
     assert ran.status == 0 and [record["batch_size"] for record in ran.records] == [4, 8]
     assert all(record["agreement"]["top1"] == 1.0 for record in ran.records)
 
 
 def test_rounds_interleave_and_are_pooled(main, forms):
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--fp32", "--engine=onnxruntime",
-               "--batch_size=4", "--rounds=2")  # fmt: skip
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--native",
+        "--fp32",
+        "--engine=onnxruntime",
+        "--batch_size=4",
+        "--rounds=2",
+    )
     native = ran.records[0]
     assert len(native["timings"]["device"]["seconds"]) == 12 and len(native["rounds"]) == 2
 
@@ -67,8 +90,15 @@ def test_last_words_name_the_signal(bench):
 
 
 def start(forms, folder, *flags):
-    words = [sys.executable, str(Path(__file__).parent.parent / "tensorrt.py"), f"--output_dir={folder}", "--preprocessing=none",
-             f"--frozen_graph={forms['frozen_graph']}", "--batch_size=64", *flags]  # fmt: skip
+    words = [
+        sys.executable,
+        str(Path(__file__).parent.parent / "tensorrt.py"),
+        f"--output_dir={folder}",
+        "--preprocessing=none",
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--batch_size=64",
+        *flags,
+    ]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 

@@ -159,9 +159,15 @@ def test_clocks_from_a_stand_in_nvml(bench, monkeypatch):
     import types
 
     nvml = types.SimpleNamespace(
-        NVMLError=RuntimeError, NVML_CLOCK_SM=1, NVML_TEMPERATURE_GPU=0, nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetClockInfo=lambda handle, kind: 1980, nvmlDeviceGetPowerUsage=lambda handle: 500_000,
-        nvmlDeviceGetTemperature=lambda handle, kind: 40, nvmlDeviceGetCurrentClocksEventReasons=lambda handle: 0x4)  # fmt: skip
+        NVMLError=RuntimeError,
+        NVML_CLOCK_SM=1,
+        NVML_TEMPERATURE_GPU=0,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetClockInfo=lambda handle, kind: 1980,
+        nvmlDeviceGetPowerUsage=lambda handle: 500_000,
+        nvmlDeviceGetTemperature=lambda handle, kind: 40,
+        nvmlDeviceGetCurrentClocksEventReasons=lambda handle: 0x4,
+    )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(bench, "gpus", lambda: [{"index": 0}])
     clocks = bench.Clocks()

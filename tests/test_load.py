@@ -129,10 +129,13 @@ def test_random_images_follow_the_seed(bench):
 
 
 MODELS = {
-    "mobilenet_v1_0.25_224_frozen.pb": ("inception", {"coffee.png": "espresso", "parrot.jpg": "macaw", "bird.bmp": "chickadee"}),
+    "mobilenet_v1_0.25_224_frozen.pb": (
+        "inception",
+        {"coffee.png": "espresso", "parrot.jpg": "macaw", "bird.bmp": "chickadee"},
+    ),
     "squeezenet_v1.1_frozen.pb": ("caffe", {"coffee.png": "espresso", "hot_dog.jpg": "hotdog"}),
     "mobilenet_v2_1.0_224_frozen.pb": ("inception", {"coffee.png": "espresso", "parrot.jpg": "macaw"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -165,9 +165,18 @@ def test_onnxruntime_really_runs_int8(bench, onnx):
 
 
 def test_accuracy_stays(main, forms, digits):
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--image_dir={digits.folder}", "--native",
-               "--fp32", "--fp16", "--int8", "--engine=onnxruntime", "--batch_size=300",
-               f"--calibration_dir={digits.folder}")  # fmt: skip
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        f"--image_dir={digits.folder}",
+        "--native",
+        "--fp32",
+        "--fp16",
+        "--int8",
+        "--engine=onnxruntime",
+        "--batch_size=300",
+        f"--calibration_dir={digits.folder}",
+    )
     assert ran.status == 0, ran.err
     native, *others = (record["accuracy"]["top1"] for record in ran.records)
     assert native > 0.95
@@ -178,8 +187,15 @@ def test_accuracy_stays(main, forms, digits):
 
 
 def test_xla_fp32_agrees_with_native(main, forms, digits):
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--image_dir={digits.folder}", "--native",
-               "--fp32", "--engine=xla", "--batch_size=32")  # fmt: skip
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        f"--image_dir={digits.folder}",
+        "--native",
+        "--fp32",
+        "--engine=xla",
+        "--batch_size=32",
+    )
     assert ran.status == 0, ran.err
     assert ran.records[1]["engine"] == "xla" and ran.records[1]["agreement"]["difference"] < 1e-4
 
@@ -299,8 +315,8 @@ def test_an_unsupported_gpu_is_told_in_words(bench, monkeypatch):
 def test_every_tensorrt_attribute_exists():
     trt = pytest.importorskip("tensorrt_rtx")
     used = {
-        trt: "ILogger Builder NetworkDefinitionCreationFlag OnnxParser MemoryPoolType ProfilingVerbosity BuilderFlag Runtime "
-             "TensorIOMode LayerInformationFormat nptype ComputeCapability __version__",
+        trt: "ILogger Builder NetworkDefinitionCreationFlag OnnxParser MemoryPoolType ProfilingVerbosity BuilderFlag "
+        "Runtime TensorIOMode LayerInformationFormat nptype ComputeCapability __version__",
         trt.ILogger: "ERROR INTERNAL_ERROR log",
         trt.NetworkDefinitionCreationFlag: "STRONGLY_TYPED",
         trt.Builder: "create_network create_builder_config create_optimization_profile build_serialized_network",
@@ -308,8 +324,8 @@ def test_every_tensorrt_attribute_exists():
         trt.OnnxParser: "parse get_error",
         trt.ParserError: "desc",
         trt.IBuilderConfig: "set_memory_pool_limit profiling_verbosity set_flag clear_flag add_optimization_profile "
-                            "create_timing_cache set_timing_cache get_timing_cache num_compute_capabilities "
-                            "set_compute_capability",
+        "create_timing_cache set_timing_cache get_timing_cache num_compute_capabilities "
+        "set_compute_capability",
         trt.ITimingCache: "serialize",
         trt.BuilderFlag: "TF32",
         trt.MemoryPoolType: "WORKSPACE",
@@ -318,14 +334,15 @@ def test_every_tensorrt_attribute_exists():
         trt.IOptimizationProfile: "set_shape",
         trt.Runtime: "deserialize_cuda_engine",
         trt.ICudaEngine: "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype create_execution_context "
-                         "create_runtime_config create_engine_inspector",
-        trt.IExecutionContext: "set_input_shape get_tensor_shape set_tensor_address execute_async_v3 is_stream_capturable",
+        "create_runtime_config create_engine_inspector",
+        trt.IExecutionContext: "set_input_shape get_tensor_shape set_tensor_address execute_async_v3 "
+        "is_stream_capturable",
         trt.IRuntimeConfig: "create_runtime_cache set_runtime_cache",
         trt.IRuntimeCache: "deserialize serialize",
         trt.EngineInspector: "get_engine_information",
         trt.LayerInformationFormat: "JSON",
         trt.TensorIOMode: "INPUT",
-    }  # fmt: skip
+    }
     for owner, names in used.items():
         missing = [name for name in names.split() if not hasattr(owner, name)]
         assert not missing, (owner, missing)

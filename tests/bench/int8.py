@@ -39,9 +39,7 @@ def main():
             ratios.append(step["fp32"] / step["int8"])
         print(f"INT8 runs at {statistics.median(ratios):.2f} times FP32 ({min(ratios):.2f} to {max(ratios):.2f}, "
               f"{ROUNDS} rounds in turn)")  # fmt: skip
-        print(
-            f"export {seconds['fp32']:.1f} s; folding, calibration on 16 images and quantisation {seconds['int8']:.1f} s"
-        )
+        print(f"export {seconds['fp32']:.1f} s; folding, calibration on 16, quantisation {seconds['int8']:.1f} s")
         build_plans(bench, config, graph, images, onnx)
     print(f"{bench.device_name(config)}, load {os.getloadavg()[0]:.1f}")
 

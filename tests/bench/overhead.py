@@ -64,8 +64,10 @@ def main():
         pairs.append((statistics.median(ours.seconds), statistics.median(theirs)))
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
     spread = sorted(ours / theirs for ours, theirs in pairs)
-    print(f"{case}: a timed step takes {ratio:.4f} of a bare step (median of {ROUNDS} rounds in turn, "
-          f"{spread[0]:.3f} to {spread[-1]:.3f}; {1e3 * pairs[0][1]:.2f} ms a bare step; load {os.getloadavg()[0]:.1f})")  # fmt: skip
+    print(
+        f"{case}: a timed step takes {ratio:.4f} of a bare step (median of {ROUNDS} rounds in turn, "
+        f"{spread[0]:.3f} to {spread[-1]:.3f}; {1e3 * pairs[0][1]:.2f} ms a bare step; load {os.getloadavg()[0]:.1f})"
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ it, builds each precision asked for, times each against the native graph, compar
 block a case to OUTPUT_DIR/log.txt and one line a case to OUTPUT_DIR/results.jsonl.
 
     precision   native (the graph as it came, in TensorFlow), fp32, fp16, int8
-    engine      native, tensorrt, xla, onnxruntime; --engine=auto takes the first that can run the precision here
+    engine      native, tensorrt, tftrt, xla, onnxruntime; --engine=auto takes the first that can run the precision here
     case        one engine, precision and batch size: one process, one measurement, one record
 
 What is measured. Every case runs once for tracing and compiling (`first run`), then --num_warmup steps, then
@@ -189,8 +189,8 @@ DEFINE_boolean("native", False, "Time the graph as it came, in TensorFlow; the d
 DEFINE_boolean("fp32", False, "Time the graph in float32 in another engine.")
 DEFINE_boolean("fp16", False, "Time the graph in float16.")
 DEFINE_boolean("int8", False, "Time the graph in int8, calibrated.")
-DEFINE_list("engine", "auto", "Engines for fp32, fp16 and int8, comma-separated: tensorrt, xla, onnxruntime, or auto, "
-            "which takes the first that can run the precision here.")  # fmt: skip
+DEFINE_list("engine", "auto", "Engines for fp32, fp16 and int8, comma-separated: tensorrt, tftrt, xla, onnxruntime, or "
+            "auto, which takes the first that can run the precision here.")  # fmt: skip
 DEFINE_list("batch_size", "128", "Images a step; a comma-separated list makes a case of each.")
 DEFINE_integer("num_loops", 100, "Timed steps of each loop.", lower_bound=2)
 DEFINE_integer("num_warmup", 5, "Untimed steps before them.", lower_bound=0)
@@ -744,6 +744,9 @@ def import_graph(graph_def: Any) -> Any:
         try:
             tf.graph_util.import_graph_def(graph_def, name="")
         except Exception as error:  # ValueError, OpError, KeyError, TypeError: whatever the file made of it
+            if any(node.op == "TRTEngineOp" for node in graph_def.node):
+                raise UserError("the graph was converted by TF-TRT, for one GPU and TensorFlow: pass the frozen graph "
+                                "that it was made of") from error  # fmt: skip
             raise UserError(f"the graph is damaged ({one_line(error)}): export it again") from error
     return graph
 
@@ -867,7 +870,7 @@ class Onnx:
         if precision == "int8":
             model = to_int8(self.folded, self.calibration.ranges, cpu=engine == "onnxruntime")
         else:
-            samples = feeds(self.graph, self.images, self.config.preprocessing, FP16_SAMPLES)
+            samples = feeds(self.graph, self.images.pixels[:FP16_SAMPLES], self.config.preprocessing)
             model = to_fp16(self.folded, tensor_ranges(self.folded, samples, "minmax"))
         return model, share_of(model, precision)
 
@@ -930,10 +933,10 @@ def fold(model: Any) -> Any:
         return onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
 
 
-def feeds(graph: Graph, images: Images, preprocessing: str, count: int) -> list[dict[str, np.ndarray]]:
-    """`count` images as inputs of the ONNX model, one a step, or the graph's fixed batch."""
-    size = graph.shape[0] or 1
-    parts = (images.pixels[first : first + size] for first in range(0, min(count, len(images.pixels)), size))
+def feeds(graph: Graph, pixels: np.ndarray, preprocessing: str, size: int = 1) -> list[dict[str, np.ndarray]]:
+    """Images as inputs of the graph, `size` a step, or the graph's fixed batch; the last step is filled up."""
+    size = graph.shape[0] or size
+    parts = (pixels[first : first + size] for first in range(0, len(pixels), size))
     return [{graph.input: Images(part, []).batch(size, preprocessing, graph.layout, graph.dtype)} for part in parts]
 
 
@@ -957,15 +960,21 @@ def tensor_ranges(model: Any, samples: list[dict[str, np.ndarray]], method: str)
         return {name: tuple(float(np.min(end)) for end in data[name].range_value) for name in list(data.keys())}
 
 
-def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calibration:
-    """Ranges for INT8 from --calibration_dir or the input batch; kept in a file and reused for the same question."""
+def calibration_images(config: Config, graph: Graph, images: Images) -> tuple[np.ndarray, dict[str, Any]]:
+    """Pixels to calibrate on, from --calibration_dir or the input batch, and where they came from."""
     unreadable, source, count = 0, "random" if images.random else "input batch", config.num_calibration_images
     if config.calibration_dir:
         images, unreadable = read_folder(config.calibration_dir, graph.image_shape, count, "--calibration_dir")
         source = "calibration_dir"
     pixels = images.pixels[:count]
-    facts = {"source": source, "images": len(pixels), "unreadable": unreadable, "method": config.calibration_method,
-             "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}  # fmt: skip
+    return pixels, {"source": source, "images": len(pixels), "unreadable": unreadable,
+                    "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}  # fmt: skip
+
+
+def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calibration:
+    """Ranges for INT8, kept in a file and reused for the same question."""
+    pixels, facts = calibration_images(config, graph, images)
+    facts["method"] = config.calibration_method
     key = {**facts, "graph": graph.sha256, "output": graph.output, "preprocessing": config.preprocessing,
            "onnxruntime": version_of("onnxruntime-gpu", "onnxruntime")}  # fmt: skip
     path = Path(config.output_dir) / f"calibration_{Path(graph.name).stem}.json"
@@ -974,14 +983,15 @@ def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calib
         if kept["key"] == key:
             ranges = {name: (float(low), float(high)) for name, (low, high) in kept["ranges"].items()}
             return Calibration(ranges, {**facts, "reused": True})
-    samples = feeds(graph, images, config.preprocessing, count)
-    ranges = tensor_ranges(model, samples, config.calibration_method)
+    ranges = tensor_ranges(model, feeds(graph, pixels, config.preprocessing), config.calibration_method)
     write_beside(path, json.dumps({"key": key, "ranges": ranges}).encode())
     return Calibration(ranges, {**facts, "reused": False})
 
 
 def calibration_notes(facts: dict[str, Any]) -> list[str]:
     """The sentence that a calibration without images of its own deserves."""
+    if not facts:
+        return []
     if facts["source"] == "random":
         return [
             "INT8 was calibrated on random data: its speed is real, its predictions are not; pass --calibration_dir"
@@ -1375,6 +1385,87 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1), "casts": casts}
 
 
+NVINFER = ("pip install --extra-index-url https://pypi.nvidia.com tensorrt-libs==8.6.1 tensorrt-bindings==8.6.1, then "
+           "give libnvinfer.so.8 that name and put its folder on LD_LIBRARY_PATH (README, TF-TRT)")  # fmt: skip
+
+
+class TfTrt(Engine):
+    """TF-TRT: TensorFlow's own converter, as long as TensorFlow had one; GraphDef in, GraphDef out."""
+
+    name = "tftrt"
+    precisions = ("fp32", "fp16", "int8")
+
+    def why_not_build(self, precision: str) -> str | None:
+        version = version_of("tensorflow") or "0"
+        if tuple(map(int, version.split(".")[:2])) >= (2, 18):
+            return (f"TensorFlow {version} has no TF-TRT, which left after 2.17: --engine=tensorrt takes its place, or "
+                    f"pip install 'tensorflow[and-cuda]==2.17.1'")  # fmt: skip
+        return super().why_not_build(precision) or missing_nvinfer() or (None if gpus() else "no NVIDIA GPU")
+
+    def build(self, job: Job) -> Artifact:
+        tf = import_tensorflow(job.config)
+        from tensorflow.python.compiler.tensorrt.trt_convert import TrtGraphConverter
+
+        start = time.perf_counter()
+        graph_def, calibration = convert_by_tftrt(tf, TrtGraphConverter, job)
+        proof = tftrt_share(graph_def)
+        if not proof["trt_engines"]:
+            raise UserError("TF-TRT converted nothing of this graph: TensorFlow would run all of it; try --engine=xla")
+        write_beside(job.path(), graph_def.SerializeToString(deterministic=True))
+        return Artifact(str(job.path()), time.perf_counter() - start, {**proof, **calibration})
+
+    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
+        from tensorflow.python.compiler.tensorrt import trt_convert  # noqa: F401  it registers TRTEngineOp
+
+        return TensorFlowRunner(job, artifact.path, batch, compiled=False)
+
+
+def missing_nvinfer() -> str | None:
+    """What TF-TRT lacks. TensorFlow aborts the process when it is asked more than this without libnvinfer."""
+    with quiet():
+        from tensorflow.compiler.tf2tensorrt import _pywrap_py_utils as linked
+    if linked.is_tensorrt_enabled():
+        return None
+    version = ".".join(map(str, linked.get_linked_tensorrt_version()))
+    if version.startswith("0"):
+        return "this TensorFlow was not built with TensorRT: pip install 'tensorflow[and-cuda]==2.17.1'"
+    return f"libnvinfer.so.{version} was not found: {NVINFER}"
+
+
+def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
+    """The graph after TF-TRT, calibrated for int8, and the calibration's facts; writes the uncalibrated graph too."""
+    calibrated, output, facts = job.case.precision == "int8", job.graph.output, {}
+    if calibrated:
+        pixels, facts = calibration_images(job.config, job.graph, job.images)
+        samples = feeds(job.graph, pixels, job.config.preprocessing, job.case.batch_size)
+    with tf.Graph().as_default():  # this converter refuses eager mode
+        converter = converter_class(
+            input_graph_def=read_graph_def(job.graph.path),
+            nodes_denylist=[output.split(":")[0]],
+            max_batch_size=None if calibrated else job.case.batch_size,  # int8 builds its engines when they are run
+            max_workspace_size_bytes=job.config.workspace_size << 20,
+            precision_mode=job.case.precision.upper(),
+            is_dynamic_op=calibrated,
+            use_calibration=calibrated,
+        )
+        graph_def = converter.convert()
+        if not calibrated:
+            return graph_def, {}
+        kept = job.path().name.replace("tftrt_int8_", "tftrt_int8_calib_", 1)
+        write_beside(job.path().with_name(kept), graph_def.SerializeToString(deterministic=True))
+        graph_def = converter.calibrate([output], len(samples), feed_dict_fn=iter(samples).__next__)
+        return graph_def, {"calibration": {**facts, "method": "TensorRT's own"}}
+
+
+def tftrt_share(graph_def: Any) -> dict[str, Any]:
+    """Number of TRTEngineOps, and the share of the graph's nodes inside them: their segments are library functions."""
+    segments = {function.signature.name: len(function.node_def) for function in graph_def.library.function}
+    engines = [node for node in graph_def.node if node.op == "TRTEngineOp"]
+    inside = sum(segments.get(node.attr["segment_func"].func.name, 0) for node in engines)
+    total = inside + len(graph_def.node) - len(engines)
+    return {"trt_engines": len(engines), "share_of_nodes": inside / max(total, 1)}
+
+
 class OnnxRuntime(Engine):
     """The ONNX graphs in ONNX Runtime: its CUDA provider on a GPU, else its CPU kernels."""
 
@@ -1728,8 +1819,8 @@ def plan_share(information: dict[str, Any], precision: str) -> dict[str, Any]:
     return {"executed_nodes": len(heavy), "executed_share_of_nodes": low / len(heavy)} if heavy else {}
 
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TensorRt(), Xla(), OnnxRuntime())}
-AUTO = ("tensorrt", "xla", "onnxruntime")  # the order in which auto looks
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TensorRt(), TfTrt(), Xla(), OnnxRuntime())}
+AUTO = ("tensorrt", "tftrt", "xla", "onnxruntime")  # the order in which auto looks
 
 
 # ------------------------------------------------------------------------------------------------------------ timing
@@ -2268,11 +2359,18 @@ def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, d
             result = pool(list(rounds))
             if result.case.precision == "native" and result.outputs is not None:
                 reference = result.outputs
-            if result.case.precision == "int8" and isinstance(job, Job) and job.source:
-                result.facts["calibration"] = onnx.calibration.facts
-                result.notes += calibration_notes(onnx.calibration.facts)
+            if result.case.precision == "int8" and isinstance(job, Job):
+                result.facts["calibration"] = facts = calibration_of(result, job, onnx)
+                result.notes += calibration_notes(facts)
             judge(result, reference, images, config)
             done(result)
+
+
+def calibration_of(result: Result, job: Job, onnx: Onnx) -> dict[str, Any]:
+    """The calibration that an int8 case used: the one in ONNX, or TF-TRT's own."""
+    if job.source:
+        return onnx.calibration.facts
+    return result.artifact.proof.pop("calibration", {}) if result.artifact else {}
 
 
 def untimed_reference(cases: list[Case], config: Config, graph: Graph, images: Images,

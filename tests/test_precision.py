@@ -53,7 +53,7 @@ def test_precisions_on_trained_networks(bench, shared, tmp_path, name, preproces
                                 "--noisolate"])  # fmt: skip
     graph = bench.load_graph(config)
     maker = bench.Onnx(config, graph, bench.load_images(config, graph, 10))
-    feeds = [feed[graph.input] for feed in bench.feeds(graph, maker.images, preprocessing, 10)]
+    feeds = [feed[graph.input] for feed in bench.feeds(graph, maker.images.pixels[:10], preprocessing)]
     reference = np.concatenate([native(bench, maker, feed) for feed in feeds]).reshape(10, -1)
 
     def outputs(engine, precision):
@@ -225,7 +225,7 @@ def test_an_op_without_counterpart_is_named(main, graph_file):
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
 def test_each_method_finds_ranges_inside_minmax(bench, onnx, method):
-    samples = bench.feeds(onnx.graph, onnx.images, "none", 8)
+    samples = bench.feeds(onnx.graph, onnx.images.pixels[:8], "none")
     widest = bench.tensor_ranges(onnx.folded, samples, "minmax")
     ranges = bench.tensor_ranges(onnx.folded, samples, method)
     assert ranges.keys() == widest.keys()

@@ -1,0 +1,212 @@
+"""TF-TRT as far as it goes without libnvinfer 8.6 and a GPU: guards, messages, arguments, the graph around it."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from tensorflow.core.framework import graph_pb2  # isort: skip
+
+
+@pytest.fixture
+def engine_graph():
+    """A GraphDef as TF-TRT writes it: a segment of three nodes behind one TRTEngineOp, and three nodes around it."""
+
+    def make(engines=1):
+        graph_def = graph_pb2.GraphDef()
+        graph_def.node.add(name="input_tensor", op="Placeholder")
+        for index in range(engines):
+            name = f"TRTEngineOp_000_{index:03d}"
+            node = graph_def.node.add(name=name, op="TRTEngineOp", input=["input_tensor"])
+            node.attr["segment_func"].func.name = f"{name}_native_segment"
+            function = graph_def.library.function.add()
+            function.signature.name = f"{name}_native_segment"
+            for part in ("conv", "bias", "relu"):
+                function.node_def.add(name=part, op="Identity")
+        graph_def.node.add(name="weights", op="Const")
+        graph_def.node.add(name="softmax_tensor", op="Softmax", input=["TRTEngineOp_000_000"])
+        return graph_def
+
+    return make
+
+
+@pytest.fixture
+def converter(engine_graph):
+    """A stand-in for TrtGraphConverter that keeps what it is told and converts to `engine_graph`."""
+
+    class Converter:
+        told = {}
+        fed = []
+        result = engine_graph()
+
+        def __init__(self, *args, **kwargs):
+            self.told["__init__"] = (args, kwargs)
+
+        def convert(self, *args, **kwargs):
+            self.told["convert"] = (args, kwargs)
+            return self.result
+
+        def calibrate(self, *args, **kwargs):
+            self.told["calibrate"] = (args, kwargs)
+            self.fed.extend(kwargs["feed_dict_fn"]() for _ in range(args[1]))
+            return self.result
+
+    Converter.told, Converter.fed = {}, []
+    return Converter
+
+
+@pytest.fixture
+def job(bench, forms, digits, tmp_path):
+    """A case of the digits network, calibrated on twenty of the digits."""
+
+    def make(precision, *flags):
+        flags = [f"--output_dir={tmp_path}", f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", *flags]
+        config = bench.parse_flags(["tensorrt.py", "--workspace_size=512", "--num_calibration_images=20", *flags])
+        graph = bench.load_graph(config)
+        case = bench.Case("tftrt", precision, 8)
+        return bench.Job(case, config, graph, bench.Images(digits.pixels[:8], ["digit"] * 8))
+
+    return make
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_what_the_converter_is_told(bench, job, converter, digits, precision):
+    import tensorflow as tf
+
+    given = job(precision, f"--calibration_dir={digits.folder}")
+    graph_def, facts = bench.convert_by_tftrt(tf, converter, given)
+    told = converter.told["__init__"][1]
+    assert told["precision_mode"] == precision.upper()
+    assert told["max_workspace_size_bytes"] == 512 << 20
+    assert told["nodes_denylist"] == [given.graph.output.split(":")[0]]
+    assert told["input_graph_def"].node
+    assert graph_def == converter.result
+    if precision == "int8":
+        assert [feed[given.graph.input].shape for feed in converter.fed] == [(8, 8, 8, 1)] * 3  # 20 images, filled up
+        assert facts["calibration"]["images"] == 20
+        assert facts["calibration"]["source"] == "calibration_dir"
+        assert (given.path().parent / "tftrt_int8_calib_net.pb").exists()
+    else:
+        assert "calibrate" not in converter.told
+        assert told["max_batch_size"] == 8
+        assert facts == {}
+
+
+@pytest.mark.legacy
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorflows_converter_takes_what_it_is_told(bench, job, converter, precision):
+    import tensorflow as tf
+    from tensorflow.python.compiler.tensorrt.trt_convert import TrtGraphConverter, TrtPrecisionMode
+
+    bench.convert_by_tftrt(tf, converter, job(precision))
+    for method, (args, kwargs) in converter.told.items():
+        inspect.signature(getattr(TrtGraphConverter, method)).bind(None, *args, **kwargs)
+    assert converter.told["__init__"][1]["precision_mode"] in TrtPrecisionMode.supported_precision_modes()
+
+
+@pytest.mark.legacy
+def test_the_real_converter_says_no_without_libnvinfer(bench, job):
+    import tensorflow as tf
+    from tensorflow.python.compiler.tensorrt.trt_convert import TrtGraphConverter
+
+    if not bench.missing_nvinfer():
+        pytest.skip("libnvinfer is here")
+    with pytest.raises(RuntimeError, match="has not been built with TensorRT"):
+        bench.convert_by_tftrt(tf, TrtGraphConverter, job("fp32"))
+
+
+def test_share_of_nodes(bench, engine_graph):
+    assert bench.tftrt_share(engine_graph()) == {"trt_engines": 1, "share_of_nodes": 3 / 6}
+    assert bench.tftrt_share(engine_graph(2)) == {"trt_engines": 2, "share_of_nodes": 6 / 9}
+    assert bench.tftrt_share(graph_pb2.GraphDef()) == {"trt_engines": 0, "share_of_nodes": 0}
+
+
+@pytest.mark.parametrize("engines", [0, 1])
+def test_an_unconverted_graph_is_an_error(bench, job, converter, engine_graph, monkeypatch, engines):
+    converter.result = engine_graph(engines)
+    real = bench.convert_by_tftrt
+    monkeypatch.setattr(bench, "convert_by_tftrt", lambda tf, _, given: real(tf, converter, given))
+    monkeypatch.setitem(
+        sys.modules,
+        "tensorflow.python.compiler.tensorrt.trt_convert",
+        type(sys)("trt_convert"),
+    )
+    sys.modules["tensorflow.python.compiler.tensorrt.trt_convert"].TrtGraphConverter = converter
+    given = job("fp16")
+    if not engines:
+        with pytest.raises(bench.UserError, match="converted nothing"):
+            bench.TfTrt().build(given)
+        assert not given.path().exists()
+        return
+    artifact = bench.TfTrt().build(given)
+    assert artifact.path.endswith("tftrt_fp16_net.pb")
+    assert artifact.proof == {"trt_engines": 1, "share_of_nodes": 0.5}
+    assert bench.read_graph_def(artifact.path) == converter.result
+
+
+def test_why_not(bench, monkeypatch):
+    """In each state that a machine can be in, with the remedy; nothing is imported from a TensorFlow without TF-TRT."""
+    engine = bench.TfTrt()
+    monkeypatch.setattr(bench, "gpus", list)
+    monkeypatch.setattr(bench, "version_of", lambda *names: "2.21.0")
+    assert "left after 2.17" in engine.why_not("fp16")
+    assert "--engine=tensorrt" in engine.why_not("fp16")
+    monkeypatch.setattr(bench, "version_of", lambda *names: "2.17.1")
+    pywrap = type(sys)("_pywrap_py_utils")
+    package = type(sys)("tf2tensorrt")
+    package._pywrap_py_utils = pywrap
+    monkeypatch.setitem(sys.modules, "tensorflow.compiler.tf2tensorrt", package)
+    pywrap.is_tensorrt_enabled = lambda: False
+    pywrap.get_linked_tensorrt_version = lambda: (0, 0, 0)
+    assert "was not built with TensorRT" in engine.why_not("fp32")
+    pywrap.get_linked_tensorrt_version = lambda: (8, 6, 1)
+    assert "libnvinfer.so.8.6.1 was not found" in engine.why_not("fp32")
+    assert "tensorrt-libs==8.6.1" in engine.why_not("fp32")
+    assert "LD_LIBRARY_PATH" in engine.why_not("fp32")
+    pywrap.is_tensorrt_enabled = lambda: True
+    assert engine.why_not("int8") == "no NVIDIA GPU"
+    monkeypatch.setattr(bench, "gpus", lambda: [{"name": "a GPU"}])
+    assert engine.why_not("int8") is None
+    assert engine.why_not("native") == "tftrt has no NATIVE"
+
+
+def test_asking_never_aborts_the_process(command):
+    """TensorFlow 2.17 without libnvinfer aborts when it is asked for its TensorRT version: a process of its own."""
+    ran = command("--doctor")
+    assert ran.returncode == 0, ran.stderr
+    assert "tftrt:" in ran.stdout
+    assert "Fatal" not in ran.stderr
+    assert "nvinfer_stub" not in ran.stderr
+
+
+def test_a_converted_graph_where_there_is_no_tftrt(main, engine_graph, tmp_path):
+    path = tmp_path / "tftrt_fp16_net.pb"
+    path.write_bytes(engine_graph().SerializeToString())
+    ran = main(f"--frozen_graph={path}")
+    assert ran.status == 2
+    assert "converted by TF-TRT" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.legacy
+def test_the_abort_that_is_guarded_against_is_real(bench):
+    """If TensorFlow no longer aborts, the guard can go."""
+    if not bench.missing_nvinfer():
+        pytest.skip("libnvinfer is here")
+    code = (
+        "from tensorflow.compiler.tf2tensorrt import _pywrap_py_utils as u; "
+        "assert not u.is_tensorrt_enabled(); u.get_loaded_tensorrt_version()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.returncode < 0
+    assert "getInferLibVersion symbol not found" in ran.stderr
+
+
+def test_tftrt_asked_for_is_a_failed_row_with_the_reason(main, forms, bench):
+    if not bench.TfTrt().why_not("fp16"):
+        pytest.skip("TF-TRT runs here")
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp16", "--engine=tftrt")
+    assert ran.status == 1
+    assert [record["status"] for record in ran.records] == ["failed"]
+    assert "tftrt cannot run FP16: " in ran.records[0]["error"]

@@ -904,6 +904,7 @@ def export_onnx(graph: Graph) -> Any:
     logging.disable(logging.ERROR)  # tf2onnx reports to a logger what is said below in one line
     try:
         with waiting("Exporting to ONNX"), contextlib.redirect_stdout(io.StringIO()), quiet():
+            os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"  # else it copies the whole model before each optimisation
             model, _ = tf2onnx.convert.from_graph_def(read_graph_def(graph.path), input_names=[graph.input],
                                                       output_names=[graph.output], opset=OPSET)  # fmt: skip
         unknown = [f"{n.op_type} ({n.name})" for n in model.graph.node if not n.domain and not onnx.defs.has(n.op_type)]
@@ -1398,8 +1399,7 @@ class TfTrt(Engine):
     def why_not_build(self, precision: str) -> str | None:
         version = version_of("tensorflow") or "0"
         if tuple(map(int, version.split(".")[:2])) >= (2, 18):
-            return (f"TensorFlow {version} has no TF-TRT, which left after 2.17: --engine=tensorrt takes its place, or "
-                    f"pip install 'tensorflow[and-cuda]==2.17.1'")  # fmt: skip
+            return ("removed after TensorFlow 2.17: use --engine=tensorrt, or pip install 'tensorflow[and-cuda]<2.18'")  # fmt: skip
         return super().why_not_build(precision) or missing_nvinfer() or (None if gpus() else "no NVIDIA GPU")
 
     def build(self, job: Job) -> Artifact:

@@ -150,7 +150,7 @@ def test_why_not(bench, monkeypatch):
     engine = bench.TfTrt()
     monkeypatch.setattr(bench, "gpus", list)
     monkeypatch.setattr(bench, "version_of", lambda *names: "2.21.0")
-    assert "left after 2.17" in engine.why_not("fp16")
+    assert "removed after TensorFlow 2.17" in engine.why_not("fp16")
     assert "--engine=tensorrt" in engine.why_not("fp16")
     monkeypatch.setattr(bench, "version_of", lambda *names: "2.17.1")
     pywrap = type(sys)("_pywrap_py_utils")

@@ -1399,7 +1399,7 @@ class TfTrt(Engine):
     def why_not_build(self, precision: str) -> str | None:
         version = version_of("tensorflow") or "0"
         if tuple(map(int, version.split(".")[:2])) >= (2, 18):
-            return ("removed after TensorFlow 2.17: use --engine=tensorrt, or pip install 'tensorflow[and-cuda]<2.18'")  # fmt: skip
+            return "removed after TensorFlow 2.17: use --engine=tensorrt, or pip install 'tensorflow[and-cuda]<2.18'"
         return super().why_not_build(precision) or missing_nvinfer() or (None if gpus() else "no NVIDIA GPU")
 
     def build(self, job: Job) -> Artifact:

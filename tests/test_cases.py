@@ -172,3 +172,28 @@ def test_no_case_outlives_its_parent(forms, tmp_path):
     while not gone():
         assert time.monotonic() < end, "the case lives on"
         os.sched_yield()
+
+
+@pytest.mark.parametrize("broken", [None, 3])
+def test_drain_fetches_every_step_and_tells_what_broke(bench, broken):
+    fetched = []
+
+    class Output:
+        def __init__(self, number):
+            self.number = number
+
+        def numpy(self):
+            if self.number == broken:
+                raise RuntimeError("the device is gone")
+            fetched.append(self.number)
+
+    runner = bench.TensorFlowRunner.__new__(bench.TensorFlowRunner)
+    runner.step = Output
+    pipeline = iter(range(100))
+    if broken is None:
+        runner.drain(pipeline, 50)
+        assert fetched == list(range(50))
+        assert next(pipeline) == 50
+    else:
+        with pytest.raises(RuntimeError, match="the device is gone"):
+            runner.drain(pipeline, 50)

@@ -250,6 +250,11 @@ def parse_flags(argv: list[str]) -> Config:
     return config
 
 
+def built_in(config: Config) -> bool:
+    """Whether no flag names a model."""
+    return not (config.frozen_graph or config.savedmodel_dir or config.keras_model)
+
+
 # -------------------------------------------------------------------------------------------------- telling the user
 
 TERMINAL: Any = None  # rich's console on stderr; a case's process puts its own here before its stderr is caught
@@ -2095,6 +2100,8 @@ def judge(result: Result, reference: np.ndarray | None, images: Images, config: 
         return
     outputs, precision = result.outputs[: len(images.pixels)], result.case.precision  # the rest are copies
     result.facts["predictions"] = predictions(outputs, config)
+    if built_in(config) and config.weights == "random":
+        result.notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
     if outputs.shape[1] == 1000 and not config.ids_are_one_indexed:
         result.notes.append("1000 classes: class ids are shifted by one, there is no background class")
     if not np.isfinite(outputs).all():
@@ -2454,7 +2461,7 @@ def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
     check_output_dir(config.output_dir)
     graph = load_graph(config)
-    if not (config.frozen_graph or config.savedmodel_dir or config.keras_model or "preprocessing" in config.given):
+    if built_in(config) and "preprocessing" not in config.given:
         config.preprocessing = "inception"  # what the built-in model was trained with
     batch_sizes = fit_batch_sizes(config, graph)
     images = load_images(config, graph, max(batch_sizes))

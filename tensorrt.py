@@ -2381,18 +2381,31 @@ def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, d
     """Runs all cases, the rounds of one batch size in turn, and hands over each result as soon as it is whole."""
     onnx, run = Onnx(config, graph, images), run_isolated if config.isolate else attempt
     reference = None if config.build_only else untimed_reference(cases, config, graph, images, run)
+
+    def finish(job: Job | Result, rounds: list[Result]) -> None:
+        nonlocal reference
+        result = pool(rounds)
+        if result.case.precision == "native" and result.outputs is not None:
+            reference = result.outputs
+        if result.case.precision == "int8" and isinstance(job, Job):
+            result.facts["calibration"] = facts = calibration_of(result, job, onnx)
+            result.notes += calibration_notes(facts)
+        judge(result, reference, images, config)
+        done(result)
+
     for _, group in itertools.groupby(cases, key=lambda case: case.batch_size):
-        jobs = [make_job(case, config, graph, images, onnx) for case in group]
-        turns = [[run(job) if isinstance(job, Job) else job for job in jobs] for _ in range(config.rounds)]
-        for job, rounds in zip(jobs, zip(*turns)):
-            result = pool(list(rounds))
-            if result.case.precision == "native" and result.outputs is not None:
-                reference = result.outputs
-            if result.case.precision == "int8" and isinstance(job, Job):
-                result.facts["calibration"] = facts = calibration_of(result, job, onnx)
-                result.notes += calibration_notes(facts)
-            judge(result, reference, images, config)
-            done(result)
+        measured: dict[Case, list[Result]] = {case: [] for case in group}
+        jobs: dict[Case, Job | Result] = {}
+        try:
+            for turn, case in itertools.product(range(config.rounds), list(measured)):
+                job = jobs[case] = jobs.get(case) or make_job(case, config, graph, images, onnx)
+                measured[case].append(run(job) if isinstance(job, Job) else job)
+                if turn + 1 == config.rounds:
+                    finish(job, measured.pop(case))
+        finally:  # Ctrl-C between two rounds: those that there are
+            for case, rounds in measured.items():
+                if rounds:
+                    finish(jobs[case], rounds)
 
 
 def calibration_of(result: Result, job: Job, onnx: Onnx) -> dict[str, Any]:

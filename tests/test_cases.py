@@ -197,3 +197,42 @@ def test_drain_fetches_every_step_and_tells_what_broke(bench, broken):
     else:
         with pytest.raises(RuntimeError, match="the device is gone"):
             runner.drain(pipeline, 50)
+
+
+@pytest.mark.parametrize(("rounds", "expected"), [(1, [0, 1, 2]), (2, [0, 0, 0, 0, 1, 2])])
+def test_each_record_is_on_disk_before_the_next_case_begins(
+    bench, main, forms, tmp_path, monkeypatch, rounds, expected
+):
+    on_disk, attempt = [], bench.attempt
+
+    def watch(job):
+        text = (tmp_path / "results.jsonl").read_text()
+        assert (tmp_path / "log.txt").read_text().count("=====\n") == text.count("\n")
+        on_disk.append(text.count("\n"))
+        return attempt(job)
+
+    monkeypatch.setattr(bench, "attempt", watch)
+    flags = ["--native", "--fp32", "--fp16", "--engine=onnxruntime", "--batch_size=2", f"--rounds={rounds}"]
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", *flags)
+    assert ran.status == 0, ran.err
+    assert on_disk == expected
+    assert len(ran.records) == 3
+
+
+def test_ctrl_c_between_rounds_keeps_the_rounds_that_there_are(bench, main, forms, monkeypatch):
+    attempt, calls = bench.attempt, []
+
+    def stop_at_the_third(job):
+        calls.append(job)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return attempt(job)
+
+    monkeypatch.setattr(bench, "attempt", stop_at_the_third)
+    flags = ["--native", "--fp32", "--engine=onnxruntime", "--batch_size=2", "--rounds=2"]
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", *flags)
+    assert ran.status == 130
+    assert [(record["precision"], len(record["timings"]["device"]["seconds"])) for record in ran.records] == [
+        ("native", 6),
+        ("fp32", 6),
+    ]

@@ -46,8 +46,10 @@ def main():
             seconds = time.perf_counter() - start
             same = run(bench, model, samples, engine == "tensorrt").argmax(axis=1) == native.argmax(axis=1)
             sure = native.max(axis=1) > SURE[precision]
-            print(f"{graph.name:34} {engine:12} {precision} {config.calibration_method:11} "
-                  f"{same.sum():3} of {len(same)}, sure ones {same[sure].sum():3} of {sure.sum()}, {seconds:5.1f} s", flush=True)  # fmt: skip
+            head = f"{graph.name:34} {engine:12} {precision} {config.calibration_method:11}"
+            print(
+                head, f"{same.sum():3} of {len(same)}, sure ones {same[sure].sum():3} of {sure.sum()}, {seconds:5.1f} s"
+            )
     print(f"{bench.device_name(config)}, int8 saturates: {bench.int8_saturates()}, load {os.getloadavg()[0]:.1f}")
 
 

@@ -1,84 +1,178 @@
 #!/usr/bin/env python3
-"""The table of the records that tensorrt.py wrote.
+"""Reads the records that tensorrt.py wrote: a table, a picture, a page, a comparison.
 
-    python report.py results.jsonl [more.jsonl ...]
+    python report.py results.jsonl [more.jsonl ...]                 table, and report.png beside the first file
+    python report.py results.jsonl --output=report.html             table, and one self-contained page
+    python report.py new.jsonl --compare=old.jsonl --fail_slower=5  for CI: exit 3 where a case lost over 5 %
 
 Records come in through results.jsonl alone; nothing here imports TensorFlow or tensorrt.py, which prints its own run
-with `print_records`. Exit status: 0; 2 where a file cannot be read or a line of it is no record.
+with `print_records`. Several files are one: grouped by device, the newest run last.
+
+Comparison. Of each case the newest records that ran are compared: the ratio of the medians of images/s, new to old. Its
+interval reaches from the lower end of new over the upper end of old to the upper over the lower: both medians lie
+within their ends with 95 % confidence each, so their ratio within it with at least 90 %. A case is faster or slower
+when the whole interval says so and the ratio is over 2.5 % from one, which two runs of the same program may be apart.
+
+Exit status: 0; 2 a file cannot be read, or a line of it is no record; 3 with --fail_slower: a case lost more than that
+beyond its interval, or fails now. Environment: NO_COLOR (plain table), COLUMNS (its width where stdout is a terminal).
 """
 
 from __future__ import annotations
 
+import argparse
 import collections
+import html
+import io
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
+VERSION = "1.0"
+RECORD_VERSION = 1  # the newest that this program reads
 WIDTH = 100  # columns where stdout is no terminal
-SHOWN_CLASSES = 5
+SAME = 0.025  # medians nearer than that are the same: tensorrt.py's limit for a steady case
+TITLES = ("precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative", "p50\nms",
+          "p99\nms", "top-1\nas native", "size\nMB", "build\ns")  # fmt: skip
+NEEDED = {"time": str, "device": str, "status": str, "engine": str, "precision": str, "batch_size": int,
+          "timings": dict, "notes": list}  # fmt: skip
+NUMBER = (int, float)
+OPTIONAL = {"agreement": {"top1": NUMBER}, "accuracy": {"top1": NUMBER, "top5": NUMBER}, "artifact": {"bytes": int},
+            "gpu": {"driver": str, "compute_capability": str}, "graph": {}, "flags": {}, "versions": {},
+            "calibration": {"method": str, "images": int, "source": str, "sha256": str}}  # fmt: skip
+STATISTICS = ("fps_median", "fps_low", "fps_high", "latency_median", "latency_99th")
 
 
 class UserError(Exception):
     """Something the user can mend: one line that says what is wrong and what to do."""
 
 
-def console() -> Any:
-    """rich's console on stdout; plain and 100 columns wide where that is no terminal."""
-    from rich.console import Console
+# ------------------------------------------------------------------------------------------------------------ reading
 
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+
+def read_records(path: str) -> list[Record]:
+    """The records of a results.jsonl, of older versions too; a UserError names the line that is none."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): pass a results.jsonl") from error
+    records = [read_line(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not records:
+        raise UserError(f"{path} holds no records: run tensorrt.py first")
+    return records
+
+
+def read_line(path: str, number: int, line: str) -> Record:
+    try:
+        record = json.loads(line)
+        version = record["record"]
+        if isinstance(version, int) and version > RECORD_VERSION:
+            raise UserError(
+                f"{path}, line {number}: a record of version {version}, newer than this report.py: update it"
+            )
+        check(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}, line {number}: no record of tensorrt.py ({error!r}): remove the line") from error
+    return record
+
+
+def check(record: Record) -> None:
+    """Raises ValueError, KeyError, TypeError or AttributeError where a record lacks what is read below."""
+    parts = [(record, NEEDED), *((record[name], kinds) for name, kinds in OPTIONAL.items() if record.get(name))]
+    for part, kinds in parts:
+        if wrong := [name for name, kind in kinds.items() if not isinstance(part[name], kind)]:
+            raise TypeError(", ".join(wrong))
+    if record["precision"] not in LOOKS or not all(isinstance(note, str) for note in record["notes"]):
+        raise ValueError("precision or notes")
+    for timing in record["timings"].values():
+        numbers = [*timing["seconds"], timing["throughput"], *(timing["statistics"][name] for name in STATISTICS)]
+        if not timing["seconds"] or not all(0 < number < 1e15 for number in numbers):
+            raise ValueError("timings")
+    for label, share in record.get("predictions", ()):
+        label.split, share / 1
+
+
+def merged(paths: list[str]) -> list[Record]:
+    """All records: device by device, the newest run of all last."""
+    records = sorted((record for path in paths for record in read_records(path)), key=lambda record: record["time"])
+    newest = {record["device"]: index for index, record in enumerate(records)}
+    return sorted(records, key=lambda record: newest[record["device"]])
+
+
+def devices_of(records: list[Record]) -> dict[str, list[Record]]:
+    """The records of each device, in order."""
+    groups = collections.defaultdict(list)
+    for record in records:
+        groups[record["device"]].append(record)
+    return groups
+
+
+# -------------------------------------------------------------------------------------------------------------- table
 
 
 def name_of(record: Record) -> str:
     return record["precision"] if record["precision"] == "native" else record["precision"].upper()
 
 
-def table_of(records: list[Record]) -> Any:
-    """All cases side by side as a rich table, one unit a column, the best images/s marked with a star."""
-    from rich.table import Table
+def case_of(record: Record) -> str:
+    engine = "" if record["engine"] == "native" else f" {record['engine']}"
+    return f"{name_of(record)}{engine} {record['batch_size']}"
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    titles = ("\nprecision", "\nengine", "\nbatch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative",
-              "p50\nms", "p99\nms", "top-1\nas native", "size\nMB", "build\ns")  # fmt: skip
-    for title in titles:
-        table.add_column(title, justify="left" if title in titles[:2] else "right", no_wrap=True)
-    timed = [(record, inputs) for record in records for inputs in record["timings"]]
-    speeds = {id(r["timings"][i]): r["timings"][i]["statistics"]["fps_median"] for r, i in timed}
-    native = {
-        (r["device"], r["batch_size"], i): speeds[id(r["timings"][i])] for r, i in timed if r["precision"] == "native"
-    }
+
+def native_speeds(records: list[Record]) -> dict[tuple[str, int, str], float]:
+    """Native's newest median images/s by device, batch size and where the input lay."""
+    return {(record["device"], record["batch_size"], inputs): timing["statistics"]["fps_median"]
+            for record in records if record["precision"] == "native"
+            for inputs, timing in record["timings"].items()}  # fmt: skip
+
+
+def rows_of(records: list[Record], native: dict[tuple[str, int, str], float]) -> list[list[str]]:
+    """The table's cells, a row for each case and place of its input; the best images/s has a star."""
+    speeds = [t["statistics"]["fps_median"] for record in records for t in record["timings"].values()]
+    rows = []
     for record in records:
-        for row, inputs in enumerate(record["timings"] or [""]):
-            timing = record["timings"].get(inputs)
+        artifact, same = record.get("artifact") or {}, record.get("agreement")
+        ends = [f"{same['top1']:.1%}" if same else "", f"{artifact['bytes'] / 1e6:.1f}" if artifact else "",
+                f"{artifact['build_seconds']:.1f}" if artifact.get("build_seconds") else ""]  # fmt: skip
+        head = [name_of(record), record["engine"], str(record["batch_size"])]
+        for inputs, timing in record["timings"].items():
+            if inputs == "host":
+                head[1] += " from host" if not head[0] else " (host)"
             base = native.get((record["device"], record["batch_size"], inputs))
-            cells = timing_cells(timing, base, max(speeds.values())) if timing else [record["status"], *[""] * 5]
-            head = [name_of(record), record["engine"], str(record["batch_size"])] if not row else ["", "", ""]
-            head[1] += " from host" if inputs == "host" and row else " (host)" if inputs == "host" else ""
-            table.add_row(*head, *cells, *(artifact_cells(record) if not row else []))
-    return table
+            rows.append([*head, *timing_cells(timing, base, max(speeds)), *ends])
+            head, ends = ["", "", ""], ["", "", ""]
+        if not record["timings"]:
+            rows.append([*head, record["status"], *[""] * 5, *ends])
+    return rows
 
 
 def timing_cells(timing: dict[str, Any], native: float | None, best: float) -> list[str]:
     s = timing["statistics"]
     speed, half = s["fps_median"], max(s["fps_high"] - s["fps_median"], s["fps_median"] - s["fps_low"])
-    return [f"{speed:,.1f}{'*' if speed == best else ' '}", f"{half:,.1f}", f"{timing['throughput']:,.1f}",
-            f"{speed / native:.2f}x" if native else "", f"{1e3 * s['latency_median']:.2f}",
-            f"{1e3 * s['latency_99th']:.2f}"]  # fmt: skip
+    return [f"{speed:,.1f}{'*' if speed == best else ' '}", f"{half:,.1f}",
+            f"{timing['throughput']:,.1f}", f"{speed / native:.2f}x" if native else "",
+            f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}"]  # fmt: skip
 
 
-def artifact_cells(record: Record) -> list[str]:
-    artifact, same = record["artifact"] or {}, record.get("agreement")
-    return [f"{same['top1']:.1%}" if same else "", f"{artifact['bytes'] / 1e6:.1f}" if artifact else "",
-            f"{artifact['build_seconds']:.1f}" if artifact.get("build_seconds") else ""]  # fmt: skip
+def table_of(records: list[Record], native: dict[tuple[str, int, str], float], title: str = "") -> Any:
+    """All cases side by side as a rich table, one unit a column."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", title=title or None,
+                  title_justify="left", title_style="bold")  # fmt: skip
+    for index, head in enumerate(TITLES):
+        table.add_column(head if "\n" in head else f"\n{head}", justify="left" if index < 2 else "right", no_wrap=True)
+    for row in rows_of(records, native):
+        table.add_row(*row)
+    return table
 
 
 def predictions_table(records: list[Record]) -> Any:
     """The first image's classes with their probabilities, a column for each precision and engine."""
     from rich.table import Table
 
-    shown = {(name_of(r), r["engine"]): r["predictions"][:SHOWN_CLASSES] for r in records if "predictions" in r}
+    shown = {(name_of(r), r["engine"]): r["predictions"][:5] for r in records if "predictions" in r}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     engines = collections.Counter(name for name, _ in shown)
     for name, engine in shown:
@@ -90,63 +184,312 @@ def predictions_table(records: list[Record]) -> Any:
 
 def accuracy_lines(records: list[Record]) -> list[str]:
     """Top-1 and top-5 accuracy of each case whose images have a known class."""
-    return [f"{name_of(r)} {r['engine']} {r['batch_size']}: accuracy top-1 {r['accuracy']['top1']:.1%}, "
-            f"top-5 {r['accuracy']['top5']:.1%}" for r in records if "accuracy" in r]  # fmt: skip
+    return [f"{case_of(r)}: accuracy top-1 {r['accuracy']['top1']:.1%}, top-5 {r['accuracy']['top5']:.1%}"
+            for r in records if "accuracy" in r]  # fmt: skip
 
 
 def note_lines(records: list[Record]) -> list[str]:
     """Every sentence once, behind the cases that it is about."""
     about = collections.defaultdict(list)
     for record in records:
-        for note in [*record["notes"], *([record["error"]] if record["error"] else [])]:
-            about[note].append(f"{name_of(record)} {record['engine']} {record['batch_size']}")
+        for note in [*record["notes"], *([record["error"]] if record.get("error") else [])]:
+            about[note].append(case_of(record))
     return [f"{', '.join(dict.fromkeys(cases)) if len(cases) < 4 else f'{len(cases)} cases'}: {note}"
             for note, cases in about.items()]  # fmt: skip
 
 
-def print_records(records: list[Record]) -> None:
-    """The probabilities, the table and the sentences of some cases on stdout."""
+def console() -> Any:
+    """rich's console on stdout; plain and 100 columns wide where that is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+
+
+def print_records(records: list[Record], predictions: bool = True) -> None:
+    """The probabilities, the table of each device and the sentences of some cases on stdout."""
     if not records:
         return
-    out = console()
-    if any("predictions" in record for record in records):
+    out, native, groups = console(), native_speeds(records), devices_of(records)
+    if predictions and any("predictions" in record for record in records):
         print()
         out.print(predictions_table(records))
-    print()
-    out.print(table_of(records))
+    for device, group in groups.items():
+        print()
+        out.print(table_of(group, native, device if len(groups) > 1 else ""))
     for lines in (accuracy_lines(records), note_lines(records)):
         if lines:
             print("\n" + "\n".join(lines))
 
 
-def read_records(path: str) -> list[Record]:
-    """The records of a results.jsonl.
+# ------------------------------------------------------------------------------------------------------------ picture
 
-    Raises:
-      UserError: the file cannot be read, or a line is no record; named with its number.
-    """
+# by precision: face of the bar, hatch, and the marker of the third panel; told apart without colour
+LOOKS = {"native": ("1.0", "", "o"), "fp32": ("0.85", "", "s"), "fp16": ("0.65", "///", "^"), "int8": ("0.35", "", "D")}
+FILLS = ("black", "white", "0.6", "0.85", "0.3")  # of the markers, by engine
+
+
+def draw(records: list[Record]) -> Any:
+    """The picture: speed, latency of every step, and agreement or accuracy against speed; rows as in the table."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [(record, inputs) for record in records for inputs in record["timings"]]
+    if not rows:
+        raise UserError("no case of these files was timed: nothing to draw")
+    height = max(3.6, 1.6 + 0.34 * (len(rows) + len(devices_of(records))))
+    figure = plt.figure(figsize=(15, height), layout="constrained")
+    speed, latency, quality = figure.subplots(1, 3, width_ratios=(5, 4, 4))
+    places = draw_speeds(speed, rows, native_speeds(records))
+    draw_latencies(latency, rows, places)
+    latency.set_ylim(speed.get_ylim())
+    draw_quality(quality, records)
+    if height > 6:
+        quality.set(box_aspect=0.8, anchor="N")
+    return figure
+
+
+def draw_speeds(axes: Any, rows: list[tuple[Record, str]], native: dict[tuple[str, int, str], float]) -> list[float]:
+    """Bars of images/s with intervals and speed-ups; returns the height of each row. A device's name heads its rows."""
+    places, names, place, device = [], [], 0.0, ""
+    several = len({record["device"] for record, _ in rows}) > 1
+    for record, inputs in rows:
+        if several and record["device"] != device:
+            device, place = record["device"], place + 1
+            axes.text(0, place - 0.95, f" {device}", va="center", fontweight="bold", fontsize=9)
+        places.append(place)
+        names.append(case_of(record) + (" (host)" if inputs == "host" else ""))
+        place += 1
+    most = max(record["timings"][inputs]["statistics"]["fps_high"] for record, inputs in rows)
+    for (record, inputs), place in zip(rows, places):
+        s = record["timings"][inputs]["statistics"]
+        face, hatch, _ = LOOKS[record["precision"]]
+        error = [[s["fps_median"] - s["fps_low"]], [s["fps_high"] - s["fps_median"]]]
+        axes.barh(place, s["fps_median"], 0.7, color=face, hatch=hatch, edgecolor="black", xerr=error, capsize=3)
+        base = native.get((record["device"], record["batch_size"], inputs))
+        text = f"{s['fps_median']:,.1f}" + (f"  ({s['fps_median'] / base:.2f}x)" if base else "")
+        axes.text(s["fps_high"] + most / 60, place, text, va="center", fontsize=9)
+    axes.set(yticks=places, yticklabels=names, xlim=(0, 1.4 * most), ylim=(max(2.3, max(places) + 0.7), -0.7),
+             xlabel="images/s, median with 95 % interval (times native)", title="Speed")  # fmt: skip
+    axes.xaxis.set_major_formatter("{x:,.10g}")
+    return places
+
+
+def draw_latencies(axes: Any, rows: list[tuple[Record, str]], places: list[float]) -> None:
+    """Every waited step as a dot, in the order of time from the row's top to its bottom, and the median as a stroke."""
+    import numpy as np
+    from matplotlib import ticker
+
+    for (record, inputs), place in zip(rows, places):
+        milliseconds = 1e3 * np.asarray(record["timings"][inputs]["seconds"])
+        heights = place + np.linspace(-0.33, 0.33, len(milliseconds))
+        axes.plot(milliseconds, heights, ".", color="0.35", markersize=3, rasterized=len(milliseconds) > 2000)
+        axes.vlines(np.median(milliseconds), place - 0.4, place + 0.4, color="black", linewidth=2)
+    every = [second for record, inputs in rows for second in record["timings"][inputs]["seconds"]]
+    if max(every) > 10 * min(every):
+        axes.set_xscale("log", subs=[])
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if max(every) < 1e3 * min(every) else (1,)))
+        axes.xaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_xlim(0, 1.05e3 * max(every))
+    axes.set(yticks=places, yticklabels=[""] * len(places), title="Latency of every step",
+             xlabel="ms a step; first step on top, stroke: median")  # fmt: skip
+    axes.grid(axis="x", alpha=0.4)
+
+
+def draw_quality(axes: Any, records: list[Record]) -> None:
+    """Accuracy where it is known, else agreement with native, against speed; markers by precision, fill by engine."""
+    known = any("accuracy" in record for record in records)
+    points = [(r, r["accuracy"]["top1"] if known else r["agreement"]["top1"] if "agreement" in r else 1.0)
+              for r in records if r["timings"] and (("accuracy" in r) if known else "predictions" in r)]  # fmt: skip
+    engines = list(dict.fromkeys(record["engine"] for record, _ in points))
+    for record, share in points:
+        speed = next(iter(record["timings"].values()))["statistics"]["fps_median"]
+        axes.plot(speed, 100 * share, LOOKS[record["precision"]][2], markersize=8, markeredgecolor="black",
+                  markerfacecolor=FILLS[engines.index(record["engine"]) % len(FILLS)], linestyle="none",
+                  label=case_of(record).rsplit(" ", 1)[0])  # fmt: skip
+    axes.set(xlabel="images/s", ylabel="top-1 accuracy, %" if known else "images with native's first class, %",
+             title="Is it still the same model?")  # fmt: skip
+    axes.grid(alpha=0.4)
+    if not points:
+        axes.text(0.5, 0.5, "no outputs", ha="center", transform=axes.transAxes)
+        return
+    lowest = min(100 * share for _, share in points)
+    room = max(3.0, 0.1 * (100 - lowest))
+    axes.set_ylim(lowest - room, 100 + room / 3)
+    axes.set_yticks([tick for tick in axes.get_yticks() if lowest - room <= tick <= 100])
+    axes.set_xlim(0, 1.15 * axes.dataLim.xmax)
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter("{x:,.10g}")
+    once = dict(zip(*reversed(axes.get_legend_handles_labels())))
+    axes.legend(once.values(), once.keys(), loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, ncols=2,
+                fontsize=8)  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------------- page
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72em;margin:2em auto;padding:0 1em;color:#111}
+table{border-collapse:collapse;margin:1em 0}th,td{padding:.2em .7em;text-align:right;border-bottom:1px solid #ccc}
+th{vertical-align:bottom}th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}svg{max-width:100%;height:auto}"""
+
+
+def page(records: list[Record], figure: Any) -> str:
+    """One self-contained HTML page: table, picture, sentences, environment, calibration."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    svg = buffer.getvalue()
+    native = native_speeds(records)
+    parts = ["<!doctype html><html lang=en><meta charset=utf-8><title>tensorrt.py</title>", f"<style>{STYLE}</style>",
+             "<h1>What does TensorRT buy this model, and is it still the same model?</h1>"]  # fmt: skip
+    for device, group in devices_of(records).items():
+        parts += [f"<h2>{html.escape(device)}</h2>", html_table(rows_of(group, native))]
+    parts.append(svg[svg.index("<svg") :])
+    sections = {"Accuracy": accuracy_lines, "What to know about these numbers": note_lines,
+                "Calibration": calibration_lines, "Environment": environment_lines}  # fmt: skip
+    for title, find in sections.items():
+        lines = find(records)
+        if lines:
+            items = "".join(f"<li>{html.escape(line)}" for line in lines)
+            parts.append(f"<h2>{title}</h2><ul>{items}</ul>")
+    return "\n".join(parts) + "</html>\n"
+
+
+def html_table(rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(title).replace(chr(10), '<br>')}" for title in TITLES)
+    return f"<table><tr>{head}{''.join('<tr><td>' + '<td>'.join(map(html.escape, row)) for row in rows)}</table>"
+
+
+def calibration_lines(records: list[Record]) -> list[str]:
+    """Where each INT8 case's ranges came from."""
+    found = ((case_of(r), r["calibration"]) for r in records if r.get("calibration"))
+    return [f"{case}: {facts['method']}, {facts['images']} images from {facts['source']}, SHA-256 {facts['sha256']}"
+            for case, facts in found]  # fmt: skip
+
+
+def environment_lines(records: list[Record]) -> list[str]:
+    """Versions, networks and settings, each combination once."""
+    lines = []
+    for r in records:
+        graph, gpu = r.get("graph") or {}, r.get("gpu") or {}
+        driver = f", driver {gpu['driver']}, compute capability {gpu['compute_capability']}" if gpu else ""
+        versions, settings = (", ".join(f"{key} {value}" for key, value in (r.get(name) or {}).items())
+                              for name in ("versions", "flags"))  # fmt: skip
+        lines += [f"{r['device']}{driver}; {versions}", f"{r['engine']} {r.get('engine_version', '')}; {settings}",
+                  "graph " + ", ".join(f"{key} {value}" for key, value in graph.items())]  # fmt: skip
+    return list(dict.fromkeys(lines))
+
+
+# --------------------------------------------------------------------------------------------------------- comparison
+
+
+def newest(records: list[Record]) -> dict[tuple[Any, ...], Record]:
+    """The newest record of each case on each device."""
+    return {
+        tuple(r.get(name) for name in ("device", "network", "engine", "precision", "batch_size")): r for r in records
+    }
+
+
+def obstacles(key: tuple[Any, ...], new: Record, before: dict[tuple[Any, ...], Record]) -> list[str]:
+    """What forbids the comparison of a case's new record with the one before, named."""
+    old = before.get(key)
+    if old is None:
+        devices = sorted({device for device, *rest in before if rest == list(key[1:])})
+        return [f"other device ({', '.join(devices)}, now {key[0]})" if devices else "no such case before"]
+    found = []
+    for part, names in (("", ("engine_version", "input_dtype")), ("graph", ("sha256", "input", "output")),
+                        ("flags", ("tf32", "workspace_size", "preprocessing"))):  # fmt: skip
+        then, now = (record if not part else record.get(part) or {} for record in (old, new))
+        found += [f"other {part} {name} ({str(then.get(name))[:12]}, now {str(now.get(name))[:12]})".replace("  ", " ")
+                  for name in names if then.get(name) != now.get(name)]  # fmt: skip
+    return found
+
+
+def ratio_of(new: dict[str, Any], old: dict[str, Any]) -> tuple[float, float, float]:
+    """New to old images/s: the ratio of the medians, and its interval's ends (see the module's docstring)."""
+    n, o = new["statistics"], old["statistics"]
+    return n["fps_median"] / o["fps_median"], n["fps_low"] / o["fps_high"], n["fps_high"] / o["fps_low"]
+
+
+def verdict(ratio: float, low: float, high: float) -> str:
+    if abs(ratio - 1) <= SAME or low <= 1 <= high:
+        return "same"
+    return "faster" if ratio > 1 else "slower"
+
+
+def compare(new: list[Record], old: list[Record], fail_slower: float | None) -> tuple[list[list[str]], bool]:
+    """A row for each case of the new records (case, ratio, interval, verdict), and whether one lost too much."""
+    rows, lost, before = [], False, newest([record for record in old if record["timings"]])
+    for key, record in newest(new).items():
+        if found := obstacles(key, record, before):
+            rows.append([case_of(record), "", "", f"not comparable: {'; '.join(found)}"])
+        elif record["status"] == "failed":
+            lost = True
+            rows.append([case_of(record), "", "", f"fails now: {record.get('error', '')}"])
+        for inputs in () if found else record["timings"].keys() & before[key]["timings"].keys():
+            ratio, low, high = ratio_of(record["timings"][inputs], before[key]["timings"][inputs])
+            lost |= fail_slower is not None and high < 1 - fail_slower / 100
+            name = case_of(record) + (" (host)" if inputs == "host" else "")
+            rows.append([name, f"{ratio:.3f}", f"{low:.3f} to {high:.3f}", verdict(ratio, low, high)])
+    return rows, lost
+
+
+def print_comparison(rows: list[list[str]]) -> None:
+    from rich.table import Table
+
+    table = Table("\ncase", "\nnew/old", "\ninterval", "\nverdict", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+# --------------------------------------------------------------------------------------------------------------- main
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser("report.py", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("files", nargs="+", metavar="RESULTS.jsonl", help="what tensorrt.py wrote")
+    parser.add_argument("--output", help=".png, .svg, .pdf or .html; default: report.png beside the first file")
+    parser.add_argument("--compare", metavar="OLD.jsonl", help="compare with these records; draws nothing by itself")
+    parser.add_argument("--fail_slower", type=float, metavar="PERCENT", help="exit 3 when a case lost more than that")
+    parser.add_argument("--version", action="version", version=VERSION)
+    options = parser.parse_args(argv[1:])
+    if options.fail_slower is not None and not options.compare:
+        parser.error("--fail_slower needs --compare=OLD.jsonl")
+    return options
+
+
+def write(records: list[Record], output: Path) -> None:
+    """Writes the picture or the page; raises UserError where that cannot be."""
+    if output.suffix not in (".png", ".svg", ".pdf", ".html"):
+        raise UserError(f"--output={output}: pass a name that ends in .png, .svg, .pdf or .html")
+    figure = draw(records)
     try:
-        lines = Path(path).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): pass a results.jsonl") from error
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            record["timings"], record["precision"], record["notes"], record["device"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: no record of tensorrt.py: remove the line") from error
-        records.append(record)
-    return records
+        if output.suffix == ".html":
+            output.write_text(page(records, figure))
+        else:
+            figure.savefig(output, dpi=120)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror}): pass another --output") from error
+    print(f"\n{output} written")
 
 
 def main(argv: list[str]) -> int:
-    """Prints the table of the files named and returns the exit status."""
-    if len(argv) < 2 or argv[1] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if len(argv) > 1 else 2
+    """Reads, prints, draws and compares what the command line names; returns the exit status."""
+    options = parse(argv)
     try:
-        print_records([record for path in argv[1:] for record in read_records(path)])
+        records = merged(options.files)
+        print_records(records, predictions=False)
+        if options.output or not options.compare:
+            write(records, Path(options.output or Path(options.files[0]).with_name("report.png")))
+        if options.compare:
+            rows, lost = compare(records, merged([options.compare]), options.fail_slower)
+            print_comparison(rows)
+            if lost:
+                print(f"\nreport.py: a case lost over {options.fail_slower:g} % beyond its interval, or fails now")
+            return 3 if lost and options.fail_slower is not None else 0
     except UserError as error:
         print(f"report.py: error: {error}", file=sys.stderr)
         return 2

@@ -31,6 +31,13 @@ def bench():
     return sys.modules.get("bench") or load()
 
 
+def validate(record):
+    """Checks a record against the written schema."""
+    import jsonschema
+
+    jsonschema.validate(record, json.loads((ROOT / "tests" / "schema.json").read_text()))
+
+
 def pytest_collection_modifyitems(config, items):
     """Skips what this machine cannot run, and slow tests unless they are asked for."""
     bench = load()
@@ -68,7 +75,10 @@ def main(bench, tmp_path, capsys):
         )
         out, err = capsys.readouterr()
         lines = results.read_text().splitlines()[before:] if results.exists() else []
-        return types.SimpleNamespace(status=status, out=out, err=err, records=[json.loads(line) for line in lines])
+        records = [json.loads(line) for line in lines]
+        for record in records:
+            validate(record)
+        return types.SimpleNamespace(status=status, out=out, err=err, records=records)
 
     return run
 

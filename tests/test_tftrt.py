@@ -127,11 +127,7 @@ def test_an_unconverted_graph_is_an_error(bench, job, converter, engine_graph, m
     converter.result = engine_graph(engines)
     real = bench.convert_by_tftrt
     monkeypatch.setattr(bench, "convert_by_tftrt", lambda tf, _, given: real(tf, converter, given))
-    monkeypatch.setitem(
-        sys.modules,
-        "tensorflow.python.compiler.tensorrt.trt_convert",
-        type(sys)("trt_convert"),
-    )
+    monkeypatch.setitem(sys.modules, "tensorflow.python.compiler.tensorrt.trt_convert", type(sys)("trt_convert"))
     sys.modules["tensorflow.python.compiler.tensorrt.trt_convert"].TrtGraphConverter = converter
     given = job("fp16")
     if not engines:

@@ -1,0 +1,256 @@
+"""report.py: what it reads, draws, writes and compares, by its command line and by its picture's own objects."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, load, validate
+
+KEPT = Path(__file__).parent / "data" / "records_1.jsonl"
+
+
+@pytest.fixture(scope="module")
+def report():
+    return load("report", "report.py")
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(*args):
+        words = [sys.executable, str(ROOT / "report.py"), *map(str, args)]
+        return subprocess.run(words, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+
+    return run
+
+
+@pytest.fixture
+def kept():
+    return [json.loads(line) for line in KEPT.read_text().splitlines()]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes records to a file."""
+
+    def write(records, name="results.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+        return tmp_path / name
+
+    return write
+
+
+def scaled(record, factor, **changes):
+    """The record `factor` times as fast."""
+    record = copy.deepcopy({**record, **changes})
+    for timing in record["timings"].values():
+        timing["seconds"] = [second / factor for second in timing["seconds"]]
+        timing["throughput"] *= factor
+        for name in timing["statistics"]:
+            timing["statistics"][name] *= factor if name.startswith("fps") else 1 / factor
+    return record
+
+
+def many(kept, count):
+    """`count` records of three devices and many batch sizes."""
+    return [scaled(kept[index % 4], 1 + index / 7, batch_size=1 << index // 4, device=f"Device {index * 3 // count}")
+            for index in range(count)]  # fmt: skip
+
+
+def test_records_of_version_1_stay_readable(run, kept):
+    for record in kept:
+        validate(record)
+    ran = run(KEPT, "--output=page.html")
+    assert ran.returncode == 0, ran.stderr
+    assert "INT8      onnxruntime     4    34.6*  1.5     34.8  2.48x 115.48 148.66    100.0%  25.8   5.2" in ran.stdout
+
+
+def test_picture_beside_the_first_file(run, written, kept):
+    path = written(kept)
+    ran = run(path)
+    assert ran.returncode == 0, ran.stderr
+    assert (path.parent / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_heavy_is_imported(report):
+    code = "import sys, runpy; sys.argv[1:] = sys.argv[2:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    words = [sys.executable, "-X", "importtime", "-c", code, str(ROOT / "report.py"), "--version"]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert "tensorflow" not in ran.stderr
+    assert "matplotlib" not in ran.stderr
+
+
+@pytest.mark.parametrize("count", [1, 4, 30])
+def test_labels_do_not_overlap(report, kept, count):
+    figure = report.draw(many(kept, count) if count > 4 else kept[:count])
+    renderer = figure.canvas.get_renderer()
+    figure.draw(renderer)
+    boxes, width = [], figure.bbox.width
+    for axes in figure.axes:
+        texts = [*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            texts += [
+                tick.label1
+                for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+                if low <= tick.get_loc() <= high
+            ]
+        texts += axes.get_legend().get_texts() if axes.get_legend() else []
+        for text in texts:
+            box = text.get_window_extent(renderer)
+            if text.get_text() and text.get_visible() and box.width:
+                boxes.append((text.get_text(), box))
+    assert len(boxes) > 2 * count
+    for index, (text, box) in enumerate(boxes):
+        assert box.x0 >= 0 and box.x1 <= width, f"{text} leaves the picture"
+        for other, near in boxes[:index]:
+            apart = box.x1 <= near.x0 or near.x1 <= box.x0 or box.y1 <= near.y0 or near.y1 <= box.y0
+            assert apart, f"{text!r} overlaps {other!r}"
+
+
+def test_the_picture_shows_the_records_numbers(report, kept):
+    figure = report.draw(kept)
+    speed, latency, quality = figure.axes
+    medians = [record["timings"]["device"]["statistics"]["fps_median"] for record in kept]
+    assert [bar.get_width() for bar in speed.patches] == medians
+    assert [text.get_text() for text in speed.texts] == ["14.0  (1.00x)", "19.8  (1.42x)", "19.1  (1.37x)",
+                                                         "34.6  (2.48x)"]  # fmt: skip
+    steps = [line for line in latency.lines if line.get_marker() == "."]
+    for line, record in zip(steps, kept, strict=True):
+        assert list(line.get_xdata()) == pytest.approx([1e3 * s for s in record["timings"]["device"]["seconds"]])
+    assert [line.get_xdata()[0] for line in quality.lines] == medians
+    looks = {(line.get_marker(), line.get_markerfacecolor()) for line in quality.lines}
+    assert len(looks) == 4, "told apart without colour"
+
+
+def test_accuracy_takes_the_place_of_agreement(report, kept):
+    for record, share in zip(kept, (0.9, 0.8, 0.7, 0.6)):
+        record["accuracy"] = {"top1": share, "top5": 1.0}
+    quality = report.draw(kept).axes[2]
+    assert [line.get_ydata()[0] for line in quality.lines] == pytest.approx([90, 80, 70, 60])
+    assert "accuracy" in quality.get_ylabel()
+
+
+def test_files_are_merged_by_device_newest_last(report, written, kept):
+    old = written([scaled(kept[0], 1, device="A", time="2026-01-01T00:00:00+00:00")], "old.jsonl")
+    new = written([scaled(kept[1], 1, device="A", time="2026-01-03T00:00:00+00:00"),
+                   scaled(kept[0], 1, device="B", time="2026-01-02T00:00:00+00:00")], "new.jsonl")  # fmt: skip
+    merged = report.merged([str(new), str(old)])
+    assert [(r["device"], r["precision"]) for r in merged] == [("B", "native"), ("A", "native"), ("A", "fp32")]
+
+
+def test_page_is_self_contained(run, written, kept):
+    kept[1]["notes"].append("a < b & c")
+    path = written(kept)
+    ran = run(path, "--output=page.html")
+    assert ran.returncode == 0, ran.stderr
+    text = (path.parent / "page.html").read_text()
+    assert "<svg" in text
+    assert "a &lt; b &amp; c" in text
+    assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', text), "nothing is fetched"
+    assert kept[3]["calibration"]["sha256"] in text
+    assert "tensorflow 2.21.0" in text
+
+
+def test_page_in_chromium(run, written, kept, tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no chromium")
+    run(written(many(kept, 30)), "--output=page.html")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+    words = [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path}/page.html"]
+    dom = subprocess.run(words, capture_output=True, text=True, timeout=100).stdout
+    assert len(re.findall("<tr>", dom)) == 30 + 3
+    assert "</svg>" in dom
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(1.3, "faster"), (0.7, "slower"), (1.02, "same"), (1.0, "same"), (0.98, "same")]
+)
+def test_comparison(run, written, kept, factor, verdict):
+    new = written([scaled(kept[2], factor, time="2027-01-01T00:00:00+00:00")])
+    ran = run(new, f"--compare={KEPT}")
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(rf"FP16 onnxruntime 4 +{factor:.3f} .*{verdict}", ran.stdout), ran.stdout
+
+
+def test_ratio_and_interval_by_hand(report):
+    new, old = (
+        {"statistics": dict(zip(("fps_low", "fps_median", "fps_high"), row))} for row in ((9, 10, 12), (4, 5, 6))
+    )
+    assert report.ratio_of(new, old) == (2.0, 1.5, 3.0)
+
+
+@pytest.mark.parametrize(("factor", "status"), [(0.7, 3), (0.96, 0), (1.3, 0)])
+def test_fail_slower(run, written, kept, factor, status):
+    new = written([scaled(kept[2], factor)])
+    assert run(new, f"--compare={KEPT}", "--fail_slower=5").returncode == status
+
+
+def test_a_case_that_fails_now_fails_ci(run, written, kept):
+    new = written([{**kept[2], "status": "failed", "error": "out of memory", "timings": {}}])
+    ran = run(new, f"--compare={KEPT}", "--fail_slower=5")
+    assert ran.returncode == 3
+    assert "fails now: out of memory" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"device": "GPU Y"}, "other device"),
+        ({"engine_version": "1.33.0"}, "other engine_version"),
+        ({"input_dtype": "uint8"}, "other input_dtype"),
+        ({"graph": {"sha256": "0" * 64}}, "other graph sha256"),
+        ({"flags": {"tf32": False}}, "other flags tf32"),
+        ({"batch_size": 5}, "no such case before"),
+    ],
+)
+def test_not_comparable_is_named(run, written, kept, change, why):
+    record = copy.deepcopy(kept[2])
+    for name, value in change.items():
+        record[name] = {**record[name], **value} if isinstance(value, dict) else value
+    ran = run(written([record]), f"--compare={KEPT}", "--fail_slower=5")
+    assert ran.returncode == 0, ran.stderr
+    assert "not comparable: " in ran.stdout
+    assert why in " ".join(ran.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}\n", "line 1"),
+        ("not json\n", "line 1"),
+        ("@kept\n[1, 2]\n", "line 5"),
+        ('@kept\n{"record": 99}\n', "version 99"),
+        ("", "no records"),
+        ("\x00\x01", "line 1"),
+    ],
+)
+def test_a_broken_or_foreign_file(run, tmp_path, text, words):
+    (tmp_path / "results.jsonl").write_text(text.replace("@kept\n", KEPT.read_text()))
+    for args in (["results.jsonl"], [str(KEPT), "--compare=results.jsonl"]):
+        ran = run(*args)
+        assert ran.returncode == 2
+        assert ran.stderr.startswith("report.py: error: ")
+        assert ran.stderr.count("\n") == 1
+        assert "results.jsonl" in ran.stderr
+        assert words in ran.stderr
+
+
+def test_other_user_errors(run, tmp_path):
+    assert "cannot be read" in run("missing.jsonl").stderr
+    assert "ends in .png" in run(KEPT, "--output=report.doc").stderr
+    assert "cannot be written" in run(KEPT, "--output=missing/report.png").stderr
+    assert run(KEPT, "--fail_slower=5").returncode == 2
+    assert run("--version").stdout == "1.0\n"
+
+
+def test_failed_cases_alone_are_a_table_without_a_picture(run, written, kept):
+    ran = run(written([{**kept[0], "status": "failed", "error": "why", "timings": {}}]))
+    assert ran.returncode == 2
+    assert "failed" in ran.stdout
+    assert "nothing to draw" in ran.stderr

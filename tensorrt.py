@@ -35,6 +35,7 @@ import ctypes
 import dataclasses
 import datetime
 import difflib
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -78,6 +79,8 @@ FP16_MAX = 65504.0  # largest finite float16 (IEEE 754 binary16)
 STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
 SAME_TOP1 = SAME_COSINE = 0.99  # agreement with native below which a precision is said to have changed the predictions
+LATE = 10  # how much later than usual the first result after a loop may come
+SAME_OUTPUT = 1e-3  # share of the largest output by which two runs may differ: float16 sums in any order
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
 
 
@@ -139,6 +142,7 @@ class Artifact:
     """What an engine runs: a file, the seconds its building took, and the proof of its precision."""
 
     path: str
+    sha256: str
     seconds: float = 0.0
     proof: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -340,6 +344,24 @@ def write_beside(path: str | Path, data: bytes) -> None:
     except BaseException:
         os.unlink(part)
         raise
+
+
+def write_artifact(path: Path, data: bytes, start: float, proof: dict[str, Any]) -> Artifact:
+    """Writes what an engine runs, built since `start`, and remembers its hash."""
+    write_beside(path, data)
+    return Artifact(str(path), hashlib.sha256(data).hexdigest(), time.perf_counter() - start, proof)
+
+
+def read_unchanged(path: str, sha256: str) -> bytes:
+    """A file's bytes, if they are still the ones that this run wrote or loaded.
+
+    Raises:
+      UserError: they are not: another run writes into the same folder.
+    """
+    data = Path(path).read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"{path} was overwritten while this ran: give each run an --output_dir of its own")
+    return data
 
 
 # ------------------------------------------------------------------------------------------------------- the machine
@@ -639,32 +661,43 @@ def load_graph(config: Config) -> Graph:
     inputs, outputs = [], []
     if config.frozen_graph:
         path = fetch(config.frozen_graph) if is_url(config.frozen_graph) else Path(config.frozen_graph)
-        graph_def, name = read_graph_def(path), Path(config.frozen_graph.split("?")[0]).name
+        data, name = read_graph(path), Path(config.frozen_graph.split("?")[0]).name
+        graph_def = parse_graph_def(data, path)
     else:
         with waiting("Freezing the graph"):
             graph_def, inputs, outputs = freeze(tf, config)
         path = Path(config.output_dir) / "frozen_graph.pb"
-        name = path.name
-        write_beside(path, graph_def.SerializeToString(deterministic=True))
-    return describe_graph(config, graph_def, path, name, inputs, outputs)
+        name, data = path.name, graph_def.SerializeToString(deterministic=True)
+        write_beside(path, data)
+    tensors, shape, dtype, layout = describe_graph(config, graph_def, inputs, outputs)
+    return Graph(str(path), name, *tensors, shape, dtype, layout, hashlib.sha256(data).hexdigest())
 
 
-def read_graph_def(path: str | Path) -> Any:
-    """The GraphDef in a file.
+def read_graph(path: str | Path) -> bytes:
+    """The bytes of a file that should hold a GraphDef; a UserError where there is none."""
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder: --frozen_graph takes a file, --savedmodel_dir a SavedModel's folder")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: pass the frozen graph's path with --frozen_graph") from error
+
+
+def graph_def_of(graph: Graph) -> Any:
+    """The GraphDef of a loaded graph."""
+    return parse_graph_def(read_unchanged(graph.path, graph.sha256))
+
+
+def parse_graph_def(data: bytes, path: str | Path = "") -> Any:
+    """The GraphDef in a file's bytes.
 
     Raises:
-      UserError: no such file, a folder, empty, truncated, or something else that is named where it is known.
+      UserError: empty, truncated, or something else that is named where it is known.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.framework import graph_pb2
     from tensorflow.core.protobuf import saved_model_pb2
 
-    if os.path.isdir(path):
-        raise UserError(f"{path} is a folder: --frozen_graph takes a file, --savedmodel_dir a SavedModel's folder")
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: pass the frozen graph's path with --frozen_graph") from error
     if not data:
         raise UserError(f"{path} is empty: pass a frozen GraphDef")
     for magic, what in FOREIGN.items():
@@ -757,9 +790,7 @@ def import_graph(graph_def: Any) -> Any:
     return graph
 
 
-def describe_graph(
-    config: Config, graph_def: Any, path: Path, name: str, inputs: list[str], outputs: list[str]
-) -> Graph:
+def describe_graph(config: Config, graph_def: Any, inputs: list[str], outputs: list[str]) -> tuple[Any, ...]:
     """Finds the input and output and checks that images can be fed to the one."""
     graph = import_graph(graph_def)
     operations = graph.get_operations()
@@ -776,8 +807,7 @@ def describe_graph(
         raise UserError(f"input {source.name} has shape {shape_text(source.shape)}, not a batch of images "
                         f"[batch, height, width, channels]: pass --input_node")  # fmt: skip
     layout = "NCHW" if shape[1] in (1, 3) and shape[3] not in (1, 3) else "NHWC"
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Graph(str(path), name, source.name, sink.name, tuple(shape), source.dtype.name, layout, sha256)
+    return (source.name, sink.name), tuple(shape), source.dtype.name, layout
 
 
 def may_be_classes(shape: Any) -> bool:
@@ -887,8 +917,7 @@ class Onnx:
             model, proof = self.model(case.engine, case.precision)
             if self.config.host_dtype == "uint8" and self.graph.dtype != "uint8":
                 model = prepend_preprocessing(model, self.graph, self.config.preprocessing)
-            write_beside(path, model.SerializeToString())
-        return Artifact(str(path), time.perf_counter() - start, proof)
+            return write_artifact(path, model.SerializeToString(), start, proof)
 
 
 def attempt_export(graph: Graph) -> tuple[Any, UserError | None]:
@@ -911,7 +940,7 @@ def export_onnx(graph: Graph) -> Any:
     try:
         with waiting("Exporting to ONNX"), contextlib.redirect_stdout(io.StringIO()), quiet():
             os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"  # else it copies the whole model before each optimisation
-            model, _ = tf2onnx.convert.from_graph_def(read_graph_def(graph.path), input_names=[graph.input],
+            model, _ = tf2onnx.convert.from_graph_def(graph_def_of(graph), input_names=[graph.input],
                                                       output_names=[graph.output], opset=OPSET)  # fmt: skip
         unknown = [f"{n.op_type} ({n.name})" for n in model.graph.node if not n.domain and not onnx.defs.has(n.op_type)]
         if unknown:
@@ -1242,7 +1271,7 @@ class Engine:
 
     def build(self, job: Job) -> Artifact:
         """Writes what `open` runs into the output directory."""
-        return job.source or Artifact(job.graph.path)
+        return job.source or Artifact(job.graph.path, job.graph.sha256)
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         raise NotImplementedError
@@ -1257,10 +1286,10 @@ class TensorFlowRunner:
     On a GPU a call returns when its kernels are enqueued; `sync` waits for the device without fetching the output.
     """
 
-    def __init__(self, job: Job, path: str, batch: np.ndarray, compiled: bool) -> None:
+    def __init__(self, job: Job, artifact: Artifact, batch: np.ndarray, compiled: bool) -> None:
         self.tf = tf = import_tensorflow(job.config)
         self.device = "/GPU:0" if tf.config.get_visible_devices("GPU") else "/CPU:0"
-        graph_def = read_graph_def(path)
+        graph_def = parse_graph_def(read_unchanged(artifact.path, artifact.sha256))
         self.refuse_channels_first(graph_def, job.graph)
         wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
         inner = wrapped.prune(job.graph.input, job.graph.output)
@@ -1354,7 +1383,7 @@ class Native(Engine):
     precisions = ("native",)
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
-        return TensorFlowRunner(job, artifact.path, batch, compiled=False)
+        return TensorFlowRunner(job, artifact, batch, compiled=False)
 
 
 class Xla(Engine):
@@ -1370,7 +1399,7 @@ class Xla(Engine):
 
     def build(self, job: Job) -> Artifact:
         if job.case.precision == "fp32":
-            return Artifact(job.graph.path)
+            return Artifact(job.graph.path, job.graph.sha256)
         import_tensorflow(job.config)
         start = time.perf_counter()
         graph_def = auto_mixed_precision(job.graph)
@@ -1378,11 +1407,10 @@ class Xla(Engine):
         if not proof["low_nodes"]:
             raise UserError("auto_mixed_precision made no convolution or matrix product float16 here: XLA would time "
                             "float32 as FP16 (it needs a GPU of compute capability 7.0 or newer)")  # fmt: skip
-        write_beside(job.path(), graph_def.SerializeToString(deterministic=True))
-        return Artifact(str(job.path()), time.perf_counter() - start, proof)
+        return write_artifact(job.path(), graph_def.SerializeToString(deterministic=True), start, proof)
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
-        return TensorFlowRunner(job, artifact.path, batch, compiled=True)
+        return TensorFlowRunner(job, artifact, batch, compiled=True)
 
 
 def auto_mixed_precision(graph: Graph) -> Any:
@@ -1391,7 +1419,7 @@ def auto_mixed_precision(graph: Graph) -> Any:
     from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
     from tensorflow.python.grappler import tf_optimizer
 
-    loaded = import_graph(read_graph_def(graph.path))
+    loaded = import_graph(graph_def_of(graph))
     meta = tf.compat.v1.train.export_meta_graph(graph_def=loaded.as_graph_def(), graph=loaded, clear_devices=True)
     meta.collection_def["train_op"].node_list.value.append(graph.output)  # where grappler looks for what to keep
     config = config_pb2.ConfigProto()
@@ -1438,13 +1466,13 @@ class TfTrt(Engine):
         proof = tftrt_share(graph_def)
         if not proof["trt_engines"]:
             raise UserError("TF-TRT converted nothing of this graph: TensorFlow would run all of it; try --engine=xla")
-        write_beside(job.path(), graph_def.SerializeToString(deterministic=True))
-        return Artifact(str(job.path()), time.perf_counter() - start, {**proof, **calibration})
+        data = graph_def.SerializeToString(deterministic=True)
+        return write_artifact(job.path(), data, start, {**proof, **calibration})
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         from tensorflow.python.compiler.tensorrt import trt_convert  # noqa: F401  it registers TRTEngineOp
 
-        return TensorFlowRunner(job, artifact.path, batch, compiled=False)
+        return TensorFlowRunner(job, artifact, batch, compiled=False)
 
 
 def missing_nvinfer() -> str | None:
@@ -1467,7 +1495,7 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
         samples = feeds(job.graph, pixels, job.config.preprocessing, job.case.batch_size)
     with tf.Graph().as_default():  # this converter refuses eager mode
         converter = converter_class(
-            input_graph_def=read_graph_def(job.graph.path),
+            input_graph_def=graph_def_of(job.graph),
             nodes_denylist=[output.split(":")[0]],
             max_batch_size=None if calibrated else job.case.batch_size,  # int8 builds its engines when they are run
             max_workspace_size_bytes=job.config.workspace_size << 20,
@@ -1533,9 +1561,10 @@ class OnnxRuntimeRunner:
         self.runtime, self.device = onnxruntime, "cuda" if provider.startswith("CUDA") else "cpu"
         options = session_options(job.config)
         settings = {"use_tf32": int(job.config.tf32)} if self.device == "cuda" else {}
+        model = read_unchanged(artifact.path, artifact.sha256)
         with tempfile.TemporaryDirectory() as scratch:
             options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
-            self.session = onnxruntime.InferenceSession(artifact.path, options, [(provider, settings)])
+            self.session = onnxruntime.InferenceSession(model, options, [(provider, settings)])
             prove_what_ran(artifact, options.optimized_model_filepath, job.case.precision)
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.resident = self.bind(batch)
@@ -1647,9 +1676,9 @@ class TensorRt(Engine):
 
     def build(self, job: Job) -> Artifact:
         assert job.source
-        start, plan = time.perf_counter(), job.path(".engine")
-        write_beside(plan, build_plan(self.module(), job, Path(job.source.path).read_bytes()))
-        return Artifact(str(plan), job.source.seconds + time.perf_counter() - start, job.source.proof)
+        start = time.perf_counter() - job.source.seconds
+        plan = build_plan(self.module(), job, read_unchanged(job.source.path, job.source.sha256))
+        return write_artifact(job.path(".engine"), plan, start, job.source.proof)
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         return TensorRtRunner(self.module(), job, artifact, batch)
@@ -1732,7 +1761,7 @@ class TensorRtRunner:
         self.stream, self.copies = gpu.create_stream(), gpu.create_stream()  # non-blocking, both
         logger = trt_logger(trt)
         self.runtime = trt.Runtime(logger)
-        self.engine = self.runtime.deserialize_cuda_engine(Path(artifact.path).read_bytes())
+        self.engine = self.runtime.deserialize_cuda_engine(read_unchanged(artifact.path, artifact.sha256))
         if self.engine is None:
             raise UserError(f"TensorRT cannot load the plan ({one_line((logger.errors or ['no reason given'])[0])})")
         cache = Path(job.config.output_dir) / "tensorrt_rtx_runtime.cache"
@@ -2182,19 +2211,36 @@ def log_block(record: dict[str, Any]) -> str:
 
 
 def append(path: Path, text: str) -> None:
-    """Appends a whole block: one write to a file opened for appending, on disk before this returns."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, text.encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Appends a whole block or, where the disk is full, nothing; on disk before this returns, apart from other runs'.
+
+    Raises:
+      OSError: the folder cannot be made, or the file not written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed since
+    data = text.encode()
+    with open(path, "ab", buffering=0) as file:
+        with contextlib.suppress(ImportError):  # not on Windows
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        before = os.fstat(file.fileno()).st_size
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), before)
+            raise
 
 
 def keep(record: dict[str, Any], config: Config) -> None:
     """Writes a case's block and line; nothing that was measured waits for the next case."""
-    append(Path(config.output_dir) / "log.txt", log_block(record))
-    append(Path(config.output_dir) / "results.jsonl", json.dumps(record) + "\n")
+    try:
+        append(Path(config.output_dir) / "log.txt", log_block(record))
+        append(Path(config.output_dir) / "results.jsonl", json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(f"{config.output_dir} cannot be written any more ({error.strerror}): what was measured stands "
+                        f"above; pass another --output_dir") from error  # fmt: skip
 
 
 def check_output_dir(folder: str) -> None:
@@ -2211,7 +2257,7 @@ def check_output_dir(folder: str) -> None:
         raise UserError(f"--output_dir={folder} cannot be written ({error.strerror}): pass another folder") from error
 
 
-def print_report(records: list[dict[str, Any]], config: Config) -> None:
+def print_report(records: list[dict[str, Any]]) -> None:
     """What a person reads on stdout: the 2018 script's predictions lines, then report.py's tables and sentences."""
     shown = {(r["precision"], r["engine"]): r["predictions"] for r in records if "predictions" in r}
     engines = collections.Counter(precision for precision, _ in shown)
@@ -2229,8 +2275,6 @@ def print_report(records: list[dict[str, Any]], config: Config) -> None:
         report = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(report)
         report.print_records(records)
-    if records:
-        print(f"\n{len(records)} cases appended to log.txt and results.jsonl in {config.output_dir}")
 
 
 # ------------------------------------------------------------------------------------------------- running the cases
@@ -2285,11 +2329,43 @@ def run_case(job: Job, clock: Callable[[], float] = time.perf_counter) -> Result
         runner = engine.open(job, result.artifact, batch)
     if config.inputs in ("device", "both"):
         result.timings["device"] = time_resident(runner, job, clock)
+        refuse_unfinished(runner, batch, result.timings["device"])
     if config.inputs in ("host", "both"):
         result.timings["host"] = time_host(runner, job, batch, clock)
-    result.outputs = np.asarray(runner.infer(batch), np.float32).reshape(case.batch_size, -1)
-    result.notes += proof_notes(case.precision, result.artifact.proof)
+    result.outputs = outputs_of(runner, batch)
+    result.notes += [*proof_notes(case.precision, result.artifact.proof), *doubts(runner, batch, result.outputs)]
     return result
+
+
+def outputs_of(runner: Runner, batch: np.ndarray) -> np.ndarray:
+    """Outputs as float32 [images, classes]."""
+    return np.array(runner.infer(batch), np.float32).reshape(len(batch), -1)
+
+
+def refuse_unfinished(runner: Runner, batch: np.ndarray, timing: Timing) -> None:
+    """Catches an engine that says it is done before it is: the next result then waits for all that was left.
+
+    Raises:
+      UserError: it took LATE times as long as the same again and a timed step together.
+    """
+    late, usual = time_steps(lambda: runner.infer(batch), 2)
+    if late > LATE * (usual + float(np.median(timing.seconds))):
+        raise UserError(f"the engine called its steps done before they were: the next result took {late:.3f} s, the "
+                        f"one after {usual:.3f} s, so its timings are not real")  # fmt: skip
+
+
+def doubts(runner: Runner, batch: np.ndarray, outputs: np.ndarray) -> list[str]:
+    """Sentences on outputs that change from run to run, or do not depend on the input; overwrites the batch."""
+    if not np.isfinite(outputs).all():
+        return []  # said elsewhere
+    again = outputs_of(runner, batch)
+    np.subtract(batch.max(), batch, out=batch)  # a negative of the images
+    other, tolerance = outputs_of(runner, batch), SAME_OUTPUT * np.max(np.abs(outputs), initial=0)
+    if not np.allclose(again, outputs, rtol=0, atol=tolerance):
+        return ["the output changes from run to run: is there a random op in the graph?"]
+    if np.array_equal(other, outputs):
+        return ["the output does not depend on the input: check --input_node and --output_node"]
+    return []
 
 
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
@@ -2487,7 +2563,8 @@ def measure(config: Config) -> int:
     try:
         run_cases(choose_cases(config, batch_sizes), config, graph, images, done)
     finally:
-        print_report(records, config)
+        print_report(records)
+    print(f"\n{len(records)} cases appended to log.txt and results.jsonl in {config.output_dir}", flush=True)
     return int(any(record["error"] for record in records))
 
 
@@ -2496,7 +2573,7 @@ def main(argv: list[str]) -> int:
     try:
         config = parse_flags(argv)
         if config.help or config.version:
-            print(f"{__doc__}\n{FLAGS.get_help()}" if config.help else VERSION)
+            print(f"{__doc__}\n{FLAGS.get_help()}" if config.help else VERSION, flush=True)
         elif config.doctor:
             doctor(config)
         else:
@@ -2507,6 +2584,9 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         say("stopped; what was measured is kept")
         return 130
+    except BrokenPipeError:  # as in `| head`: nobody reads on; the records are on disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

@@ -1,5 +1,6 @@
 """What only an NVIDIA GPU can show. The TensorRT runner's CUDA half runs here around a stand-in engine that copies."""
 
+import hashlib
 import json
 import types
 
@@ -67,7 +68,7 @@ def runner(bench, tmp_path):
     job = bench.Job(bench.Case("tensorrt", "fp32", 4), config, None, None)
     plan = tmp_path / "x.engine"
     plan.write_bytes(b"plan")
-    artifact = bench.Artifact(str(plan))
+    artifact = bench.Artifact(str(plan), hashlib.sha256(b"plan").hexdigest())
     made = bench.TensorRtRunner(stand_in_trt(context), job, artifact, batch)
     return types.SimpleNamespace(run=made, context=context, batch=batch, artifact=artifact)
 

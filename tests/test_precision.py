@@ -28,7 +28,8 @@ def run(model, batch):
 
 def native(bench, maker, batch):
     job = bench.Job(bench.Case("native", "native", len(batch)), maker.config, maker.graph, maker.images)
-    return bench.TensorFlowRunner(job, maker.graph.path, batch, compiled=False).infer(batch)
+    artifact = bench.Artifact(maker.graph.path, maker.graph.sha256)
+    return bench.TensorFlowRunner(job, artifact, batch, compiled=False).infer(batch)
 
 
 def whole_batch(maker):

@@ -1,0 +1,175 @@
+"""Engines and graphs that lie: known times, unfinished work, outputs that mean nothing, files of other runs."""
+
+import time
+
+import numpy as np
+import pytest
+
+STEP = 0.02  # seconds that a test engine's step takes
+
+
+def spin(seconds):
+    """Computes for a known time; a sleep would be rounded up by the scheduler."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+class KnownRunner:
+    """A step takes STEP, waited for or enqueued."""
+
+    def infer(self, batch):
+        self.sync()
+        spin(STEP)
+        return batch.reshape(len(batch), -1)[:, :10].astype(np.float32)
+
+    def enqueue(self):
+        spin(STEP)
+
+    def sync(self):
+        pass
+
+    def feeder(self, batch, steps):
+        return lambda: [self.infer(batch) for _ in range(steps)]
+
+
+class HastyRunner(KnownRunner):
+    """Enqueues in another thread and says that it is done at once; only a result waits for what was left."""
+
+    def __init__(self):
+        self.left = 0
+
+    def enqueue(self):
+        self.left += 1
+
+    def infer(self, batch):
+        spin(STEP * self.left)
+        self.left = 0
+        return super().infer(batch)
+
+
+@pytest.fixture
+def engine(bench, monkeypatch):
+    """Puts a runner in native's place."""
+
+    def make(runner):
+        stand_in = bench.Engine()
+        stand_in.name, stand_in.precisions = "native", ("native",)
+        stand_in.open = lambda job, artifact, batch: runner
+        monkeypatch.setitem(bench.ENGINES, "native", stand_in)
+
+    return make
+
+
+@pytest.mark.parametrize("inputs", ["device", "host"])
+def test_a_known_time_is_measured_to_one_percent(main, forms, engine, inputs):
+    engine(KnownRunner())
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=4", f"--inputs={inputs}"
+    )
+    assert ran.status == 0, ran.err
+    timing = ran.records[0]["timings"][inputs]
+    assert timing["statistics"]["latency_median"] == pytest.approx(STEP, rel=0.01)
+    assert 4 / timing["throughput"] == pytest.approx(STEP, rel=0.05)  # one sum: a pause of the machine counts in full
+
+
+def test_unfinished_work_is_caught(main, forms, engine):
+    engine(HastyRunner())
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=4", "--num_loops=30")
+    assert ran.status == 1
+    assert "called its steps done before they were" in ran.records[0]["error"]
+    assert ran.records[0]["timings"] == {}
+
+
+def constant(tf, v1):
+    images = v1.placeholder(tf.float32, [None, 8, 8, 3], name="input_tensor")
+    rows = tf.shape(images)[0]
+    tf.identity(tf.tile([[0.1, 0.2, 0.7]], tf.stack([rows, 1])), name="softmax_tensor")
+
+
+def nothing(tf, v1):
+    images = v1.placeholder(tf.float32, [None, 8, 8, 3], name="input_tensor")
+    tf.identity(tf.reduce_mean(images, [1, 2]) * float("nan"), name="softmax_tensor")
+
+
+def changing(tf, v1):
+    images = v1.placeholder(tf.float32, [None, 8, 8, 3], name="input_tensor")
+    mean = tf.reduce_mean(images, [1, 2])
+    tf.identity(mean + 100 * tf.random.uniform(tf.shape(mean)), name="softmax_tensor")
+
+
+def honest(tf, v1):
+    images = v1.placeholder(tf.float32, [None, 8, 8, 3], name="input_tensor")
+    tf.reduce_mean(images, [1, 2], name="softmax_tensor")
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (constant, "does not depend on the input"),
+        (nothing, "NaN or infinity"),
+        (changing, "changes from run to run"),
+        (honest, None),
+    ],
+)
+def test_outputs_that_mean_nothing_get_a_sentence(main, graph_file, build, sentence):
+    ran = main(f"--frozen_graph={graph_file(build)}", "--batch_size=4")
+    assert ran.status == 0, ran.err
+    notes = [note for note in ran.records[0]["notes"] if "output" in note]
+    assert (sentence is None and not notes) or any(sentence in note for note in notes)
+    assert sentence is None or sentence in ran.out
+
+
+def test_files_of_other_runs_are_never_taken(main, forms, tmp_path):
+    """Whatever lies in the output folder under an artifact's name is written anew."""
+    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--fp32", "--int8",
+             "--engine=onnxruntime", "--batch_size=4"]  # fmt: skip
+    names = ["onnxruntime_fp32_net.onnx", "onnxruntime_int8_net.onnx", "calibration_net.json"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"of another model")
+    ran = main(*flags)
+    assert ran.status == 0, ran.err
+    assert all(record["agreement"]["top1"] == 1 for record in ran.records[1:])
+    assert all((tmp_path / name).read_bytes() != b"of another model" for name in names)
+
+
+def test_a_file_overwritten_by_another_run_is_refused(bench, main, forms, tmp_path, monkeypatch):
+    real = bench.make_job
+
+    def overwrite(*args):
+        job = real(*args)
+        (tmp_path / "onnxruntime_fp32_net.onnx").write_bytes(b"of another run")
+        return job
+
+    monkeypatch.setattr(bench, "make_job", overwrite)
+    flags = ["--preprocessing=none", "--fp32", "--engine=onnxruntime", "--batch_size=4"]
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", *flags)
+    assert ran.status == 1
+    assert "was overwritten while this ran" in ran.records[0]["error"]
+
+
+def test_a_full_disk_leaves_whole_blocks(bench, tmp_path, monkeypatch):
+    path = tmp_path / "log.txt"
+    bench.append(path, "first\n")
+    real = open
+
+    class Full:
+        def __init__(self, *args, **kwargs):
+            self.file = real(*args, **kwargs)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def fileno(self):
+            return self.file.fileno()
+
+        def write(self, data):
+            return self.file.write(data[:3])
+
+    monkeypatch.setattr(bench, "open", Full, raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        bench.append(path, "second\n")
+    assert path.read_text() == "first\n"

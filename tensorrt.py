@@ -58,6 +58,7 @@ import tempfile
 import threading
 import time
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,6 +74,7 @@ from absl import flags
 VERSION = "1.0"
 RECORD_VERSION = 1
 PRECISIONS = ("native", "fp32", "fp16", "int8")
+LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
 OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
 FP16_MAX = 65504.0  # largest finite float16 (IEEE 754 binary16)
@@ -570,6 +572,7 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
       UserError: a path that is missing or holds no image, or a preprocessing that does not fit the graph's channels.
     """
     shape = graph.image_shape
+    refuse_too_large(graph.input, shape, count)
     coloured = np.ndim(PREPROCESSING[config.preprocessing][2]) and graph.dtype != "uint8"
     if shape[2] not in (1, 3) or (shape[2] == 1 and coloured):
         raise UserError(f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {shape[2]}: "
@@ -584,21 +587,33 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
     return Images(pixels, ["random"] * count, random=True)
 
 
+def refuse_too_large(what: str, shape: tuple[int, int, int], count: int) -> None:
+    """Refuses images and batches that no network takes and no memory holds (as uint8 and float32)."""
+    needed, memory = 5 * math.prod(shape) * count, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if math.prod(shape) > LARGEST_IMAGE or needed > memory / 2:
+        raise UserError(f"{what} takes images of {' x '.join(map(str, shape))} values: {count} of them need "
+                        f"{needed / 1e9:,.1f} GB; pass a smaller --batch_size or another --input_node")  # fmt: skip
+
+
 def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     """An image as uint8 [height, width, channels]: shorter side scaled to 256/224 of the size, then its centre.
 
     This is the evaluation preprocessing of the official TensorFlow ResNets (bilinear, no antialiasing).
     """
     import tensorflow as tf
+    from PIL import Image
 
     height, width, channels = shape
     try:
+        with Image.open(path) as header:  # reads no pixels yet
+            if math.prod(header.size) > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
         image = tf.io.decode_image(tf.io.read_file(str(path)), channels=channels, expand_animations=False)
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is no JPEG, PNG, GIF or BMP that can be decoded ({one_line(error, 80)})") from error
     scale = max(round(height * CENTRAL) / image.shape[0], round(width * CENTRAL) / image.shape[1])
     rows, columns = (max(round(side * scale), crop) for side, crop in zip(image.shape[:2], (height, width)))
-    resized = tf.image.resize(tf.cast(image, tf.float32), (rows, columns)).numpy()
+    resized = tf.image.resize(image, (rows, columns)).numpy()
     top, left = (rows - height) // 2, (columns - width) // 2
     return np.clip(np.rint(resized[top : top + height, left : left + width]), 0, 255).astype(np.uint8)
 
@@ -983,9 +998,10 @@ def tensor_ranges(model: Any, samples: list[dict[str, np.ndarray]], method: str)
 
     kind = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}.get(method)
     options = {"num_bins": ENTROPY_BINS} if method == "entropy" else {}
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         path = os.path.join(scratch, "model.onnx")
         write_beside(path, model.SerializeToString())
+        warnings.simplefilter("ignore", RuntimeWarning)  # of ranges that are not finite; told from the outputs
         calibrator = create_calibrator(path, None, os.path.join(scratch, "augmented.onnx"),
                                        kind or CalibrationMethod.Percentile, extra_options=options)  # fmt: skip
         with progress(f"Calibrating ({method})", len(samples), "steps") as advance:
@@ -2390,8 +2406,36 @@ def attempt(job: Job) -> Result:
         return Result(job.case, "failed", text)
 
 
-def child(job: Job, connection: Any, words: str) -> None:
-    """A case's process: its stderr goes to a file, its progress to the terminal; it dies with its parent."""
+class ProcessDied(Exception):
+    """A process of its own ended without an answer: the signal's name, and its last words."""
+
+
+def in_own_process(work: Callable[[Any], Any], given: Any, meanwhile: Callable[[], Any] = lambda: None) -> Any:
+    """work(given) in a spawned process, and `meanwhile` in this one.
+
+    Raises:
+      ProcessDied: no answer came.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.NamedTemporaryFile(prefix="tensorrt_py_") as words:
+        process = context.Process(target=child, args=(work, given, sender, words.name), daemon=True)
+        process.start()
+        sender.close()
+        try:
+            meanwhile()
+            return receiver.recv()
+        except EOFError:
+            process.join()
+            raise ProcessDied(last_words(process.exitcode, Path(words.name).read_text(errors="replace"))) from None
+        finally:
+            process.join(0 if sys.exc_info()[0] else 5)
+            process.kill()
+            process.join()
+
+
+def child(work: Callable[[Any], Any], given: Any, connection: Any, words: str) -> None:
+    """What that process does: its stderr goes to a file, its progress to the terminal; it dies with its parent."""
     global TERMINAL
     from rich.console import Console
 
@@ -2400,7 +2444,7 @@ def child(job: Job, connection: Any, words: str) -> None:
     TERMINAL = Console(file=os.fdopen(os.dup(2), "w"))
     with open(words, "w") as file:
         os.dup2(file.fileno(), 2)
-    connection.send(attempt(job))
+    connection.send(work(given))
     connection.close()
 
 
@@ -2409,33 +2453,38 @@ def die_with_parent() -> None:
     os._exit(1)
 
 
-def run_isolated(job: Job) -> Result:
-    """run_case in a spawned process; one that dies is a failed result with the signal's name and its last words."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    with tempfile.NamedTemporaryFile(prefix="tensorrt_py_") as words:
-        process = context.Process(target=child, args=(job, sender, words.name), daemon=True)
-        process.start()
-        sender.close()
-        try:
-            return receiver.recv()
-        except EOFError:
-            process.join()
-            return Result(
-                job.case, "failed", last_words(process.exitcode, Path(words.name).read_text(errors="replace"))
-            )
-        finally:
-            process.join(0 if sys.exc_info()[0] else 5)
-            process.kill()
-            process.join()
-
-
 def last_words(exit_code: int, stderr: str) -> str:
     """Why a process died: the signal's name, and the end of what it wrote."""
     how = f"died of {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
     hint = " (out of memory? pass a smaller --batch_size)" if exit_code == -signal.SIGKILL else ""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    return f"the case's process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
+    return f"process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
+
+
+def run_isolated(job: Job) -> Result:
+    """run_case in a process of its own; one that dies is a failed result."""
+    try:
+        return in_own_process(attempt, job)
+    except ProcessDied as error:
+        return Result(job.case, "failed", f"the case's {error}")
+
+
+def load_isolated(config: Config) -> Graph:
+    """load_graph in a process of its own, which a broken model may crash, while this one imports TensorFlow."""
+    try:
+        found = in_own_process(attempt_load, config, lambda: import_tensorflow(config, hide_gpus=True))
+    except ProcessDied as error:
+        raise UserError(f"the model cannot be loaded, it is damaged or not what it says (its {error})") from None
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def attempt_load(config: Config) -> Graph | UserError:
+    try:
+        return load_graph(config)
+    except UserError as error:
+        return error
 
 
 def pool(rounds: list[Result]) -> Result:
@@ -2549,7 +2598,7 @@ def doctor(config: Config) -> None:
 def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
     check_output_dir(config.output_dir)
-    graph = load_graph(config)
+    graph = load_isolated(config) if config.isolate else load_graph(config)
     if built_in(config) and "preprocessing" not in config.given:
         config.preprocessing = "inception"  # what the built-in model was trained with
     batch_sizes = fit_batch_sizes(config, graph)

@@ -134,12 +134,23 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="re
 @needs_proc
 def test_a_killed_case_is_one_failed_row(forms, tmp_path):
     process = start(forms, tmp_path, "--native", "--fp32", "--engine=onnxruntime", "--num_loops=20")
-    os.kill(wait_for(lambda: children_of(process), process)[0], signal.SIGSEGV)
+    loader = wait_for(lambda: children_of(process), process)[0]
+    os.kill(wait_for(lambda: set(children_of(process)) - {loader}, process).pop(), signal.SIGSEGV)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     native, fp32 = (json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines())
     assert native["status"] == "failed" and "SIGSEGV" in native["error"] and "SIGSEGV" in out
     assert fp32["status"] == "ok"
+
+
+@needs_proc
+def test_a_model_that_crashes_its_loading_is_one_error_line(forms, tmp_path):
+    process = start(forms, tmp_path, "--native")
+    os.kill(wait_for(lambda: children_of(process), process)[0], signal.SIGSEGV)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert err.startswith("tensorrt.py: error: the model cannot be loaded") and "SIGSEGV" in err
+    assert err.count("\n") == 1
 
 
 @needs_proc

@@ -38,6 +38,23 @@ def validate(record):
     jsonschema.validate(record, json.loads((ROOT / "tests" / "schema.json").read_text()))
 
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+
+
+def children_of(process):
+    """Process ids of the cases, once one has started its loop: spawned Python children that hold many threads."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rsplit(")", 1)[1].split()
+            command = (entry.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[1]) == process.pid and b"spawn_main" in command:
+            found.append(int(entry.parent.name))
+    return found
+
+
 def pytest_collection_modifyitems(config, items):
     """Skips what this machine cannot run, and slow tests unless they are asked for."""
     bench = load()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import children_of, needs_proc
 
 LOG_BLOCK = re.compile(r"""
 ==========================
@@ -102,20 +103,6 @@ def start(forms, folder, *flags):
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def children_of(process):
-    """Process ids of the cases, once one has started its loop: spawned Python children that hold many threads."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rsplit(")", 1)[1].split()
-            command = (entry.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(fields[1]) == process.pid and b"spawn_main" in command:
-            found.append(int(entry.parent.name))
-    return found
-
-
 def wait_for(condition, process, seconds=90):
     """Polls until the condition holds; fails if the process ends before, or time runs out."""
     end = time.monotonic() + seconds
@@ -126,9 +113,6 @@ def wait_for(condition, process, seconds=90):
             pytest.fail(f"ended early: {process.communicate()}")
         os.sched_yield()
     return pytest.fail("waited in vain")
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 
 
 @needs_proc

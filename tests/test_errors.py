@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 
 def one_error(ran, status=2):
@@ -177,16 +178,16 @@ def answering(data, sent=None, kind="application/octet-stream", ranges=False, st
 def test_a_graph_is_downloaded_once(bench, serve, tmp_path, forms):
     folder = forms["frozen_graph"].parent
     url = serve(partial(SimpleHTTPRequestHandler, directory=str(folder))) + "/net.pb"
-    path = bench.fetch(url)
+    path = bench.fetch(url, 100)
     assert path.read_bytes() == forms["frozen_graph"].read_bytes()
-    assert (tmp_path / "cache" / "tensorrt-benchmark") in path.parents and bench.fetch(url) == path
+    assert (tmp_path / "cache" / "tensorrt-benchmark") in path.parents and bench.fetch(url, 100) == path
     assert not list(path.parent.glob("*.part"))
 
 
 def test_a_broken_download_is_gone_on_with(bench, serve):
     data, log = bytes(range(256)) * 4000, []
     url = serve(answering(data, sent=300_000, ranges=True, log=log)) + "/net.pb"
-    assert bench.fetch(url).read_bytes() == data
+    assert bench.fetch(url, 100).read_bytes() == data
     assert log[0] == 0 and 0 < log[1] <= 300_000
 
 
@@ -203,16 +204,16 @@ def test_a_download_that_stays_short_is_refused(bench, serve):
 
     url = serve(Short) + "/net.pb"
     with pytest.raises(bench.UserError, match="broken off"):
-        bench.fetch(url)
+        bench.fetch(url, 100)
     cached = (Path(os.environ["XDG_CACHE_HOME"]) / "tensorrt-benchmark").iterdir()
     assert [path.suffix for path in cached] == [".part"]
 
 
 def test_error_status_and_web_page_are_refused(bench, serve):
     with pytest.raises(bench.UserError, match="answered 404"):
-        bench.fetch(serve(answering(b"no", status=404)) + "/net.pb")
+        bench.fetch(serve(answering(b"no", status=404)) + "/net.pb", 100)
     with pytest.raises(bench.UserError, match="is a web page"):
-        bench.fetch(serve(answering(b"<html>", kind="text/html; charset=utf-8")) + "/net.pb")
+        bench.fetch(serve(answering(b"<html>", kind="text/html; charset=utf-8")) + "/net.pb", 100)
 
 
 def archive(members):
@@ -227,15 +228,128 @@ def archive(members):
 
 def test_an_archive_is_unpacked_and_its_folder_found(bench, serve):
     url = serve(answering(archive({"model/1/saved_model.pb": b"pb"}))) + "/model.tar.gz"
-    assert (bench.fetch_savedmodel(url) / "saved_model.pb").read_bytes() == b"pb"
+    assert (bench.fetch_savedmodel(url, 100) / "saved_model.pb").read_bytes() == b"pb"
 
 
 @pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="this Python unpacks nothing")
 def test_an_archive_that_climbs_out_is_refused(bench, serve, tmp_path):
     url = serve(answering(archive({"../../evil": b"x", "saved_model.pb": b""}))) + "/model.tar.gz"
     with pytest.raises(bench.UserError, match="unpacked safely"):
-        bench.fetch_savedmodel(url)
+        bench.fetch_savedmodel(url, 100)
     assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_slow_download_comes_whole(bench, serve):
+    """Piece by piece, each flushed; the reader gets them when they come."""
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "3000")
+            self.end_headers()
+            for _ in range(300):
+                self.wfile.write(b"x" * 10)
+                self.wfile.flush()
+
+        def log_message(self, *args):
+            pass
+
+    assert bench.fetch(serve(Slow) + "/net.pb", 100).read_bytes() == b"x" * 3000
+
+
+def test_redirects_are_followed_but_only_to_http(bench, serve):
+    def redirecting(target):
+        class Redirect(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(302)
+                self.send_header("Location", target)
+                self.end_headers()
+
+            def log_message(self, *args):
+                pass
+
+        return Redirect
+
+    assert (
+        bench.fetch(serve(redirecting(serve(answering(b"model")) + "/net.pb")) + "/a.pb", 100).read_bytes() == b"model"
+    )
+    with pytest.raises(bench.UserError, match="broken off"):
+        bench.fetch(serve(redirecting("file:///etc/passwd")) + "/b.pb", 100)
+    for url in ("ftp://localhost/net.pb", "file:///etc/passwd"):
+        with pytest.raises(bench.UserError, match="only http:// and https://"):
+            bench.fetch(url, 100)
+
+
+def test_too_much_is_refused(bench, serve):
+    with pytest.raises(bench.UserError, match="over 1 MB"):
+        bench.fetch(serve(answering(bytes(2 << 20))) + "/net.pb", 1)
+    bomb = archive({"saved_model.pb": b"", "variables": bytes(5 << 20)})
+    assert len(bomb) < 1 << 20
+    with pytest.raises(bench.UserError, match="unpacked, is over 1 MB"):
+        bench.fetch_savedmodel(serve(answering(bomb)) + "/model.tar.gz", 1)
+    cache = Path(os.environ["XDG_CACHE_HOME"]) / "tensorrt-benchmark"
+    assert not [path for path in cache.iterdir() if path.is_dir()], "nothing was left unpacked"
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../outside"])
+def test_an_archive_with_links_out_is_refused(bench, serve, kind, target):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        info = tarfile.TarInfo("saved_model.pb")
+        info.type, info.linkname = kind, target
+        tar.addfile(info)
+    with pytest.raises(bench.UserError, match="unpacked safely"):
+        bench.fetch_savedmodel(serve(answering(data.getvalue())) + "/model.tar.gz", 100)
+
+
+def test_absolute_paths_stay_in_the_cache(bench, serve, tmp_path):
+    outside = tmp_path / "outside"
+    url = serve(answering(archive({str(outside): b"x", "saved_model.pb": b""}))) + "/model.tar.gz"
+    bench.fetch_savedmodel(url, 100)  # the data filter strips the leading slash
+    assert not outside.exists()
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8b" + bytes(range(200)), b"not gzip", b""])
+def test_an_archive_that_is_none(bench, serve, content):
+    with pytest.raises(bench.UserError, match="unpacked safely"):
+        bench.fetch_savedmodel(serve(answering(content)) + "/model.tar.gz", 100)
+
+
+def test_tls_is_verified_and_no_code_is_run_from_files():
+    """Verification is never switched off, and neither pickle, eval nor a shell is in the programs."""
+    for name in ("tensorrt.py", "report.py"):
+        text = (ROOT / name).read_text()
+        assert not re.search(r"verify\s*=|pickle|\beval\(|\bexec\(|os\.system|subprocess|shell=", text)
+
+
+def test_a_lambda_layer_is_refused_unless_allowed(main, tmp_path):
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+    doubled = layers.Lambda(lambda x: x * 2)
+    model = tf.keras.Sequential([layers.Input((8, 8, 3)), doubled, layers.GlobalAveragePooling2D(), layers.Dense(4)])
+    model.save(tmp_path / "lambda.keras")
+    flags = [f"--keras_model={tmp_path / 'lambda.keras'}", "--preprocessing=none", "--batch_size=2"]
+    ran = main(*flags)
+    assert ran.status == 2
+    assert "holds Python code" in ran.err
+    assert "--unsafe_keras" in ran.err
+    assert main(*flags, "--unsafe_keras").status == 0
+
+
+def test_records_keep_no_secrets(command, forms, tmp_path):
+    home = tmp_path / "home-of-secretuser"
+    home.mkdir()
+    env = {"HOME": str(home), "USER": "secretuser", "API_TOKEN": "secrettoken", "MPLCONFIGDIR": str(home)}
+    flags = [f"--frozen_graph={forms['frozen_graph']}", f"--output_dir={tmp_path / 'out'}", "--preprocessing=none"]
+    ran = command(*flags, "--native", "--int8", "--engine=onnxruntime", "--batch_size=2", "--num_loops=5", env=env)
+    assert ran.returncode == 0, ran.stderr
+    for name in ("log.txt", "results.jsonl"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "secret" not in text
+        assert str(tmp_path) not in text
+        assert str(forms["frozen_graph"].parent) not in text
 
 
 # -------------------------------------------------------------------------------------------------------- the name

@@ -1,0 +1,138 @@
+"""Kills at random moments, full, vanished and shared folders: what is on disk is whole, and nothing lives on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, children_of, needs_proc, validate
+
+KILLS = 100
+LINES = {"network:", "  fps ", "  latency ", "  inputs ", "  engine ", "  agreement ", "  accuracy ", "  failed "}
+
+
+def words_of(forms, folder, *flags):
+    model, place = f"--frozen_graph={forms['frozen_graph']}", f"--output_dir={folder}"
+    return [sys.executable, str(ROOT / "tensorrt.py"), model, place, "--preprocessing=none", "--batch_size=1,2,4",
+            "--native", "--num_loops=20", *flags]  # fmt: skip
+
+
+def check_whole(folder):
+    """Every line of results.jsonl is a record, every block of log.txt complete; returns the records."""
+    results = folder / "results.jsonl"
+    text = results.read_text() if results.exists() else ""
+    assert not text or text.endswith("\n")
+    records = [json.loads(line) for line in text.splitlines()]
+    for record in records:
+        validate(record)
+    log = (folder / "log.txt").read_text() if records else ""
+    blocks = log.split("\n" + "=" * 26 + "\n")[1:]
+    assert len(blocks) - len(records) in ((0, 1) if records else (0,))  # the block is written before the line
+    for block in blocks:
+        assert block.startswith("network: ")
+        assert block.splitlines()[-1].startswith(("  engine ", "  agreement ", "  accuracy "))
+        assert all(line.startswith(tuple(LINES)) for line in block.splitlines())
+    return records
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@needs_proc
+@pytest.mark.slow
+def test_kills_at_random_moments(forms, tmp_path):
+    pick, seen = random.Random(5), 0
+    for number in range(KILLS):
+        words = words_of(forms, tmp_path)
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        end, children = time.monotonic() + pick.uniform(0, 14), set()
+        while time.monotonic() < end and process.poll() is None:
+            children |= set(children_of(process))
+            os.sched_yield()
+        victims = [process.pid, *(pid for pid in children if alive(pid))]
+        what = pick.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        target = pick.choice(victims)
+        if alive(target):
+            os.kill(target, what)
+        if target == process.pid or what == signal.SIGINT:  # a case ignores it
+            process.send_signal(what) if process.poll() is None else None
+        _, err = process.communicate(timeout=120)
+        assert "Traceback" not in err, f"{number}: {err}"
+        deadline = time.monotonic() + 30
+        while any(alive(pid) for pid in children):
+            assert time.monotonic() < deadline, f"{number}: a child lives on"
+            os.sched_yield()
+        seen = len(check_whole(tmp_path))
+    assert seen > KILLS / 10
+    ran = subprocess.run(words_of(forms, tmp_path), capture_output=True, text=True, timeout=170)
+    assert ran.returncode == 0, ran.stderr
+    assert len(check_whole(tmp_path)) >= seen + 3
+
+
+@pytest.mark.slow
+def test_two_runs_into_one_folder(forms, tmp_path):
+    """Records interleave by whole blocks; each run's own graph runs, or its case says that it was overwritten."""
+    both = [subprocess.Popen(words_of(forms, tmp_path, "--fp32", "--engine=onnxruntime", f"--num_warmup={run}"),
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for run in (1, 2)]  # fmt: skip
+    for process in both:
+        _, err = process.communicate(timeout=170)
+        assert "Traceback" not in err
+    records = check_whole(tmp_path)
+    assert len(records) == 12
+    for record in records:
+        assert record["status"] == "ok" or "was overwritten while this ran" in record["error"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_error_line_and_the_table_is_printed(bench, forms, tmp_path, capsys, monkeypatch):
+    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", "--num_loops=5"]
+    real = bench.attempt
+
+    def fill(job):
+        (tmp_path / "results.jsonl").unlink()
+        (tmp_path / "results.jsonl").symlink_to("/dev/full")
+        return real(job)
+
+    monkeypatch.setattr(bench, "attempt", fill)
+    status = bench.main(["tensorrt.py", *flags, "--noisolate", f"--output_dir={tmp_path}"])
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert "cannot be written any more (No space left on device)" in err
+    assert err.count("tensorrt.py: error: ") == 1
+    assert "images/s" in out, "what was measured is on the terminal at least"
+    assert "cases appended" not in out
+
+
+def test_a_folder_removed_while_running_is_made_again(bench, main, forms, tmp_path, monkeypatch):
+    import shutil
+
+    real = bench.attempt
+
+    def remove(job):
+        result = real(job)
+        shutil.rmtree(tmp_path)
+        return result
+
+    monkeypatch.setattr(bench, "attempt", remove)
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2")
+    assert ran.status == 0, ran.err
+    assert [record["status"] for record in ran.records] == ["ok"]
+
+
+def test_a_symlinked_log_is_appended_to(main, forms, tmp_path):
+    kept = tmp_path / "elsewhere.txt"
+    kept.write_text("before\n")
+    (tmp_path / "log.txt").symlink_to(kept)
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2")
+    assert ran.status == 0, ran.err
+    assert (tmp_path / "log.txt").is_symlink()
+    assert kept.read_text().startswith("before\n\n====")

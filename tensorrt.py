@@ -220,7 +220,8 @@ DEFINE_integer("threads", 0, "CPU threads of TensorFlow and ONNX Runtime; 0: all
 DEFINE_boolean("pin_threads", False, "Pin ONNX Runtime's threads to cores, one each.")
 DEFINE_integer("seed", 0, "Seed of random data and random weights.", lower_bound=0)
 DEFINE_integer("max_download_mb", 8192, "Largest download in MB, and largest archive unpacked.", lower_bound=1)
-DEFINE_boolean("unsafe_keras", False, "Load a .keras or .h5 file although it holds Python code (Lambda layers).")
+DEFINE_boolean("unsafe_model", False, "Load a model although it holds Python code (Lambda layers) or ops that "
+               "read or write files.")  # fmt: skip
 DEFINE_boolean("build_only", False, "Build and write every artifact, time nothing.")
 DEFINE_boolean("isolate", True, "Run each case in a process of its own; --noisolate is for debugging.")
 DEFINE_boolean("doctor", False, "Print which engine can run which precision here, and what the others miss.")
@@ -698,6 +699,7 @@ def load_graph(config: Config) -> Graph:
         )
         data, name = read_graph(path), Path(config.frozen_graph.split("?")[0]).name
         graph_def = parse_graph_def(data, path)
+        refuse_risky(graph_def, path, config)
     else:
         with waiting("Freezing the graph"):
             graph_def, inputs, outputs = freeze(tf, config)
@@ -706,6 +708,17 @@ def load_graph(config: Config) -> Graph:
         write_beside(path, data)
     tensors, shape, dtype, layout = describe_graph(config, graph_def, inputs, outputs)
     return Graph(str(path), name, *tensors, shape, dtype, layout, hashlib.sha256(data).hexdigest())
+
+
+RISKY_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"}
+
+
+def refuse_risky(graph_def: Any, name: str | Path, config: Config) -> None:
+    """Refuses a graph with ops that run Python or touch files: grappler may run them when it folds constants."""
+    nodes = itertools.chain(graph_def.node, *(function.node_def for function in graph_def.library.function))
+    if found := sorted({node.op for node in nodes} & RISKY_OPS - (RISKY_OPS if config.unsafe_model else set())):
+        raise UserError(f"{name} holds {', '.join(found)}, which can run code or touch files here: pass --unsafe_model "
+                        f"if you trust it")  # fmt: skip
 
 
 def read_graph(path: str | Path) -> bytes:
@@ -779,7 +792,9 @@ def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
     if {"serve"} not in tags:
         found = "; ".join("+".join(sorted(tag)) or "none" for tag in tags) or "none"
         raise UserError(f"{folder} has no graph tagged 'serve' (tags found: {found}): export it for serving")
-    signatures = saved.meta_graphs[tags.index({"serve"})].signature_def
+    meta = saved.meta_graphs[tags.index({"serve"})]
+    refuse_risky(meta.graph_def, folder, config)
+    signatures = meta.signature_def
     keys = [key for key, signature in signatures.items() if signature.outputs and not key.startswith("__")]
     if not keys:
         raise UserError(f"{folder} has no signature: save it with signatures=, or with model.export()")
@@ -798,13 +813,13 @@ def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
         raise UserError(f"{config.keras_model}: no such file: pass a .keras or .h5 file with --keras_model")
     try:
         if config.keras_model:
-            model = tf.keras.models.load_model(config.keras_model, compile=False, safe_mode=not config.unsafe_keras)
+            model = tf.keras.models.load_model(config.keras_model, compile=False, safe_mode=not config.unsafe_model)
         else:
             model = tf.keras.applications.ResNet50V2(weights=None if config.weights == "random" else config.weights)
     except Exception as error:
-        if "ambda" in str(error) and not config.unsafe_keras:
+        if "ambda" in str(error) and not config.unsafe_model:
             raise UserError(f"{config.keras_model} holds Python code (a Lambda layer), which loading would run: pass "
-                            f"--unsafe_keras if you trust it") from error  # fmt: skip
+                            f"--unsafe_model if you trust it") from error  # fmt: skip
         what = config.keras_model or "--weights=imagenet (--weights=random needs no network)"
         raise UserError(f"Keras cannot load {what}: {one_line(error)}") from error
     if len(model.inputs) != 1:

@@ -334,8 +334,38 @@ def test_a_lambda_layer_is_refused_unless_allowed(main, tmp_path):
     ran = main(*flags)
     assert ran.status == 2
     assert "holds Python code" in ran.err
-    assert "--unsafe_keras" in ran.err
-    assert main(*flags, "--unsafe_keras").status == 0
+    assert "--unsafe_model" in ran.err
+    assert main(*flags, "--unsafe_model").status == 0
+
+
+def test_ops_that_touch_files_are_refused_unless_allowed(main, graph_file, tmp_path):
+    """In a frozen graph and, inside a function, in a SavedModel; nothing is written before the refusal."""
+    import tensorflow as tf
+
+    victim = tmp_path / "victim.txt"
+
+    def build(tf, v1):
+        images = v1.placeholder(tf.float32, [None, 8, 8, 3], name="input_tensor")
+        with tf.control_dependencies([tf.io.write_file(str(victim), "written")]):
+            tf.reduce_mean(images, [1, 2], name="softmax_tensor")
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3], tf.float32)])
+        def __call__(self, images):
+            tf.io.write_file(str(victim), "written")
+            return tf.reduce_mean(images, [1, 2])
+
+    module = Module()
+    tf.saved_model.save(module, str(tmp_path / "export"), signatures=module.__call__)
+    frozen = f"--frozen_graph={graph_file(build)}"
+    for model in (frozen, f"--savedmodel_dir={tmp_path / 'export'}"):
+        ran = main(model, "--preprocessing=none", "--batch_size=2")
+        assert ran.status == 2
+        assert "holds WriteFile" in ran.err
+        assert "--unsafe_model" in ran.err
+    assert not victim.exists()
+    assert main(frozen, "--preprocessing=none", "--batch_size=2", "--unsafe_model").status == 0
+    assert victim.exists()
 
 
 def test_records_keep_no_secrets(command, forms, tmp_path):

@@ -31,6 +31,11 @@ def bench():
     return sys.modules.get("bench") or load()
 
 
+def tries(count):
+    """How often a slow test tries: `count`, or the share of it that the environment's TRIES says."""
+    return max(1, round(count * float(os.environ.get("TRIES", "1"))))
+
+
 def validate(record):
     """Checks a record against the written schema."""
     import jsonschema

@@ -44,7 +44,7 @@ def test_fp32_agrees_with_native(bench, onnx):
 
 @pytest.mark.parametrize(("name", "preprocessing"), [
     ("mobilenet_v1_0.25_224_frozen.pb", "inception"),
-    ("squeezenet_v1.1_frozen.pb", "caffe"),
+    pytest.param("squeezenet_v1.1_frozen.pb", "caffe", marks=pytest.mark.slow),
     pytest.param("mobilenet_v2_1.0_224_frozen.pb", "inception", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_precisions_on_trained_networks(bench, shared, tmp_path, name, preprocessing):

@@ -43,7 +43,8 @@ WORDS = [
 
 
 def examples(kind, slow):
-    return settings(max_examples=tries(SLOW[kind]) if slow else FAST[kind], deadline=None, database=None, derandomize=True,
+    count = tries(SLOW[kind]) if slow else FAST[kind]
+    return settings(max_examples=count, deadline=None, database=None, derandomize=True,
                     suppress_health_check=list(HealthCheck))  # fmt: skip
 
 

@@ -255,6 +255,9 @@ def parse_flags(argv: list[str]) -> Config:
     for name in config.engine:
         if name not in ("auto", *engines):
             raise UserError(f"--engine={name}: no such engine; pass auto or some of {', '.join(engines)}")
+    for name in ("frozen_graph", "savedmodel_dir", "keras_model", "image_file", "image_dir", "calibration_dir"):
+        if getattr(config, name) == "":
+            raise UserError(f"--{name}= is empty (an unset variable?): pass a path, or leave the flag out")
     if config.image_file and config.image_dir:
         raise UserError("--image_file and --image_dir exclude each other: pass one of them")
     return config
@@ -320,7 +323,8 @@ def progress(what: str, total: int | None, unit: str = "steps") -> Iterator[Call
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
     """The first telling line of an error, for use in a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = re.sub(r"\{\{.*?\}\}\s*", "", str(error))  # TensorFlow's names of nodes
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     return lines[0][:limit].rstrip(".:")
 
 
@@ -480,7 +484,8 @@ def fetch(url: str, limit_mb: int) -> Path:
             os.replace(part, final)
         except requests.RequestException as error:
             if not tries_left:
-                raise UserError(f"{url}: broken off ({type(error).__name__}): try again to go on") from error
+                raise UserError(f"{url}: not reached, or broken off ({type(error).__name__}): check the address, or "
+                                f"try again to go on") from error  # fmt: skip
     return final
 
 
@@ -597,6 +602,8 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
     if config.image_dir:
         return read_folder(config.image_dir, shape, count, "--image_dir")[0]
     if config.image_file:
+        if os.path.isdir(config.image_file):
+            raise UserError(f"{config.image_file} is a folder: pass it with --image_dir")
         if not os.path.isfile(config.image_file):
             raise UserError(f"{config.image_file}: no such file: pass an image with --image_file")
         return Images(read_image(config.image_file, shape)[None], [Path(config.image_file).name])
@@ -618,16 +625,17 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     This is the evaluation preprocessing of the official TensorFlow ResNets (bilinear, no antialiasing).
     """
     import tensorflow as tf
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     height, width, channels = shape
     try:
-        with Image.open(path) as header:  # reads no pixels yet
+        with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
             if math.prod(header.size) > Image.MAX_IMAGE_PIXELS:
                 raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
-        image = tf.io.decode_image(tf.io.read_file(str(path)), channels=channels, expand_animations=False)
+            image = tf.io.decode_image(tf.io.read_file(str(path)), channels=channels, expand_animations=False)
     except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is no JPEG, PNG, GIF or BMP that can be decoded ({one_line(error, 80)})") from error
+        why = "no image's header" if isinstance(error, UnidentifiedImageError) else one_line(error, 80)
+        raise UserError(f"{path} is no whole JPEG, PNG, GIF or BMP ({why}): pass another") from error
     scale = max(round(height * CENTRAL) / image.shape[0], round(width * CENTRAL) / image.shape[1])
     rows, columns = (max(round(side * scale), crop) for side, crop in zip(image.shape[:2], (height, width)))
     resized = tf.image.resize(image, (rows, columns)).numpy()
@@ -635,20 +643,31 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     return np.clip(np.rint(resized[top : top + height, left : left + width]), 0, 255).astype(np.uint8)
 
 
-def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str) -> tuple[Images, int]:
-    """Up to `count` images below a folder and the number of files that could not be read.
+def image_paths(folder: str, flag: str) -> list[Path]:
+    """The images below a folder; class folders are gone through in turn, so that a few images show many classes.
 
-    Class folders (named by class id or synset id) are gone through in turn, so that a few images show many classes.
+    Raises:
+      UserError: no such folder, or no images in it.
     """
-    root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: pass a folder of images with {flag}")
     groups = collections.defaultdict(list)
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()):
+    for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()):
         groups[path.parent].append(path)
     in_turn = [path for row in itertools.zip_longest(*groups.values()) for path in row if path]
     if not in_turn:
         raise UserError(f"{folder} holds no JPEG, PNG, GIF or BMP: pass a folder of images with {flag}")
+    return in_turn
+
+
+def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str) -> tuple[Images, int]:
+    """Up to `count` images below a folder, and the number of files that could not be read.
+
+    Images in folders named by class id or synset id have that class; one in another folder, and none has a class.
+    """
+    root, in_turn = Path(folder), image_paths(folder, flag)
+    if flag == "--image_dir" and len(in_turn) > count:
+        say(f"{folder}: {count} of its {len(in_turn)} images make the batch; a larger --batch_size takes more")
     pixels, paths, unreadable = [], [], 0
     with progress(f"Reading {root.name}", min(count, len(in_turn)), "images") as advance:
         for path in in_turn:
@@ -664,6 +683,9 @@ def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str)
         raise UserError(f"{folder}: none of its {unreadable} images can be read: pass another folder with {flag}")
     labels = [class_id(path.parent.name) if path.parent != root else None for path in paths]
     known = [label for label in labels if label is not None]
+    if known and len(known) < len(paths):
+        strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
+        say(f"no accuracy: {', '.join(sorted(strange))} in {folder} is named by no class id or synset id")
     names = [str(path.relative_to(root)) for path in paths]
     return Images(np.stack(pixels), names, known if len(known) == len(paths) else None), unreadable
 
@@ -811,6 +833,9 @@ def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
     tf.keras.utils.set_random_seed(config.seed)
     if config.keras_model and not os.path.isfile(config.keras_model):
         raise UserError(f"{config.keras_model}: no such file: pass a .keras or .h5 file with --keras_model")
+    if config.keras_model and Path(config.keras_model).suffix not in (".keras", ".h5", ".hdf5"):
+        raise UserError(f"{config.keras_model} is no .keras or .h5 file: --frozen_graph takes a .pb, --savedmodel_dir "
+                        f"a folder")  # fmt: skip
     try:
         if config.keras_model:
             model = tf.keras.models.load_model(config.keras_model, compile=False, safe_mode=not config.unsafe_model)
@@ -878,8 +903,10 @@ def find_tensor(graph: Any, asked: str | None, role: str, candidates: list[str],
     if asked:
         name, _, index = asked.partition(":")
         if name not in names:
-            close = ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.4) or candidates) or "none"
-            raise UserError(f"no node {asked!r} in the graph (closest: {close}): pass --{role}_node")
+            close = dict.fromkeys([*candidates, *difflib.get_close_matches(name, names, n=3)])
+            raise UserError(
+                f"no node {asked!r} in the graph (closest: {', '.join(close) or 'none'}): pass --{role}_node"
+            )
         tensors = graph.get_operation_by_name(name).outputs
         if not (index or "0").isdecimal() or int(index or 0) >= len(tensors):
             raise UserError(f"node {name!r} has {len(tensors)} outputs, so no {asked!r}: pass --{role}_node={name}")
@@ -1054,11 +1081,13 @@ def tensor_ranges(model: Any, samples: list[dict[str, np.ndarray]], method: str)
 def calibration_images(config: Config, graph: Graph, images: Images) -> tuple[np.ndarray, dict[str, Any]]:
     """Pixels to calibrate on, from --calibration_dir or the input batch, and where they came from."""
     unreadable, source, count = 0, "random" if images.random else "input batch", config.num_calibration_images
+    predicted = {image.tobytes() for image in images.pixels}
     if config.calibration_dir:
         images, unreadable = read_folder(config.calibration_dir, graph.image_shape, count, "--calibration_dir")
         source = "calibration_dir"
     pixels = images.pixels[:count]
     return pixels, {"source": source, "images": len(pixels), "unreadable": unreadable,
+                    "predicted": sum(image.tobytes() in predicted for image in pixels),
                     "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}  # fmt: skip
 
 
@@ -1066,7 +1095,8 @@ def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calib
     """Ranges for INT8, kept in a file and reused for the same question."""
     pixels, facts = calibration_images(config, graph, images)
     facts["method"] = config.calibration_method
-    key = {**facts, "graph": graph.sha256, "output": graph.output, "preprocessing": config.preprocessing,
+    key = {**facts, "predicted": None, "graph": graph.sha256, "output": graph.output,
+           "preprocessing": config.preprocessing,
            "onnxruntime": version_of("onnxruntime-gpu", "onnxruntime")}  # fmt: skip
     path = Path(config.output_dir) / f"calibration_{Path(graph.name).stem}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -1081,16 +1111,15 @@ def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calib
 
 def calibration_notes(facts: dict[str, Any]) -> list[str]:
     """The sentence that a calibration without images of its own deserves."""
-    if not facts:
+    if not facts or (facts["source"] != "random" and not facts["predicted"]):
         return []
     if facts["source"] == "random":
         return [
             "INT8 was calibrated on random data: its speed is real, its predictions are not; pass --calibration_dir"
         ]
-    what = "the one image" if facts["images"] == 1 else f"the {facts['images']} images"
-    return [f"INT8 was calibrated on {what} being predicted: pass --calibration_dir to judge its predictions"] * (
-        facts["source"] == "input batch"
-    )
+    what = "the one image" if facts["images"] == 1 else f"{facts['predicted']} of the images"
+    other = "other images with " if facts["source"] == "calibration_dir" else ""
+    return [f"INT8 was calibrated on {what} being predicted: pass {other}--calibration_dir to judge its predictions"]
 
 
 def to_fp16(model: Any, ranges: dict[str, tuple[float, float]]) -> Any:
@@ -2193,9 +2222,13 @@ def judge(result: Result, reference: np.ndarray | None, images: Images, config: 
     elif reference is not None and precision != "native":
         same = result.facts["agreement"] = agreement(outputs[: len(reference)], reference[: len(outputs)])
         if same["top1"] < SAME_TOP1 or same["cosine"] < SAME_COSINE:
-            result.notes.append(f"{precision.upper()} changed the predictions: top-1 agrees with native on "
+            what = "predictions" if same["top1"] < SAME_TOP1 else "outputs"
+            result.notes.append(f"{precision.upper()} changed the {what}: top-1 agrees with native on "
                                 f"{same['top1']:.1%} of the images, lowest cosine {same['cosine']:.3f}")  # fmt: skip
     ids = [config.label] * len(outputs) if config.label is not None else (images.labels or [])[: len(outputs)]
+    if ids and max(ids) >= outputs.shape[1] + shift(outputs.shape[1], config.ids_are_one_indexed):
+        result.notes.append(f"class id {max(ids)} is none of the network's {outputs.shape[1]} classes: check --label, "
+                            f"or the names of the class folders")  # fmt: skip
     if ids:
         result.facts["accuracy"] = accuracy(outputs, ids, config.ids_are_one_indexed)
 
@@ -2212,7 +2245,8 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         numbers = statistics(timing.seconds, case.batch_size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
-    settings = ("num_loops", "num_warmup", "rounds", "preprocessing", "tf32", "seed", "workspace_size", "weights")
+    settings = ("num_loops", "num_warmup", "rounds", "preprocessing", "tf32", "seed", "workspace_size", "threads",
+                "pin_threads", "host_dtype", "label", "weights")  # fmt: skip
     versions = {"python": platform.python_version(), "tensorflow": version_of("tensorflow", "tensorflow-cpu")}
     return {
         "record": RECORD_VERSION,
@@ -2230,12 +2264,13 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         "timings": timings,
         "graph": {name: getattr(job.graph, name) for name in ("name", "sha256", "input", "output", "shape", "layout")},
         "images": "random" if job.images.random else len(job.images.pixels),
+        "first_image": job.images.names[0],
         "artifact": artifact and {"name": Path(artifact.path).name, "bytes": os.path.getsize(artifact.path),
                                   "build_seconds": artifact.seconds, "proof": artifact.proof},
         "device": device_name(config),
         "gpu": gpus()[0] if gpus() else None,
         "versions": versions | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
-        "flags": {name: getattr(config, name) for name in settings},
+        "flags": {name: getattr(config, name) for name in settings[: None if built_in(config) else -1]},
         "notes": result.notes,
         **result.facts,
     }  # fmt: skip
@@ -2647,6 +2682,8 @@ def measure(config: Config) -> int:
     if built_in(config) and "preprocessing" not in config.given:
         config.preprocessing = "inception"  # what the built-in model was trained with
     batch_sizes = fit_batch_sizes(config, graph)
+    if config.calibration_dir and "int8" in config.precisions:
+        image_paths(config.calibration_dir, "--calibration_dir")  # found out before the measuring
     images = load_images(config, graph, max(batch_sizes))
     records: list[dict[str, Any]] = []
 

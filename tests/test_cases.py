@@ -21,6 +21,9 @@ network: (\w+)_net\.pb,\t batchsize 16, steps 5
 
 
 def test_the_whole_program(command, forms, digits, tmp_path):
+    """All of it at once; and records hold no environment variables, no user name, no path."""
+    home = tmp_path / "home-of-secretuser"
+    home.mkdir()
     ran = command(
         f"--frozen_graph={forms['frozen_graph']}",
         "--preprocessing=none",
@@ -33,6 +36,7 @@ def test_the_whole_program(command, forms, digits, tmp_path):
         "--num_loops=5",
         f"--output_dir={tmp_path}",
         "--inputs=both",
+        env={"HOME": str(home), "USER": "secretuser", "API_TOKEN": "secrettoken"},
     )
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
@@ -47,6 +51,9 @@ def test_the_whole_program(command, forms, digits, tmp_path):
     assert all(set(record["timings"]) == {"device", "host"} and record["status"] == "ok" for record in records)
     assert all("no NVIDIA GPU" in record["engine_why"] for record in records[1:]) or records[0]["gpu"]
     assert "WARNING" not in ran.stderr and "Traceback" not in ran.stderr
+    for text in (log, (tmp_path / "results.jsonl").read_text()):
+        assert "secret" not in text
+        assert str(tmp_path) not in text and str(forms["frozen_graph"].parent) not in text
 
 
 def test_agreement_without_native_among_the_cases(main, forms, digits):

@@ -43,7 +43,7 @@ def test_fp32_agrees_with_native(bench, onnx):
 
 
 @pytest.mark.parametrize(("name", "preprocessing"), [
-    ("mobilenet_v1_0.25_224_frozen.pb", "inception"),
+    pytest.param("mobilenet_v1_0.25_224_frozen.pb", "inception", marks=pytest.mark.slow),
     pytest.param("squeezenet_v1.1_frozen.pb", "caffe", marks=pytest.mark.slow),
     pytest.param("mobilenet_v2_1.0_224_frozen.pb", "inception", marks=pytest.mark.slow),
 ])  # fmt: skip
@@ -276,9 +276,14 @@ def test_a_calibration_folder_without_images(bench, tmp_path, content, words):
 
 
 def test_calibrating_on_random_or_predicted_images_is_said(bench):
-    assert "random data" in bench.calibration_notes({"source": "random", "images": 8})[0]
-    assert "the one image being predicted" in bench.calibration_notes({"source": "input batch", "images": 1})[0]
-    assert bench.calibration_notes({"source": "calibration_dir", "images": 64}) == []
+    def notes(source, images, predicted):
+        return " ".join(bench.calibration_notes({"source": source, "images": images, "predicted": predicted}))
+
+    assert "random data" in notes("random", 8, 8)
+    assert "the one image being predicted" in notes("input batch", 1, 1)
+    assert "8 of the images being predicted: pass --calibration_dir" in notes("input batch", 8, 8)
+    assert "3 of the images being predicted: pass other images" in notes("calibration_dir", 8, 3)
+    assert notes("calibration_dir", 8, 0) == ""
 
 
 # -------------------------------------------------------------------------------------------------------- TensorRT

@@ -43,9 +43,10 @@ def bare_loop(step, count):
     return seconds
 
 
-def main():
+def opened(argv):
+    """The first case that the flags name, its graph made and its engine opened: module, job and runner."""
     bench = load()
-    config = bench.parse_flags([sys.argv[0], "--noisolate", "--preprocessing=inception", *sys.argv[1:]])
+    config = bench.parse_flags([argv[0], "--noisolate", "--preprocessing=inception", *argv[1:]])
     os.makedirs(config.output_dir, exist_ok=True)
     graph = bench.load_graph(config)
     size = config.batch_sizes[0]
@@ -53,19 +54,22 @@ def main():
     case = bench.choose_cases(config, [size])[0]
     job = bench.make_job(case, config, graph, images, bench.Onnx(config, graph, images))
     engine = bench.ENGINES[case.engine]
-    artifact = engine.build(job)
-    runner = engine.open(job, artifact, job.batch())
+    return bench, job, engine.open(job, engine.build(job), job.batch())
+
+
+def main():
+    bench, job, runner = opened(sys.argv)
     bare = bare_step(bench, runner)
     bare_loop(bare, 5)
     pairs = []
     for _ in range(ROUNDS):
         ours = bench.time_resident(runner, job)
-        theirs = bare_loop(bare, config.num_loops)
+        theirs = bare_loop(bare, job.config.num_loops)
         pairs.append((statistics.median(ours.seconds), statistics.median(theirs)))
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
     spread = sorted(ours / theirs for ours, theirs in pairs)
     print(
-        f"{case}: a timed step takes {ratio:.4f} of a bare step (median of {ROUNDS} rounds in turn, "
+        f"{job.case}: a timed step takes {ratio:.4f} of a bare step (median of {ROUNDS} rounds in turn, "
         f"{spread[0]:.3f} to {spread[-1]:.3f}; {1e3 * pairs[0][1]:.2f} ms a bare step; load {os.getloadavg()[0]:.1f})"
     )
 

@@ -3,10 +3,10 @@
 
     python report.py results.jsonl [more.jsonl ...]                 table, and report.png beside the first file
     python report.py results.jsonl --output=report.html             table, and one self-contained page
+    python report.py --history node-a node-b                        every results.jsonl below these folders as one
     python report.py new.jsonl --compare=old.jsonl --fail_slower=5  for CI: exit 3 where a case lost over 5 %
 
-Records come in through results.jsonl alone; nothing here imports TensorFlow or tensorrt.py, which prints its own run
-with `print_records`. Several files are one: grouped by device, the newest run last.
+Nothing here imports TensorFlow or tensorrt.py, which prints its own run with `print_records`. Several files are one.
 
 Comparison. Of each case the newest records that ran are compared: the ratio of the medians of images/s, new to old. Its
 interval reaches from the lower end of new over the upper end of old to the upper over the lower: both medians lie
@@ -24,6 +24,8 @@ import collections
 import html
 import io
 import json
+import os
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,16 +33,16 @@ from typing import Any
 Record = dict[str, Any]
 VERSION = "1.0"
 RECORD_VERSION = 1  # the newest that this program reads
-WIDTH = 100  # columns where stdout is no terminal
 SAME = 0.025  # medians nearer than that are the same: tensorrt.py's limit for a steady case
-TITLES = ("precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative", "p50\nms",
-          "p99\nms", "top-1\nas native", "size\nMB", "build\ns")  # fmt: skip
+TITLES = ["precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative", "p50\nms",
+          "p99\nms", "top-1\nas native", "size\nMB", "build\ns"]  # fmt: skip
 NEEDED = {"time": str, "device": str, "status": str, "engine": str, "precision": str, "batch_size": int,
           "timings": dict, "notes": list}  # fmt: skip
 NUMBER = (int, float)
 OPTIONAL = {"agreement": {"top1": NUMBER}, "accuracy": {"top1": NUMBER, "top5": NUMBER}, "artifact": {"bytes": int},
             "gpu": {"driver": str, "compute_capability": str}, "graph": {}, "flags": {}, "versions": {},
-            "calibration": {"method": str, "images": int, "source": str, "sha256": str}}  # fmt: skip
+            "calibration": {"method": str, "images": int, "source": str, "sha256": str},
+            "together": {"devices": list, "throughput": dict}}  # fmt: skip
 STATISTICS = ("fps_median", "fps_low", "fps_high", "latency_median", "latency_99th")
 
 
@@ -57,8 +59,7 @@ def read_records(path: str) -> list[Record]:
         lines = Path(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): pass a results.jsonl") from error
-    records = [read_line(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not records:
+    if not (records := [read_line(path, at, line) for at, line in enumerate(lines, start=1) if line.strip()]):
         raise UserError(f"{path} holds no records: run tensorrt.py first")
     return records
 
@@ -68,9 +69,7 @@ def read_line(path: str, number: int, line: str) -> Record:
         record = json.loads(line)
         version = record["record"]
         if isinstance(version, int) and version > RECORD_VERSION:
-            raise UserError(
-                f"{path}, line {number}: a record of version {version}, newer than this report.py: update it"
-            )
+            raise UserError(f"{path}, line {number}: version {version} is newer than this report.py: update it")
         check(record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}, line {number}: no record of tensorrt.py ({error!r}): remove the line") from error
@@ -91,6 +90,8 @@ def check(record: Record) -> None:
             raise ValueError("timings")
     for label, share in record.get("predictions", ()):
         label.split, share / 1
+    if not all(0 < speed < 1e15 for speed in (record.get("together") or {"throughput": {}})["throughput"].values()):
+        raise ValueError("together")
 
 
 def merged(paths: list[str]) -> list[Record]:
@@ -102,10 +103,8 @@ def merged(paths: list[str]) -> list[Record]:
 
 def devices_of(records: list[Record]) -> dict[str, list[Record]]:
     """The records of each device, in order."""
-    groups = collections.defaultdict(list)
-    for record in records:
-        groups[record["device"]].append(record)
-    return groups
+    devices = dict.fromkeys(record["device"] for record in records)
+    return {device: [record for record in records if record["device"] == device] for device in devices}
 
 
 # -------------------------------------------------------------------------------------------------------------- table
@@ -155,37 +154,57 @@ def timing_cells(timing: dict[str, Any], native: float | None, best: float) -> l
             f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}"]  # fmt: skip
 
 
-def table_of(records: list[Record], native: dict[tuple[str, int, str], float], title: str = "") -> Any:
-    """All cases side by side as a rich table, one unit a column."""
+def grid(heads: list[str], rows: list[list[str]], left: int, gap: int = 2, title: str = "") -> Any:
+    """A rich table without lines, its first `left` columns to the left and the others to the right."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", title=title or None,
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold", title=title or None,
                   title_justify="left", title_style="bold")  # fmt: skip
-    for index, head in enumerate(TITLES):
-        table.add_column(head if "\n" in head else f"\n{head}", justify="left" if index < 2 else "right", no_wrap=True)
-    for row in rows_of(records, native):
+    for index, head in enumerate(heads):
+        table.add_column(
+            head, justify="left" if index < left else "right", no_wrap=True, max_width=40, vertical="bottom"
+        )
+    for row in rows:
         table.add_row(*row)
     return table
 
 
 def predictions_table(records: list[Record]) -> Any:
     """The first image's classes with their probabilities, a column for each precision and engine."""
-    from rich.table import Table
-
     shown = {(name_of(r), r["engine"]): r["predictions"][:5] for r in records if "predictions" in r}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     engines = collections.Counter(name for name, _ in shown)
-    for name, engine in shown:
-        table.add_column(name if engines[name] == 1 else f"{name} {engine}", no_wrap=True, max_width=40)
-    for row in zip(*shown.values(), strict=True):
-        table.add_row(*(f"{share:.3f} {label.split(',')[0]}" for label, share in row))
-    return table
+    heads = [name if engines[name] == 1 else f"{name} {engine}" for name, engine in shown]
+    rows = [[f"{share:.3f} {label.split(',')[0]}" for label, share in row] for row in zip(*shown.values(), strict=True)]
+    return grid(heads, rows, len(heads))
 
 
 def accuracy_lines(records: list[Record]) -> list[str]:
     """Top-1 and top-5 accuracy of each case whose images have a known class."""
     return [f"{case_of(r)}: accuracy top-1 {r['accuracy']['top1']:.1%}, top-5 {r['accuracy']['top5']:.1%}"
             for r in records if "accuracy" in r]  # fmt: skip
+
+
+def together_lines(records: list[Record]) -> list[str]:
+    """What several devices did at the same time, once for each case: the sum of their bursts."""
+    return list(dict.fromkeys(
+        f"{case_of(r)}{' (host)' * (inputs == 'host')}: {speed:,.1f} images/s burst on {len(r['together']['devices'])} "
+        f"devices together{' of ' + r['node'] if 'node' in r else ''}"
+        for r in records if r.get("together") for inputs, speed in r["together"]["throughput"].items()))  # fmt: skip
+
+
+def slowest_lines(records: list[Record]) -> list[str]:
+    """Of each case the slowest device of its kind, where it is 2.5 % under the others' median and beyond the noise."""
+    kinds, lines = collections.defaultdict(list), []
+    for (_, *case), record in newest(records).items():
+        for inputs, timing in record["timings"].items():
+            kinds[(str(record.get("device_kind")), inputs, *case)].append((timing["statistics"], record))
+    for (kind, *_), rows in kinds.items():
+        (slow, record), *others = sorted(rows, key=lambda row: row[0]["fps_median"])
+        usual, low = (statistics.median(row[name] for row, _ in others or rows) for name in ("fps_median", "fps_low"))
+        if slow["fps_median"] < (1 - SAME) * usual and slow["fps_high"] < low:
+            lines.append(f"{case_of(record)}: {record['device']} is the slowest of {len(rows)} {kind}: "
+                         f"{slow['fps_median'] / usual:.3f} of the others' median, {usual:,.1f} images/s")  # fmt: skip
+    return lines
 
 
 def note_lines(records: list[Record]) -> list[str]:
@@ -202,22 +221,19 @@ def console() -> Any:
     """rich's console on stdout; plain and 100 columns wide where that is no terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
 
 
 def print_records(records: list[Record], predictions: bool = True) -> None:
     """The probabilities, the table of each device and the sentences of some cases on stdout."""
-    if not records:
-        return
     out, native, groups = console(), native_speeds(records), devices_of(records)
     if predictions and any("predictions" in record for record in records):
-        print()
-        out.print(predictions_table(records))
+        out.print("", predictions_table(records), sep="\n")
     for device, group in groups.items():
         print()
-        out.print(table_of(group, native, device if len(groups) > 1 else ""))
-    for lines in (accuracy_lines(records), note_lines(records)):
-        if lines:
+        out.print(grid(TITLES, rows_of(group, native), 2, 1, device if len(groups) > 1 else ""))
+    for find in (together_lines, slowest_lines, accuracy_lines, note_lines):
+        if lines := find(records):
             print("\n" + "\n".join(lines))
 
 
@@ -230,16 +246,12 @@ FILLS = ("black", "white", "0.6", "0.85", "0.3")  # of the markers, by engine
 
 def draw(records: list[Record]) -> Any:
     """The picture: speed, latency of every step, and agreement or accuracy against speed; rows as in the table."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    rows = [(record, inputs) for record in records for inputs in record["timings"]]
-    if not rows:
+    if not (rows := [(record, inputs) for record in records for inputs in record["timings"]]):
         raise UserError("no case of these files was timed: nothing to draw")
     height = max(3.6, 1.6 + 0.34 * (len(rows) + len(devices_of(records))))
-    figure = plt.figure(figsize=(15, height), layout="constrained")
+    figure = Figure(figsize=(15, height), layout="constrained")
     speed, latency, quality = figure.subplots(1, 3, width_ratios=(5, 4, 4))
     places = draw_speeds(speed, rows, native_speeds(records))
     draw_latencies(latency, rows, places)
@@ -336,35 +348,27 @@ th{vertical-align:bottom}th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}s
 
 def page(records: list[Record], figure: Any) -> str:
     """One self-contained HTML page: table, picture, sentences, environment, calibration."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
+    figure.savefig(buffer := io.StringIO(), format="svg")
     svg = buffer.getvalue()
-    native = native_speeds(records)
-    parts = ["<!doctype html><html lang=en><meta charset=utf-8><title>tensorrt.py</title>", f"<style>{STYLE}</style>",
-             "<h1>What does TensorRT buy this model, and is it still the same model?</h1>"]  # fmt: skip
+    native, head = native_speeds(records), "".join(f"<th>{title.replace(chr(10), '<br>')}" for title in TITLES)
+    parts = ["<!doctype html><html lang=en><meta charset=utf-8><title>tensorrt.py</title>", f"<style>{STYLE}</style>"]
+    parts.append("<h1>What does TensorRT buy this model, and is it still the same model?</h1>")
     for device, group in devices_of(records).items():
-        parts += [f"<h2>{html.escape(device)}</h2>", html_table(rows_of(group, native))]
+        rows = "".join("<tr><td>" + "<td>".join(map(html.escape, row)) for row in rows_of(group, native))
+        parts.append(f"<h2>{html.escape(device)}</h2><table><tr>{head}{rows}</table>")
     parts.append(svg[svg.index("<svg") :])
-    sections = {"Accuracy": accuracy_lines, "What to know about these numbers": note_lines,
+    sections = {"Together": together_lines, "Slowest": slowest_lines, "Accuracy": accuracy_lines, "Notes": note_lines,
                 "Calibration": calibration_lines, "Environment": environment_lines}  # fmt: skip
     for title, find in sections.items():
-        lines = find(records)
-        if lines:
-            items = "".join(f"<li>{html.escape(line)}" for line in lines)
+        if items := "".join(f"<li>{html.escape(line)}" for line in find(records)):
             parts.append(f"<h2>{title}</h2><ul>{items}</ul>")
     return "\n".join(parts) + "</html>\n"
 
 
-def html_table(rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(title).replace(chr(10), '<br>')}" for title in TITLES)
-    return f"<table><tr>{head}{''.join('<tr><td>' + '<td>'.join(map(html.escape, row)) for row in rows)}</table>"
-
-
 def calibration_lines(records: list[Record]) -> list[str]:
     """Where each INT8 case's ranges came from."""
-    found = ((case_of(r), r["calibration"]) for r in records if r.get("calibration"))
-    return [f"{case}: {facts['method']}, {facts['images']} images from {facts['source']}, SHA-256 {facts['sha256']}"
-            for case, facts in found]  # fmt: skip
+    text = "{method}, {images} images from {source}, SHA-256 {sha256}"
+    return [f"{case_of(r)}: {text.format(**r['calibration'])}" for r in records if r.get("calibration")]
 
 
 def environment_lines(records: list[Record]) -> list[str]:
@@ -385,9 +389,8 @@ def environment_lines(records: list[Record]) -> list[str]:
 
 def newest(records: list[Record]) -> dict[tuple[Any, ...], Record]:
     """The newest record of each case on each device."""
-    return {
-        tuple(r.get(name) for name in ("device", "network", "engine", "precision", "batch_size")): r for r in records
-    }
+    names = ("device", "network", "engine", "precision", "batch_size")
+    return {tuple(str(record.get(name)) for name in names): record for record in records}
 
 
 def obstacles(key: tuple[Any, ...], new: Record, before: dict[tuple[Any, ...], Record]) -> list[str]:
@@ -412,9 +415,7 @@ def ratio_of(new: dict[str, Any], old: dict[str, Any]) -> tuple[float, float, fl
 
 
 def verdict(ratio: float, low: float, high: float) -> str:
-    if abs(ratio - 1) <= SAME or low <= 1 <= high:
-        return "same"
-    return "faster" if ratio > 1 else "slower"
+    return "same" if abs(ratio - 1) <= SAME or low <= 1 <= high else "faster" if ratio > 1 else "slower"
 
 
 def compare(new: list[Record], old: list[Record], fail_slower: float | None) -> tuple[list[list[str]], bool]:
@@ -434,15 +435,6 @@ def compare(new: list[Record], old: list[Record], fail_slower: float | None) -> 
     return rows, lost
 
 
-def print_comparison(rows: list[list[str]]) -> None:
-    from rich.table import Table
-
-    table = Table("\ncase", "\nnew/old", "\ninterval", "\nverdict", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
-
-
 # --------------------------------------------------------------------------------------------------------------- main
 
 
@@ -450,12 +442,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("report.py", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("files", nargs="+", metavar="RESULTS.jsonl", help="what tensorrt.py wrote")
+    parser.add_argument("files", nargs="*", metavar="RESULTS.jsonl", help="what tensorrt.py wrote")
+    parser.add_argument("--history", nargs="+", metavar="FOLDER", default=[], help="every results.jsonl below it")
     parser.add_argument("--output", help=".png, .svg, .pdf or .html; default: report.png beside the first file")
     parser.add_argument("--compare", metavar="OLD.jsonl", help="compare with these records; draws nothing by itself")
     parser.add_argument("--fail_slower", type=float, metavar="PERCENT", help="exit 3 when a case lost more than that")
     parser.add_argument("--version", action="version", version=VERSION)
     options = parser.parse_args(argv[1:])
+    options.files += [str(path) for folder in options.history for path in sorted(Path(folder).rglob("results.jsonl"))]
+    if not options.files:
+        parser.error("no results.jsonl: pass one, or with --history a folder of some")
     if options.fail_slower is not None and not options.compare:
         parser.error("--fail_slower needs --compare=OLD.jsonl")
     return options
@@ -486,13 +482,17 @@ def main(argv: list[str]) -> int:
             write(records, Path(options.output or Path(options.files[0]).with_name("report.png")))
         if options.compare:
             rows, lost = compare(records, merged([options.compare]), options.fail_slower)
-            print_comparison(rows)
-            if lost:
+            console().print(grid(["case", "new/old", "interval", "verdict"], rows, 4))
+            if lost and options.fail_slower is not None:
                 print(f"\nreport.py: a case lost over {options.fail_slower:g} % beyond its interval, or fails now")
-            return 3 if lost and options.fail_slower is not None else 0
+                return 3
+        sys.stdout.flush()
     except UserError as error:
         print(f"report.py: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

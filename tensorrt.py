@@ -49,6 +49,7 @@ import math
 import multiprocessing
 import os
 import platform
+import queue
 import re
 import shutil
 import signal
@@ -68,6 +69,7 @@ HERE = Path(__file__).resolve().parent
 # A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it imports.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported, never after
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts, and so --gpus and the records
 
 import numpy as np
 from absl import flags
@@ -82,6 +84,10 @@ FP16_MAX = 65504.0  # largest finite float16 (IEEE 754 binary16)
 STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
 SAME_TOP1 = SAME_COSINE = 0.99  # agreement with native below which a precision is said to have changed the predictions
+MAX = 0  # the batch size of --batch_size=max, until it is found
+FIRST_TRY, LAST_TRY = 32, 1 << 16  # batch sizes between which the largest is looked for by doubling
+FINE = 64  # the largest batch is found to 1/64 of itself
+VARIED = 128  # different images in it
 LATE = 10  # how much later than usual the first result after a loop may come
 SAME_OUTPUT = 1e-3  # share of the largest output by which two runs may differ: float16 sums in any order
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
@@ -147,6 +153,7 @@ class Artifact:
     path: str
     sha256: str
     seconds: float = 0.0
+    bytes: int = 0
     proof: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -172,6 +179,7 @@ class Result:
     outputs: np.ndarray | None = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    machine: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------------------------------- flags
@@ -199,13 +207,18 @@ DEFINE_boolean("fp16", False, "Time the graph in float16.")
 DEFINE_boolean("int8", False, "Time the graph in int8, calibrated.")
 DEFINE_list("engine", "auto", "Engines for fp32, fp16 and int8, comma-separated: tensorrt, tftrt, xla, onnxruntime, or "
             "auto, which takes the first that can run the precision here.")  # fmt: skip
-DEFINE_list("batch_size", "128", "Images a step; a comma-separated list makes a case of each.")
+DEFINE_list("batch_size", "128", "Images a step; a comma-separated list makes a case of each; max: the largest that "
+            "fits.")  # fmt: skip
 DEFINE_integer("num_loops", 100, "Timed steps of each loop.", lower_bound=2)
 DEFINE_integer("num_warmup", 5, "Untimed steps before them.", lower_bound=0)
 DEFINE_integer("rounds", 1, "Times that the cases of a batch size are gone through, in turn.", lower_bound=1)
 DEFINE_enum("inputs", "device", ["device", "host", "both"], "Where a step's batch lies when its clock starts.")
 DEFINE_enum("host_dtype", "float32", ["float32", "uint8"], "What goes to the engine: float32 as the graph takes it, or "
             "raw uint8 pixels with the preprocessing's arithmetic done on the device.")  # fmt: skip
+DEFINE_string("gpus", None, "all, or indices as 0,1: each case on these GPUs at once, a process each. cpu:2 splits the "
+              "CPU's cores between two processes.")  # fmt: skip
+DEFINE_string("ray_address", None, "auto, HOST:PORT or local: run the cases as tasks of a Ray cluster, on every node.")
+DEFINE_boolean("spread", False, "With --gpus or --ray_address: different cases at the same time, each on one GPU.")
 DEFINE_string("output_dir", "/tmp", "Folder for log.txt, results.jsonl and the artifacts.")
 DEFINE_string("calibration_dir", None, "Folder of images for INT8 calibration; default: the input batch itself.")
 DEFINE_integer("num_calibration_images", 64, "Images to calibrate on at most.", lower_bound=1)
@@ -248,9 +261,9 @@ def parse_flags(argv: list[str]) -> Config:
     config.given = {name for name in FLAGS if FLAGS[name].present}
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
     for text in config.batch_size or [""]:
-        if not text.strip().isdecimal() or int(text) < 1:
-            raise UserError(f"--batch_size={text}: pass a number of images from 1 up, or several with commas")
-    config.batch_sizes = [int(text) for text in config.batch_size]
+        if text != "max" and (not text.strip().isdecimal() or int(text) < 1):
+            raise UserError(f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max")
+    config.batch_sizes = [MAX if text == "max" else int(text) for text in config.batch_size]
     engines = [name for name in ENGINES if name != "native"]
     for name in config.engine:
         if name not in ("auto", *engines):
@@ -260,6 +273,12 @@ def parse_flags(argv: list[str]) -> Config:
             raise UserError(f"--{name}= is empty (an unset variable?): pass a path, or leave the flag out")
     if config.image_file and config.image_dir:
         raise UserError("--image_file and --image_dir exclude each other: pass one of them")
+    if config.gpus and config.ray_address:
+        raise UserError("--gpus and --ray_address exclude each other: a cluster's tasks take all GPUs of their node")
+    if config.spread and not (config.gpus or config.ray_address):
+        raise UserError("--spread needs GPUs to spread over: pass --gpus=all or --ray_address")
+    if not config.isolate and (config.gpus or config.ray_address or MAX in config.batch_sizes):
+        raise UserError("--gpus, --ray_address and --batch_size=max need a process for each case: no --noisolate")
     return config
 
 
@@ -359,7 +378,7 @@ def write_beside(path: str | Path, data: bytes) -> None:
 def write_artifact(path: Path, data: bytes, start: float, proof: dict[str, Any]) -> Artifact:
     """Writes what an engine runs, built since `start`, and remembers its hash."""
     write_beside(path, data)
-    return Artifact(str(path), hashlib.sha256(data).hexdigest(), time.perf_counter() - start, proof)
+    return Artifact(str(path), hashlib.sha256(data).hexdigest(), time.perf_counter() - start, proof=proof)
 
 
 def read_unchanged(path: str, sha256: str) -> bytes:
@@ -425,8 +444,8 @@ def cpu_info() -> str:
 def device_name(config: Config) -> str:
     """What computes: the GPU's name, or the CPU's and the number of threads."""
     named = re.search(r"model name\s*: (.*)", cpu_info())
-    cpu = named.group(1) if named else platform.machine()
-    return gpus()[0]["name"] if gpus() else f"{cpu}, {config.threads or len(cores())} threads"
+    cpu, threads = named.group(1) if named else platform.machine(), config.threads or len(cores())
+    return gpus()[0]["name"] if gpus() else f"{cpu}, {threads} thread{'s' * (threads > 1)}"
 
 
 @functools.cache
@@ -449,6 +468,56 @@ def gpus() -> list[dict[str, Any]]:
         return found
     except Exception:  # no package, no driver, no GPU: NVML has a class of its own for each
         return []
+
+
+def machine(config: Config, engine: str, place: str = "") -> dict[str, Any]:
+    """What a record says of the machine: asked in the process that runs the case."""
+    versions = {"python": platform.python_version(), "tensorflow": version_of("tensorflow", "tensorflow-cpu")}
+    kind = device_name(config)
+    return {
+        "device": f"{kind} ({place})" if place else kind,
+        "device_kind": kind,
+        "gpu": gpus()[0] if gpus() else None,
+        "versions": versions | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
+        "engine_version": ENGINES[engine].version() if engine in ENGINES else "",
+    }
+
+
+def choose_places(config: Config) -> list[str]:
+    """Where --gpus wants a case to run at once, as `gpu3` or `cpu0of2`; [""] is wherever this process would.
+
+    Raises:
+      UserError: a GPU that is not there, or no such division of the cores.
+    """
+    if not config.gpus:
+        return [""]
+    if shares := re.fullmatch(r"cpu:([1-9]\d*)", config.gpus):
+        count = int(shares.group(1))
+        if count > len(cores()):
+            raise UserError(f"--gpus={config.gpus}: there are {len(cores())} cores: pass cpu:{len(cores())} or less")
+        return [f"cpu{index}of{count}" for index in range(count)]
+    there = [str(gpu["index"]) for gpu in gpus()]
+    asked = there if config.gpus == "all" else config.gpus.split(",")
+    if not there or not set(asked) <= set(there) or len(set(asked)) < len(asked):
+        seen = f"NVML sees {', '.join(there)}" if there else "NVML sees no NVIDIA GPU"
+        raise UserError(f"--gpus={config.gpus}: {seen}: pass all, some of their indices, or cpu:2 for two processes")
+    return [f"gpu{index}" for index in asked]
+
+
+def take_place(place: str) -> None:
+    """Confines this process to its GPU, or to its share of the cores, before anything asks what there is."""
+    if place.startswith("gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = place[3:]
+    elif place:
+        index, count = map(int, place[3:].split("of"))
+        os.sched_setaffinity(0, np.array_split(cores(), count)[index].tolist())
+
+
+def free_memory() -> int:
+    """Bytes of RAM that a process may still take, by the kernel's own estimate."""
+    with contextlib.suppress(OSError, AttributeError):
+        return 1024 * int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text()).group(1))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 # --------------------------------------------------------------------------------------------------------- downloads
@@ -932,7 +1001,7 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int]:
     fixed = graph.shape[0]
     if fixed is None or config.batch_sizes == [fixed]:
         return config.batch_sizes
-    if "batch_size" in config.given:
+    if "batch_size" in config.given and config.batch_sizes != [MAX]:
         raise UserError(f"{graph.name} is fixed to batches of {fixed}: pass --batch_size={fixed}")
     say(f"{graph.name} is fixed to batches of {fixed}: --batch_size={fixed} is taken")
     return [fixed]
@@ -1293,13 +1362,19 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """All that a case's process is told; `source` is the ONNX file, for engines that take one."""
+    """All that a case's process is told; `source` is the ONNX file, for engines that take one.
+
+    `place` is the GPU or share of the cores to take, `gate` waits for its neighbours, `tried` says which batches fit.
+    """
 
     case: Case
     config: Config
     graph: Graph
     images: Images
     source: Artifact | None = None
+    place: str = ""
+    gate: Callable[[], None] | None = None
+    tried: dict[int, str] = dataclasses.field(default_factory=dict)
 
     @property
     def dtype(self) -> str:
@@ -1310,8 +1385,8 @@ class Job:
         return self.images.batch(self.case.batch_size, self.config.preprocessing, self.graph.layout, self.dtype)
 
     def path(self, suffix: str | None = None) -> Path:
-        """Where the case's artifact belongs."""
-        return Path(self.config.output_dir) / self.case.file_name(self.graph, suffix)
+        """Where the case's artifact belongs; of each GPU its own, as plans are made for one."""
+        return Path(self.config.output_dir, self.place, self.case.file_name(self.graph, suffix))
 
 
 class Runner(Protocol):
@@ -1976,12 +2051,14 @@ def time_steps(step: Callable[[], Any], count: int, clock: Callable[[], float] =
 def time_loops(step: Callable[[], Any], burst: Callable[[], Any], job: Job, what: str,
                clock: Callable[[], float] = time.perf_counter) -> Timing:  # fmt: skip
     """The first run, the warm-up, num_loops steps that are waited for, and num_loops steps in one burst."""
-    loops, warmup = job.config.num_loops, job.config.num_warmup
+    loops, warmup, meet = job.config.num_loops, job.config.num_warmup, job.gate or (lambda: None)
     (first,) = time_steps(step, 1, clock)
     with progress(what, warmup + loops) as advance:
         time_steps(step, warmup, clock, advance)
+        meet()
         with Clocks() as clocks:
             seconds = time_steps(step, loops, clock, advance)
+            meet()
             (total,) = time_steps(burst, 1, clock)
     images = loops * job.case.batch_size
     return Timing(seconds, images / total, first, clocks.facts(2 * images))
@@ -2241,8 +2318,7 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
     settings = ("num_loops", "num_warmup", "rounds", "preprocessing", "tf32", "seed", "workspace_size", "threads",
-                "pin_threads", "host_dtype", "label", "weights")  # fmt: skip
-    versions = {"python": platform.python_version(), "tensorflow": version_of("tensorflow", "tensorflow-cpu")}
+                "pin_threads", "host_dtype", "label", "gpus", "spread", "weights")  # fmt: skip
     return {
         "record": RECORD_VERSION,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -2251,7 +2327,6 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         "status": result.status,
         "error": result.error,
         "engine": case.engine,
-        "engine_version": ENGINES[case.engine].version() if case.engine in ENGINES else "",
         "engine_why": case.why,
         "precision": case.precision,
         "batch_size": case.batch_size,
@@ -2260,11 +2335,9 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         "graph": {name: getattr(job.graph, name) for name in ("name", "sha256", "input", "output", "shape", "layout")},
         "images": "random" if job.images.random else len(job.images.pixels),
         "first_image": job.images.names[0],
-        "artifact": artifact and {"name": Path(artifact.path).name, "bytes": os.path.getsize(artifact.path),
+        "artifact": artifact and {"name": Path(artifact.path).name, "bytes": artifact.bytes,
                                   "build_seconds": artifact.seconds, "proof": artifact.proof},
-        "device": device_name(config),
-        "gpu": gpus()[0] if gpus() else None,
-        "versions": versions | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
+        **(result.machine or machine(config, case.engine)),
         "flags": {name: getattr(config, name) for name in settings[: None if built_in(config) else -1]},
         "notes": result.notes,
         **result.facts,
@@ -2289,6 +2362,11 @@ def log_block(record: dict[str, Any]) -> str:
         lines.append(f"network: {record['network']},\t batchsize {record['batch_size']}, steps 0")
         lines.append(f"  {record['status']} \t{record['error']}".rstrip())
     lines.append(f"  engine \t{record['engine']} {record['engine_version']}, \tdevice: {record['device']}")
+    if "together" in record:
+        sums = ", \t".join(
+            f"{inputs} {speed:.1f} images/s" for inputs, speed in record["together"]["throughput"].items()
+        )
+        lines.append(f"  together \t{len(record['together']['devices'])} devices, \tthroughput: {sums}")
     for name in ("agreement", "accuracy"):
         if name in record:
             lines.append(f"  {name} \t" + ", \t".join(f"{key}: {value:.4f}" for key, value in record[name].items()))
@@ -2343,6 +2421,15 @@ def check_output_dir(folder: str) -> None:
         raise UserError(f"--output_dir={folder} cannot be written ({error.strerror}): pass another folder") from error
 
 
+def load_file(name: str, path: Path) -> Any:
+    """A Python file as the module of that name."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def print_report(records: list[dict[str, Any]]) -> None:
     """What a person reads on stdout: the 2018 script's predictions lines, then report.py's tables and sentences."""
     shown = {(r["precision"], r["engine"]): r["predictions"] for r in records if "predictions" in r}
@@ -2356,22 +2443,21 @@ def print_report(records: list[dict[str, Any]]) -> None:
             [name for name, _ in rows],
         )
     if (path := HERE / "report.py").exists():
-        spec = importlib.util.spec_from_file_location("tensorrt_report", path)
-        assert spec and spec.loader
-        report = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(report)
-        report.print_records(records)
+        load_file("tensorrt_report", path).print_records(records)
 
 
 # ------------------------------------------------------------------------------------------------- running the cases
 
 
+ASKED = "asked for"  # why an engine was chosen that --engine names
+
+
 def choose_cases(config: Config, batch_sizes: list[int]) -> list[Case]:
-    """The cases to run, batch size by batch size; says what runs each precision and why not the engines before it."""
+    """The cases to run, batch size by batch size, with what runs each precision and why not the engines before it."""
     chosen = []
     for precision in config.precisions:
         for name in ["native"] if precision == "native" else config.engine:
-            engine, why = choose_engine(precision, config.build_only) if name == "auto" else (name, "asked for")
+            engine, why = choose_engine(precision, config.build_only) if name == "auto" else (name, ASKED)
             chosen.append((engine, precision, why))
     return [Case(engine, precision, size, why) for size in batch_sizes for engine, precision, why in chosen]
 
@@ -2387,15 +2473,39 @@ def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
         if not reason and name == "onnxruntime" and gpus() and OnnxRuntime.provider().startswith("CPU"):
             reason = "would leave the GPU: pip install onnxruntime-gpu"
         if not reason:
-            why = "; ".join(reasons) or "first choice"
-            say(f"{precision.upper()} runs in {name} ({why})")
-            return name, why
+            return name, "; ".join(reasons) or "first choice"
         reasons.append(f"{name}: {reason}")
     return "none", f"no engine for {precision.upper()}: {'; '.join(reasons)}"
 
 
+def announce(cases: list[Case]) -> None:
+    """Says what runs each precision, where the user left that open."""
+    for engine, precision, why in dict.fromkeys((case.engine, case.precision, case.why) for case in cases):
+        if engine != "none" and why != ASKED:
+            say(f"{precision.upper()} runs in {engine} ({why})")
+
+
 def run_case(job: Job, clock: Callable[[], float] = time.perf_counter) -> Result:
     """Builds, opens and times one case in this process.
+
+    Raises:
+      UserError: the engine cannot do it, in one line.
+    """
+    config, (result, runner, batch) = job.config, open_case(job)
+    if runner is None:
+        return result
+    if config.inputs in ("device", "both"):
+        result.timings["device"] = time_resident(runner, job, clock)
+        refuse_unfinished(runner, batch, result.timings["device"])
+    if config.inputs in ("host", "both"):
+        result.timings["host"] = time_host(runner, job, batch, clock)
+    result.outputs = outputs_of(runner, batch)
+    result.notes += [*proof_notes(job.case.precision, result.artifact.proof), *doubts(runner, batch, result.outputs)]
+    return result
+
+
+def open_case(job: Job) -> tuple[Result, Runner | None, np.ndarray]:
+    """Builds a case's artifact and opens it on its batch; no runner where it can, or shall, only be built.
 
     Raises:
       UserError: the engine cannot do it, in one line.
@@ -2406,20 +2516,34 @@ def run_case(job: Job, clock: Callable[[], float] = time.perf_counter) -> Result
         raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
     with waiting(f"Building {case}"):
         result.artifact = engine.build(job)
+        result.artifact.bytes = os.path.getsize(result.artifact.path)
     reason = engine.why_not(case.precision)
     if config.build_only or reason:
         result.status, result.error = "built", "" if config.build_only else f"built, not run: {reason}"
-        return result
+        return result, None, np.empty(0)
     batch = job.batch()
     with waiting(f"Opening {case}"):
-        runner = engine.open(job, result.artifact, batch)
-    if config.inputs in ("device", "both"):
-        result.timings["device"] = time_resident(runner, job, clock)
-        refuse_unfinished(runner, batch, result.timings["device"])
-    if config.inputs in ("host", "both"):
-        result.timings["host"] = time_host(runner, job, batch, clock)
-    result.outputs = outputs_of(runner, batch)
-    result.notes += [*proof_notes(case.precision, result.artifact.proof), *doubts(runner, batch, result.outputs)]
+        return result, engine.open(job, result.artifact, batch), batch
+
+
+def try_case(job: Job) -> Result:
+    """Runs a case once each way, untimed; on a CPU within the memory that is free, which the kernel would overdraw."""
+    if not gpus():
+        with contextlib.suppress(ImportError, ValueError):  # not on Windows; not above what the user set
+            import resource
+
+            soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            free = free_memory()
+            resource.setrlimit(
+                resource.RLIMIT_DATA, (free if soft == resource.RLIM_INFINITY else min(free, soft), hard)
+            )
+    result, runner, batch = open_case(job)
+    if runner:
+        repeat(runner.enqueue, 2)
+        runner.sync()
+        outputs_of(runner, batch)
+        if job.config.inputs != "device":
+            runner.feeder(batch, 2)()
     return result
 
 
@@ -2468,17 +2592,23 @@ def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
     return [f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"] if ran < 0.5 else []
 
 
-def attempt(job: Job) -> Result:
-    """run_case with an error as a failed result in one line, and the remedy where it is known."""
+NO_MEMORY = "out of memory|OOM|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
+
+
+def attempt(job: Job, work: Callable[[Job], Result] = run_case) -> Result:
+    """`work` with an error as a failed result in one line, and the remedy where it is known."""
+    take_place(job.place)
     try:
-        return run_case(job)
+        result = work(job)
     except UserError as error:
-        return Result(job.case, "failed", str(error))
+        result = Result(job.case, "failed", str(error))
     except Exception as error:
         text = f"{type(error).__name__}: {one_line(error)}"
-        if re.search("out of memory|OOM|resource.?exhausted|bad_alloc|MemoryError", f"{text} {error}", re.I):
+        if re.search(NO_MEMORY, f"{text} {error}", re.I):
             text = f"out of memory: pass a smaller --batch_size ({text})"
-        return Result(job.case, "failed", text)
+        result = Result(job.case, "failed", text)
+    result.machine = machine(job.config, job.case.engine, job.place)
+    return result
 
 
 class ProcessDied(Exception):
@@ -2516,7 +2646,8 @@ def child(work: Callable[[Any], Any], given: Any, connection: Any, words: str) -
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=die_with_parent, daemon=True).start()
-    TERMINAL = Console(file=os.fdopen(os.dup(2), "w"))
+    if not getattr(given, "place", ""):  # the bars of several processes would paint over one another
+        TERMINAL = Console(file=os.fdopen(os.dup(2), "w"))
     with open(words, "w") as file:
         os.dup2(file.fileno(), 2)
     connection.send(work(given))
@@ -2536,12 +2667,13 @@ def last_words(exit_code: int, stderr: str) -> str:
     return f"process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
 
 
-def run_isolated(job: Job) -> Result:
-    """run_case in a process of its own; one that dies is a failed result."""
+def run_isolated(job: Job, work: Callable[[Job], Result] = run_case) -> Result:
+    """`work` in a process of its own; one that dies is a failed result."""
     try:
-        return in_own_process(attempt, job)
+        return in_own_process(functools.partial(attempt, work=work), job)
     except ProcessDied as error:
-        return Result(job.case, "failed", f"the case's {error}")
+        device = machine(job.config, job.case.engine, job.place)
+        return Result(job.case, "failed", f"the case's {error}", machine=device)
 
 
 def load_isolated(config: Config) -> Graph:
@@ -2577,35 +2709,169 @@ def pool(rounds: list[Result]) -> Result:
     return whole
 
 
-def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, done: Callable[[Result], None]) -> None:
-    """Runs all cases, the rounds of one batch size in turn, and hands over each result as soon as it is whole."""
-    onnx, run = Onnx(config, graph, images), run_isolated if config.isolate else attempt
-    reference = None if config.build_only else untimed_reference(cases, config, graph, images, run)
+class Gate:
+    """Where the processes of one case meet: a slot each, which counts its meetings and is -1 once it has left.
 
-    def finish(job: Job | Result, rounds: list[Result]) -> None:
-        nonlocal reference
-        result = pool(rounds)
-        if result.case.precision == "native" and result.outputs is not None:
-            reference = result.outputs
-        if result.case.precision == "int8" and isinstance(job, Job):
-            result.facts["calibration"] = facts = calibration_of(result, job, onnx)
-            result.notes += calibration_notes(facts)
-        judge(result, reference, images, config)
-        done(result)
+    Not a Barrier: one that is killed while it waits there blocks all others for good.
+    """
 
+    def __init__(self, count: int) -> None:
+        self.slots = multiprocessing.get_context("spawn").RawArray("q", count)
+
+    def meet(self, own: int) -> None:
+        self.slots[own] += 1
+        while any(0 <= slot < self.slots[own] for slot in self.slots):
+            time.sleep(0.0002)
+
+    def leave(self, own: int) -> None:
+        self.slots[own] = -1
+
+
+@contextlib.contextmanager
+def threads_for(count: int) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
+    """Threads that each wait for a case's process; on Ctrl-C those are killed, so that the threads end."""
+    with concurrent.futures.ThreadPoolExecutor(count) as threads:
+        try:
+            yield threads
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
+
+
+def run_together(job: Job, places: list[str]) -> list[Result]:
+    """The job on all these places, a process each, which wait for one another before every loop."""
+    if not job.config.isolate:
+        return [attempt(job)]
+    if len(places) == 1:
+        return [run_isolated(dataclasses.replace(job, place=places[0]))]
+    gate = Gate(len(places))
+
+    def run(own: int) -> Result:
+        meet = functools.partial(gate.meet, own)
+        result = run_isolated(dataclasses.replace(job, place=places[own], gate=meet))
+        if result.status != "ok":
+            gate.leave(own)
+        return result
+
+    with threads_for(len(places)) as threads:
+        return list(threads.map(run, range(len(places))))
+
+
+def sized(job: Job | Result, place: str) -> Job | Result:
+    """The job at the largest batch that fits on a place, where that was asked for: by doubling, then bisection."""
+    if isinstance(job, Result) or job.case.batch_size != MAX:
+        return job
+    tried: dict[int, str] = {}
+
+    def fits(size: int) -> bool:
+        case = dataclasses.replace(job.case, batch_size=size)
+        result = run_isolated(dataclasses.replace(job, case=case, place=place), try_case)
+        tried[size] = result.error or "fits"
+        say(f"{case}: {tried[size]}")
+        return not result.error
+
+    good, bad = 0, FIRST_TRY
+    while bad <= LAST_TRY and fits(bad):
+        good, bad = bad, 2 * bad
+    if not good and not re.search(NO_MEMORY, tried[bad]):
+        return Result(dataclasses.replace(job.case, batch_size=bad), "failed", tried[bad])
+    while bad <= LAST_TRY and bad - good > max(1, good // FINE):
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    if not good:
+        return Result(dataclasses.replace(job.case, batch_size=1), "failed", tried[1])
+    return dataclasses.replace(job, case=dataclasses.replace(job.case, batch_size=good), tried=tried)
+
+
+Make = Callable[[Case], "Job | Result"]  # a Result where there can be no job
+Finish = Callable[["Job | Result", list[list[Result]]], None]  # takes a case's rounds, each with a result of each place
+
+
+def run_in_turn(config: Config, cases: list[Case], make: Make, finish: Finish) -> None:
+    """Case after case, each on all places at once; the rounds of one batch size in turn."""
+    places = choose_places(config)
     for _, group in itertools.groupby(cases, key=lambda case: case.batch_size):
-        measured: dict[Case, list[Result]] = {case: [] for case in group}
+        measured: dict[Case, list[list[Result]]] = {case: [] for case in group}
         jobs: dict[Case, Job | Result] = {}
         try:
             for turn, case in itertools.product(range(config.rounds), list(measured)):
-                job = jobs[case] = jobs.get(case) or make_job(case, config, graph, images, onnx)
-                measured[case].append(run(job) if isinstance(job, Job) else job)
+                job = jobs[case] = jobs.get(case) or sized(make(case), places[0])
+                measured[case].append(run_together(job, places) if isinstance(job, Job) else [job])
                 if turn + 1 == config.rounds:
                     finish(job, measured.pop(case))
         finally:  # Ctrl-C between two rounds: those that there are
             for case, rounds in measured.items():
                 if rounds:
                     finish(jobs[case], rounds)
+
+
+def run_spread(config: Config, cases: list[Case], make: Make, finish: Finish) -> None:
+    """Different cases at the same time, each with all its rounds on the first place that is free."""
+    places, free = choose_places(config), queue.SimpleQueue[str]()
+    jobs = [make(case) for case in cases]  # all before the first: writing ONNX files would disturb what is timed
+    for place in places:
+        free.put(place)
+
+    def run(job: Job | Result) -> tuple[Job | Result, list[list[Result]]]:
+        place = free.get()
+        try:
+            job = sized(job, place)
+            return job, run_rounds(job, [place])
+        finally:
+            free.put(place)
+
+    with threads_for(len(places)) as threads:
+        for future in concurrent.futures.as_completed([threads.submit(run, job) for job in jobs]):
+            finish(*future.result())
+
+
+def run_rounds(job: Job | Result, places: list[str]) -> list[list[Result]]:
+    """All rounds of one case, up to the first that fails."""
+    if isinstance(job, Result):
+        return [[job]]
+    rounds = [run_together(job, places)]
+    while len(rounds) < job.config.rounds and any(result.status == "ok" for result in rounds[-1]):
+        rounds.append(run_together(job, places))
+    return rounds
+
+
+def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, done: Callable[[Result], None],
+              cluster: Cluster | None) -> None:  # fmt: skip
+    """Runs all cases and hands over the result of each, on each device, as soon as it is whole."""
+    onnx = Onnx(config, graph, images)
+    run = cluster.run if cluster else run_spread if config.spread else run_in_turn
+    reference = None if config.build_only else untimed_reference(cases, config, graph, images, run)
+
+    def finish(job: Job | Result, rounds: list[list[Result]]) -> None:
+        nonlocal reference
+        results = [pool(list(of_place)) for of_place in zip(*rounds)]
+        add_up(results)
+        for result in results:
+            if isinstance(job, Job) and job.tried:
+                result.facts["batch_sizes_tried"] = job.tried
+            if config.spread:
+                result.notes.append("other GPUs ran other cases at the same time: they share power and PCIe")
+            if reference is None and result.case.precision == "native":
+                reference = result.outputs
+            if result.case.precision == "int8" and isinstance(job, Job):
+                result.facts["calibration"] = facts = calibration_of(result, job, onnx)
+                result.notes += calibration_notes(facts)
+            judge(result, reference, images, config)
+            done(result)
+
+    run(config, cases, lambda case: make_job(case, config, graph, images, onnx), finish)
+
+
+def add_up(results: list[Result]) -> None:
+    """Adds to each GPU's result what all of them did at once: the sum of their bursts, begun at the same moment."""
+    whole = [result for result in results if result.status == "ok"]
+    for result in whole if len(results) > 1 else []:
+        sums = {inputs: sum(other.timings[inputs].throughput for other in whole) for inputs in result.timings}
+        result.facts["together"] = {"devices": [other.machine["device"] for other in whole], "throughput": sums}
+        if len(whole) < len(results):
+            result.notes.append(f"only {len(whole)} of {len(results)} devices came through: neighbours were missing")
 
 
 def calibration_of(result: Result, job: Job, onnx: Onnx) -> dict[str, Any]:
@@ -2616,13 +2882,15 @@ def calibration_of(result: Result, job: Job, onnx: Onnx) -> dict[str, Any]:
 
 
 def untimed_reference(cases: list[Case], config: Config, graph: Graph, images: Images,
-                      run: Callable[[Job], Result]) -> np.ndarray | None:  # fmt: skip
-    """Native's outputs where native is not among the cases: agreement needs them, at the largest batch."""
-    if any(case.precision == "native" for case in cases):
+                      run: Callable[..., None]) -> np.ndarray | None:  # fmt: skip
+    """Native's outputs where no native case comes first: agreement needs them, at the largest batch."""
+    if run is run_in_turn and any(case.precision == "native" for case in cases):
         return None
-    case = Case("native", "native", max(case.batch_size for case in cases))
-    short = Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "inputs": "device"})
-    return run(Job(case, short, graph, images)).outputs
+    found: list[Result] = []
+    case = Case("native", "native", max(case.batch_size for case in cases) or len(images.pixels))
+    short = Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "rounds": 1, "inputs": "device", "spread": True})
+    run(short, [case], lambda case: Job(case, short, graph, images), lambda _, rounds: found.extend(rounds[0]))
+    return found[0].outputs
 
 
 def make_job(case: Case, config: Config, graph: Graph, images: Images, onnx: Onnx) -> Job | Result:
@@ -2637,6 +2905,153 @@ def make_job(case: Case, config: Config, graph: Graph, images: Images, onnx: Onn
         return Result(case, "failed", str(error))
     except Exception as error:  # onnx and onnxruntime have classes of their own
         return Result(case, "failed", f"no ONNX graph of that precision ({type(error).__name__}: {one_line(error)})")
+
+
+# ----------------------------------------------------------------------------------------------------------- cluster
+
+MODULE = "tensorrt_py"  # this file's name on the nodes, where `tensorrt` is NVIDIA's
+
+
+class Cluster:
+    """A Ray cluster. A case is a task: on all GPUs of every node or, with --spread, on one GPU of any.
+
+    A task takes whole GPUs; where no node has one it takes the CPUs of a node. What it needs goes through Ray's object
+    store, once to each node: this file, the graph, the images, the ONNX file.
+    """
+
+    def __init__(self, config: Config) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("--ray_address needs Ray: pip install -r requirements-cluster.txt") from error
+        local = {"include_dashboard": False} if config.ray_address == "local" else {}
+        try:
+            with waiting(f"Connecting to {config.ray_address}"), quiet():
+                ray.init(config.ray_address, log_to_driver=False, logging_level="ERROR", **local)
+        except Exception as error:  # no cluster, another Python or Ray there, a malformed address
+            raise UserError(f"--ray_address={config.ray_address}: no cluster to use there ({one_line(error)}): start "
+                            f"one with `ray start --head`, or pass local") from error  # fmt: skip
+        self.ray, self.images = ray, None
+        self.ship = functools.cache(lambda path: ray.put(Path(path).read_bytes()))
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        self.unit = "GPU" if any(node["Resources"].get("GPU", 0) >= 1 for node in alive) else "CPU"
+        nodes = [node for node in alive if node["Resources"].get(self.unit, 0) >= 1]
+        count = collections.Counter(node["NodeName"] for node in nodes)
+        self.names = {node["NodeID"]: node["NodeName"] + f"-{node['NodeID'][:6]}" * (count[node["NodeName"]] > 1)
+                      for node in nodes}  # fmt: skip
+        self.sizes = {node["NodeID"]: int(node["Resources"][self.unit]) for node in nodes}
+        if not nodes:
+            raise UserError(f"--ray_address={config.ray_address}: no node has a GPU or CPU to give: start one without "
+                            f"--num-cpus=0")  # fmt: skip
+        say(f"Ray {ray.__version__}: {len(nodes)} nodes, {sum(self.sizes.values())} {self.unit}s")
+
+    def submit(self, node: str | None, work: Any, *shipped: Any) -> Any:
+        """A task that does work(folder, *shipped) on a node, or on one GPU of any; gives the node and the answer."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        @self.ray.remote(max_retries=0)  # Ray ships it by value: it may use nothing of this module
+        def on_node(module: str, script: bytes, shipped: list[Any]) -> tuple[str, Any]:
+            import importlib
+            import sys
+            import tempfile
+
+            import ray
+
+            with tempfile.TemporaryDirectory(prefix=f"{module}_") as folder:
+                with open(f"{folder}/{module}.py", "wb") as file:
+                    file.write(script)
+                sys.path.insert(0, folder)
+                importlib.import_module(module)
+                sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]  # for the cases' processes
+                try:
+                    work, *rest = ray.get(shipped)  # in a list, so that they arrive when the module is there
+                    return ray.get_runtime_context().get_node_id(), work(folder, *rest)
+                finally:
+                    sys.path.remove(folder)
+
+        if node is None:
+            wanted, where = 1 if self.unit == "GPU" else min(self.sizes.values()), "SPREAD"
+        else:
+            wanted, where = self.sizes[node], NodeAffinitySchedulingStrategy(node, soft=False)
+        units = {"num_gpus": wanted, "num_cpus": 0} if self.unit == "GPU" else {"num_cpus": wanted}
+        task = on_node.options(scheduling_strategy=where, **units)
+        return task.remote(MODULE, self.ship(__file__), [self.ray.put(work), *shipped])
+
+    def choose_cases(self, config: Config, batch_sizes: list[int]) -> list[Case]:
+        """choose_cases as a node of the cluster sees it: this machine may have no GPU."""
+        task = self.submit(None, functools.partial(chosen_there, config, batch_sizes))
+        try:
+            return self.ray.get(task)[1]
+        except self.ray.exceptions.RayError as error:
+            raise UserError(f"a node of the cluster cannot run this program ({one_line(error)}): install "
+                            f"requirements.txt there, with the same Python") from error  # fmt: skip
+
+    def run(self, config: Config, cases: list[Case], make: Make, finish: Finish) -> None:
+        """All cases as tasks; one that its node took along is tried once again, then it is a failed row."""
+        waiting: dict[Any, tuple[Job, str | None, bool]] = {}
+        for job in [make(case) for case in cases]:
+            if isinstance(job, Result):
+                finish(job, [[job]])
+                continue
+            for node in [None] if config.spread else self.names:
+                waiting[self.submit_job(job, node)] = job, node, True
+        while waiting:
+            (task,), _ = self.ray.wait(list(waiting))
+            job, node, again = waiting.pop(task)
+            try:
+                answer = self.ray.get(task)
+            except self.ray.exceptions.RayError as error:
+                name = self.names[node] if node else "a node"
+                if again and not isinstance(error, self.ray.exceptions.RayTaskError):
+                    say(f"{job.case} was lost with {name}: tried once more")
+                    waiting[self.submit_job(job, node)] = job, node, False
+                else:
+                    lost = Result(job.case, "failed", f"{name} gave no answer: {one_line(error)}")
+                    lost.machine = {
+                        **machine(config, ""),
+                        "device": f"lost ({name})",
+                        "device_kind": "lost",
+                        "gpu": None,
+                    }
+                    finish(job, [[lost]])
+            else:
+                self.take(job, answer, finish)
+
+    def submit_job(self, job: Job, node: str | None) -> Any:
+        self.images = self.images or self.ray.put(job.images)
+        files = [job.graph.path, *([job.source.path] if job.source else [])]
+        work = functools.partial(run_there, dataclasses.replace(job, images=None))
+        return self.submit(node, work, self.images, *map(self.ship, files))
+
+    def take(self, job: Job, answer: tuple[str, Any], finish: Finish) -> None:
+        """Hands over what a node found, with its name."""
+        name, (found, rounds) = self.names.get(answer[0], answer[0][:6]), answer[1]
+        for result in itertools.chain.from_iterable(rounds):
+            facts, place = result.machine, re.search(r" \((.+)\)$", result.machine["device"])
+            facts |= {"device": f"{facts['device_kind']} ({', '.join([name, *place.groups()] if place else [name])})"}
+            facts |= {"node": name, "versions": {**facts["versions"], "ray": self.ray.__version__}}
+        case = rounds[0][0].case
+        say(f"{case} came from {name}")
+        finish(found if isinstance(found, Result) else dataclasses.replace(job, case=case, tried=found), rounds)
+
+
+def chosen_there(config: Config, batch_sizes: list[int], *_: Any) -> list[Case]:
+    """On a node: the cases, by the engines that it has."""
+    return choose_cases(config, batch_sizes)
+
+
+def run_there(job: Job, folder: str, images: Images, *files: bytes) -> tuple[Any, list[list[Result]]]:
+    """On a node: the job on all GPUs that Ray gave this task, its graph and ONNX file put into `folder`."""
+    gpus.cache_clear()  # the same worker may have had another GPU before
+    places = [f"gpu{gpu['index']}" for gpu in gpus()] or [""]
+    paths = [Path(folder, job.graph.name), *([Path(folder, Path(job.source.path).name)] if job.source else [])]
+    for path, data in zip(paths, files, strict=True):
+        path.write_bytes(data)
+    graph = dataclasses.replace(job.graph, path=str(paths[0]))
+    source = dataclasses.replace(job.source, path=str(paths[1])) if job.source else None
+    config = Config(**{**vars(job.config), "output_dir": folder})
+    whole = sized(Job(job.case, config, graph, images, source), places[0])
+    return (whole.tried if isinstance(whole, Job) else whole), run_rounds(whole, places)
 
 
 # -------------------------------------------------------------------------------------------------------------- main
@@ -2673,25 +3088,37 @@ def doctor(config: Config) -> None:
 def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
     check_output_dir(config.output_dir)
+    choose_places(config)  # a GPU that is not there is found out before the model is loaded
+    cluster = Cluster(config) if config.ray_address else None
     graph = load_isolated(config) if config.isolate else load_graph(config)
     if built_in(config) and "preprocessing" not in config.given:
         config.preprocessing = "inception"  # what the built-in model was trained with
     batch_sizes = fit_batch_sizes(config, graph)
     if config.calibration_dir and "int8" in config.precisions:
         image_paths(config.calibration_dir, "--calibration_dir")  # found out before the measuring
-    images = load_images(config, graph, max(batch_sizes))
+    images = load_images(config, graph, max(size or VARIED for size in batch_sizes))
     records: list[dict[str, Any]] = []
 
     def done(result: Result) -> None:
         records.append(make_record(result, Job(result.case, config, graph, images)))
         keep(records[-1], config)
 
+    cases = (cluster.choose_cases if cluster else choose_cases)(config, batch_sizes)
+    announce(cases)
     try:
-        run_cases(choose_cases(config, batch_sizes), config, graph, images, done)
+        run_cases(cases, config, graph, images, done, cluster)
     finally:
         print_report(records)
     print(f"\n{len(records)} cases appended to log.txt and results.jsonl in {config.output_dir}", flush=True)
     return int(any(record["error"] for record in records))
+
+
+def main_of_module(argv: list[str]) -> int:
+    """main of this file under its name on the nodes, by which they find all that is sent to them."""
+    with tempfile.TemporaryDirectory(prefix=f"{MODULE}_") as folder:
+        os.symlink(HERE / Path(__file__).name, Path(folder, f"{MODULE}.py"))
+        sys.path.insert(0, folder)
+        return importlib.import_module(MODULE).main(argv)
 
 
 def main(argv: list[str]) -> int:
@@ -2702,6 +3129,8 @@ def main(argv: list[str]) -> int:
             print(f"{__doc__}\n{FLAGS.get_help()}" if config.help else VERSION, flush=True)
         elif config.doctor:
             doctor(config)
+        elif config.ray_address and __name__ != MODULE:
+            return main_of_module(argv)
         else:
             return measure(config)
     except UserError as error:

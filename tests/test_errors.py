@@ -124,12 +124,12 @@ def test_output_dir_is_found_out_before_the_measuring(bench, capsys, tmp_path):
     assert "cannot be written" in one_error(ran)
 
 
-def test_out_of_memory_suggests_a_smaller_batch(bench, monkeypatch):
-    def fail(job, clock=None):
+def test_out_of_memory_suggests_a_smaller_batch(bench):
+    def fail(job):
         raise RuntimeError("OOM when allocating tensor with shape[1024,64]")
 
-    monkeypatch.setattr(bench, "run_case", fail)
-    result = bench.attempt(types.SimpleNamespace(case=bench.Case("native", "native", 1024)))
+    job = types.SimpleNamespace(case=bench.Case("native", "native", 1024), config=bench.parse_flags(["x"]), place="")
+    result = bench.attempt(job, fail)
     assert result.status == "failed" and "smaller --batch_size" in result.error
 
 

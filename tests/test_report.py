@@ -86,8 +86,10 @@ def test_nothing_heavy_is_imported(report):
 
 @pytest.mark.parametrize("count", [1, 4, 30])
 def test_labels_do_not_overlap(report, kept, count):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     figure = report.draw(many(kept, count) if count > 4 else kept[:count])
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     boxes, width = [], figure.bbox.width
     for axes in figure.axes:

@@ -2860,6 +2860,13 @@ def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, d
                 result.notes += calibration_notes(facts)
             judge(result, reference, images, config)
             done(result)
+            if config.gpus or cluster:
+                speeds = [
+                    f"{inputs} input {timing.throughput:,.1f} images/s" for inputs, timing in result.timings.items()
+                ]
+                say(
+                    f"{result.case} on {result.machine['device']}: {', '.join(speeds) or result.error or result.status}"
+                )
 
     run(config, cases, lambda case: make_job(case, config, graph, images, onnx), finish)
 
@@ -3006,16 +3013,15 @@ class Cluster:
                     say(f"{job.case} was lost with {name}: tried once more")
                     waiting[self.submit_job(job, node)] = job, node, False
                 else:
-                    lost = Result(job.case, "failed", f"{name} gave no answer: {one_line(error)}")
-                    lost.machine = {
-                        **machine(config, ""),
-                        "device": f"lost ({name})",
-                        "device_kind": "lost",
-                        "gpu": None,
-                    }
-                    finish(job, [[lost]])
+                    finish(job, [[self.lost(job, name, error)]])
             else:
                 self.take(job, answer, finish)
+
+    def lost(self, job: Job, name: str, error: BaseException) -> Result:
+        """The failed row of a case whose node gave no answer."""
+        result = Result(job.case, "failed", f"{name} gave no answer: {type(error).__name__}, {one_line(error)}")
+        result.machine = {**machine(job.config, ""), "device": f"lost ({name})", "device_kind": "lost", "gpu": None}
+        return result
 
     def submit_job(self, job: Job, node: str | None) -> Any:
         self.images = self.images or self.ray.put(job.images)
@@ -3031,7 +3037,6 @@ class Cluster:
             facts |= {"device": f"{facts['device_kind']} ({', '.join([name, *place.groups()] if place else [name])})"}
             facts |= {"node": name, "versions": {**facts["versions"], "ray": self.ray.__version__}}
         case = rounds[0][0].case
-        say(f"{case} came from {name}")
         finish(found if isinstance(found, Result) else dataclasses.replace(job, case=case, tried=found), rounds)
 
 

@@ -53,6 +53,7 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import sys
 import tarfile
 import tempfile
@@ -268,9 +269,9 @@ def parse_flags(argv: list[str]) -> Config:
     for name in config.engine:
         if name not in ("auto", *engines):
             raise UserError(f"--engine={name}: no such engine; pass auto or some of {', '.join(engines)}")
-    for name in ("frozen_graph", "savedmodel_dir", "keras_model", "image_file", "image_dir", "calibration_dir"):
+    for name in FLAGS:
         if getattr(config, name) == "":
-            raise UserError(f"--{name}= is empty (an unset variable?): pass a path, or leave the flag out")
+            raise UserError(f"--{name}= is empty (an unset variable?): pass a value, or leave the flag out")
     if config.image_file and config.image_dir:
         raise UserError("--image_file and --image_dir exclude each other: pass one of them")
     if config.gpus and config.ray_address:
@@ -2934,6 +2935,8 @@ class Cluster:
         local = {"include_dashboard": False} if config.ray_address == "local" else {}
         try:
             with waiting(f"Connecting to {config.ray_address}"), quiet():
+                if at := re.fullmatch(r"([^/:]+):(\d+)", config.ray_address):  # Ray would try for minutes
+                    socket.create_connection((at.group(1), int(at.group(2))), timeout=10).close()
                 ray.init(config.ray_address, log_to_driver=False, logging_level="ERROR", **local)
         except Exception as error:  # no cluster, another Python or Ray there, a malformed address
             raise UserError(f"--ray_address={config.ray_address}: no cluster to use there ({one_line(error)}): start "

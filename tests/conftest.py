@@ -65,7 +65,12 @@ def pytest_collection_modifyitems(config, items):
     bench = load()
     old = (bench.version_of("tensorflow") or "9").split(".")[:2] < ["2", "18"]
     asked = config.getoption("-m")
-    missing = {"gpu": not bench.gpus(), "legacy": not old, "slow": "slow" not in asked}
+    missing = {
+        "gpu": not bench.gpus(),
+        "legacy": not old,
+        "slow": "slow" not in asked,
+        "cluster": "cluster" not in asked,
+    }
     for item in items:
         for marker, absent in missing.items():
             if absent and item.get_closest_marker(marker):

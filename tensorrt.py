@@ -86,7 +86,7 @@ STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: t
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
 SAME_TOP1 = SAME_COSINE = 0.99  # agreement with native below which a precision is said to have changed the predictions
 MAX = 0  # the batch size of --batch_size=max, until it is found
-FIRST_TRY, LAST_TRY = 32, 1 << 16  # batch sizes between which the largest is looked for by doubling
+FIRST_TRY, LAST_TRY = 128, 1 << 16  # batch sizes between which the largest is looked for by doubling
 FINE = 64  # the largest batch is found to 1/64 of itself
 VARIED = 128  # different images in it
 LATE = 10  # how much later than usual the first result after a loop may come
@@ -365,6 +365,7 @@ def quiet() -> Iterator[None]:
 def write_beside(path: str | Path, data: bytes) -> None:
     """Writes a whole file or none: beside it first, then renamed."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)  # a GPU's own folder, or one that was removed since
     handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -44,6 +44,13 @@ def test_a_gpu_is_taken_before_anything_asks(bench, monkeypatch):
     assert bench.os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
+def test_each_gpu_has_its_own_artifacts(bench, job):
+    paths = {bench.dataclasses.replace(job, place=place).path() for place in ("", "gpu0", "gpu1")}
+    for path in paths:
+        bench.write_artifact(path, b"plan", 0.0, {})
+    assert len(paths) == 3 and all(path.read_bytes() == b"plan" for path in paths)
+
+
 def test_cores_are_shared_out_without_rest(bench, monkeypatch):
     taken = []
     monkeypatch.setattr(bench, "cores", lambda: [0, 1, 4, 5, 7])
@@ -93,12 +100,12 @@ def fitting(bench, monkeypatch, limit, why="out of memory: pass a smaller --batc
     return tried
 
 
-@pytest.mark.parametrize("limit", [1, 2, 31, 32, 33, 100, 1000, 12345, 65535])
+@pytest.mark.parametrize("limit", [1, 2, 127, 128, 129, 300, 1000, 12345, 65535])
 def test_the_largest_batch_is_found_to_a_64th(bench, job, monkeypatch, limit):
     tried = fitting(bench, monkeypatch, limit)
     found = bench.sized(job, "").case.batch_size
     assert limit * (1 - 1 / 64) - 1 <= found <= limit
-    assert len(tried) == len(set(tried)) <= math.log2(limit + 32) + 7
+    assert len(tried) == len(set(tried)) <= math.log2(limit + 128) + 8
 
 
 def test_nothing_fits_or_something_else_is_wrong(bench, job, monkeypatch):

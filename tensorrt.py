@@ -68,7 +68,8 @@ from typing import Any, Protocol
 
 HERE = Path(__file__).resolve().parent
 # A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it imports.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
+if Path(__file__).name == "tensorrt.py":
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported, never after
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts, and so --gpus and the records
 
@@ -2934,6 +2935,7 @@ class Cluster:
         except ImportError as error:
             raise UserError("--ray_address needs Ray: pip install -r requirements-cluster.txt") from error
         local = {"include_dashboard": False} if config.ray_address == "local" else {}
+        os.environ.setdefault("RAY_worker_niceness", "0")  # a local cluster's workers: not behind all other programs
         try:
             with waiting(f"Connecting to {config.ray_address}"), quiet():
                 if at := re.fullmatch(r"([^/:]+):(\d+)", config.ray_address):  # Ray would try for minutes
@@ -2956,12 +2958,12 @@ class Cluster:
                             f"--num-cpus=0")  # fmt: skip
         say(f"Ray {ray.__version__}: {len(nodes)} nodes, {sum(self.sizes.values())} {self.unit}s")
 
-    def submit(self, node: str | None, work: Any, *shipped: Any) -> Any:
-        """A task that does work(folder, *shipped) on a node, or on one GPU of any; gives the node and the answer."""
+    def submit(self, node: str | None, work: str, *data: Any) -> Any:
+        """A task that does work(folder, *data) on a node, or on one GPU of any; gives the node and the answer."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         @self.ray.remote(max_retries=0)  # Ray ships it by value: it may use nothing of this module
-        def on_node(module: str, script: bytes, shipped: list[Any]) -> tuple[str, Any]:
+        def on_node(module: str, script: bytes, work: str, *data: Any) -> tuple[str, Any]:
             import importlib
             import sys
             import tempfile
@@ -2972,13 +2974,13 @@ class Cluster:
                 with open(f"{folder}/{module}.py", "wb") as file:
                     file.write(script)
                 sys.path.insert(0, folder)
-                importlib.import_module(module)
-                sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]  # for the cases' processes
+                program = importlib.import_module(module)
+                main, sys.modules["__main__"] = sys.modules["__main__"], program  # a case's process loads that
                 try:
-                    work, *rest = ray.get(shipped)  # in a list, so that they arrive when the module is there
-                    return ray.get_runtime_context().get_node_id(), work(folder, *rest)
+                    return ray.get_runtime_context().get_node_id(), getattr(program, work)(folder, *data)
                 finally:
                     sys.path.remove(folder)
+                    sys.modules["__main__"] = main
 
         if node is None:
             wanted, where = 1 if self.unit == "GPU" else min(self.sizes.values()), "SPREAD"
@@ -2986,13 +2988,13 @@ class Cluster:
             wanted, where = self.sizes[node], NodeAffinitySchedulingStrategy(node, soft=False)
         units = {"num_gpus": wanted, "num_cpus": 0} if self.unit == "GPU" else {"num_cpus": wanted}
         task = on_node.options(scheduling_strategy=where, **units)
-        return task.remote(MODULE, self.ship(__file__), [self.ray.put(work), *shipped])
+        return task.remote(MODULE, self.ship(__file__), work, *data)
 
     def choose_cases(self, config: Config, batch_sizes: list[int]) -> list[Case]:
         """choose_cases as a node of the cluster sees it: this machine may have no GPU."""
-        task = self.submit(None, functools.partial(chosen_there, config, batch_sizes))
+        task = self.submit(None, choose_there.__name__, vars(config), batch_sizes)
         try:
-            return self.ray.get(task)[1]
+            return [Case(**case) for case in self.ray.get(task)[1]]
         except self.ray.exceptions.RayError as error:
             raise UserError(f"a node of the cluster cannot run this program ({one_line(error)}): install "
                             f"requirements.txt there, with the same Python") from error  # fmt: skip
@@ -3028,39 +3030,59 @@ class Cluster:
         return result
 
     def submit_job(self, job: Job, node: str | None) -> Any:
-        self.images = self.images or self.ray.put(job.images)
+        self.images = self.images or self.ray.put(dataclasses.asdict(job.images))
         files = [job.graph.path, *([job.source.path] if job.source else [])]
-        work = functools.partial(run_there, dataclasses.replace(job, images=None))
-        return self.submit(node, work, self.images, *map(self.ship, files))
+        case, graph, source = (part and dataclasses.asdict(part) for part in (job.case, job.graph, job.source))
+        parts = {"case": case, "config": vars(job.config), "graph": graph, "source": source}
+        return self.submit(node, run_there.__name__, parts, self.images, *map(self.ship, files))
 
     def take(self, job: Job, answer: tuple[str, Any], finish: Finish) -> None:
         """Hands over what a node found, with its name."""
-        name, (found, rounds) = self.names.get(answer[0], answer[0][:6]), answer[1]
+        name, (tried, found) = self.names.get(answer[0], answer[0][:6]), answer[1]
+        rounds = [[result_of(result) for result in places] for places in found]
         for result in itertools.chain.from_iterable(rounds):
             facts, place = result.machine, re.search(r" \((.+)\)$", result.machine["device"])
             facts |= {"device": f"{facts['device_kind']} ({', '.join([name, *place.groups()] if place else [name])})"}
             facts |= {"node": name, "versions": {**facts["versions"], "ray": self.ray.__version__}}
-        case = rounds[0][0].case
-        finish(found if isinstance(found, Result) else dataclasses.replace(job, case=case, tried=found), rounds)
+        finish(dataclasses.replace(job, case=rounds[0][0].case, tried=tried), rounds)
 
 
-def chosen_there(config: Config, batch_sizes: list[int], *_: Any) -> list[Case]:
-    """On a node: the cases, by the engines that it has."""
-    return choose_cases(config, batch_sizes)
+# What follows runs on a node. Only plain data travels: there these classes belong to another module.
 
 
-def run_there(job: Job, folder: str, images: Images, *files: bytes) -> tuple[Any, list[list[Result]]]:
-    """On a node: the job on all GPUs that Ray gave this task, its graph and ONNX file put into `folder`."""
+def choose_there(_: str, config: dict[str, Any], batch_sizes: list[int]) -> list[dict[str, Any]]:
+    """The cases, by the engines that the node has."""
+    return [dataclasses.asdict(case) for case in choose_cases(Config(**config), batch_sizes)]
+
+
+def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files: bytes) -> tuple[Any, list[list[Any]]]:
+    """A job on all GPUs that Ray gave its task: the batches tried, and the rounds' results; files come to `folder`."""
+    with contextlib.suppress(OSError):  # Ray runs its workers at niceness 15; only root may take that back
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
     gpus.cache_clear()  # the same worker may have had another GPU before
     places = [f"gpu{gpu['index']}" for gpu in gpus()] or [""]
-    paths = [Path(folder, job.graph.name), *([Path(folder, Path(job.source.path).name)] if job.source else [])]
+    graph, source = Graph(**parts["graph"]), parts["source"] and Artifact(**parts["source"])
+    paths = [Path(folder, graph.name), *([Path(folder, Path(source.path).name)] if source else [])]
     for path, data in zip(paths, files, strict=True):
         path.write_bytes(data)
-    graph = dataclasses.replace(job.graph, path=str(paths[0]))
-    source = dataclasses.replace(job.source, path=str(paths[1])) if job.source else None
-    config = Config(**{**vars(job.config), "output_dir": folder})
-    whole = sized(Job(job.case, config, graph, images, source), places[0])
-    return (whole.tried if isinstance(whole, Job) else whole), run_rounds(whole, places)
+    graph = dataclasses.replace(graph, path=str(paths[0]))
+    source = source and dataclasses.replace(source, path=str(paths[1]))
+    config = Config(**{**parts["config"], "output_dir": folder})
+    job = sized(Job(Case(**parts["case"]), config, graph, Images(**images), source), places[0])
+    rounds = run_rounds(job, places)
+    if nice := os.getpriority(os.PRIO_PROCESS, 0):
+        note = f"ran at niceness {nice}, behind all else on the node: start Ray there with RAY_worker_niceness=0"
+        for result in itertools.chain.from_iterable(rounds):
+            result.notes.append(note)
+    tried = job.tried if isinstance(job, Job) else {}
+    return tried, [[dataclasses.asdict(result) for result in results] for results in rounds]
+
+
+def result_of(found: dict[str, Any]) -> Result:
+    """A result from plain data."""
+    parts = {"case": Case(**found["case"]), "artifact": found["artifact"] and Artifact(**found["artifact"]),
+             "timings": {inputs: Timing(**timing) for inputs, timing in found["timings"].items()}}  # fmt: skip
+    return Result(**{**found, **parts})
 
 
 # -------------------------------------------------------------------------------------------------------------- main
@@ -3122,14 +3144,6 @@ def measure(config: Config) -> int:
     return int(any(record["error"] for record in records))
 
 
-def main_of_module(argv: list[str]) -> int:
-    """main of this file under its name on the nodes, by which they find all that is sent to them."""
-    with tempfile.TemporaryDirectory(prefix=f"{MODULE}_") as folder:
-        os.symlink(HERE / Path(__file__).name, Path(folder, f"{MODULE}.py"))
-        sys.path.insert(0, folder)
-        return importlib.import_module(MODULE).main(argv)
-
-
 def main(argv: list[str]) -> int:
     """Runs the program and returns its exit status."""
     try:
@@ -3138,8 +3152,6 @@ def main(argv: list[str]) -> int:
             print(f"{__doc__}\n{FLAGS.get_help()}" if config.help else VERSION, flush=True)
         elif config.doctor:
             doctor(config)
-        elif config.ray_address and __name__ != MODULE:
-            return main_of_module(argv)
         else:
             return measure(config)
     except UserError as error:

@@ -1,5 +1,6 @@
 """The README's commands: each is parsed, the ones that need no GPU and no setting up are run, in its order."""
 
+import os
 import re
 import shlex
 import shutil
@@ -13,12 +14,12 @@ from conftest import ROOT
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
 SETTING_UP = [line for line in COMMANDS if "pip install" in line]
-NEEDS_GPU = [line for line in COMMANDS if "--engine=xla" in line]
+NEEDS_MORE = [line for line in COMMANDS if re.search("--engine=xla|--gpus=all|=auto|^parallel|ray start|,max", line)]
 
 
 def programs(line):
     """The arguments of each call of tensorrt.py or report.py in a command line, loops unrolled for their flags."""
-    for part in re.split(r"&&|;", line.replace("--$precision", "--native --fp32 --fp16 --int8")):
+    for part in re.split(r"&&|;", line.replace("--$precision", "--native --fp32 --fp16 --int8").split(" ::: ")[0]):
         words = shlex.split(part)
         for name in ("tensorrt.py", "report.py"):
             if name in words:
@@ -27,18 +28,18 @@ def programs(line):
 
 def test_there_are_commands():
     assert len(COMMANDS) > 8
-    assert len(SETTING_UP) == 3
-    assert len(NEEDS_GPU) == 1
+    assert len(SETTING_UP) == 4
+    assert len(NEEDS_MORE) == 7
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_flags_exist(bench, line):
     for name, words in programs(line):
         if name == "tensorrt.py":
-            bench.parse_flags(["tensorrt.py", *words])
+            bench.parse_flags(["tensorrt.py", *(word.replace("{1}", "fp16").replace("{2}", "8") for word in words)])
         else:
-            assert {word.split("=")[0] for word in words if word.startswith("--")} <= {"--output", "--compare",
-                                                                                      "--fail_slower"}  # fmt: skip
+            known = {"--output", "--compare", "--fail_slower", "--history"}
+            assert {word.split("=")[0] for word in words if word.startswith("--")} <= known
 
 
 def test_every_flag_is_in_the_readme(bench):
@@ -56,7 +57,7 @@ def test_ci_runs_the_test_command_to_the_letter():
 def test_links_lead_somewhere():
     headings = {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
                 for title in re.findall(r"^#+ (.*)$", README, re.M)}  # fmt: skip
-    for target in re.findall(r"\]\(([^)]+)\)", README):
+    for target in re.findall(r"\]\((?!https:)([^)]+)\)", README):
         assert target[1:] in headings if target.startswith("#") else (ROOT / target).exists(), target
 
 
@@ -91,12 +92,17 @@ def workplace(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_commands_run(workplace):
-    ran = [line for line in COMMANDS if line not in SETTING_UP and line not in NEEDS_GPU]
+    ran = [line for line in COMMANDS if line not in SETTING_UP and line not in NEEDS_MORE]
     for line in ran:
         if "tensorrt.py" in line and "--output_dir" not in line:  # it would be /tmp
             line += " --output_dir=elsewhere"
         done = subprocess.run(["bash", "-c", line], cwd=workplace, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    (array,) = re.findall(r"```bash\n(.*?)```", README, re.S)
+    for task in ("0", "3"):
+        done = subprocess.run(["bash", "-c", array], cwd=workplace, env={**os.environ, "SLURM_ARRAY_TASK_ID": task})
+        assert done.returncode == 0
+        assert (workplace / f"array-{task}" / "results.jsonl").exists()
     assert (workplace / "results" / "report.png").exists()
     assert (workplace / "report.html").exists()
 

@@ -2628,7 +2628,8 @@ def in_own_process(work: Callable[[Any], Any], given: Any, meanwhile: Callable[[
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile(prefix="tensorrt_py_") as words:
         process = context.Process(target=child, args=(work, given, sender, words.name), daemon=True)
-        process.start()
+        with without_ctrl_c():
+            process.start()
         sender.close()
         try:
             meanwhile()
@@ -2642,12 +2643,25 @@ def in_own_process(work: Callable[[Any], Any], given: Any, meanwhile: Callable[[
             process.join()
 
 
+@contextlib.contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Keeps Ctrl-C, which the terminal sends to all, from a process that starts here: the parent decides."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def child(work: Callable[[Any], Any], given: Any, connection: Any, words: str) -> None:
     """What that process does: its stderr goes to a file, its progress to the terminal; it dies with its parent."""
     global TERMINAL
     from rich.console import Console
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=die_with_parent, daemon=True).start()
     if not getattr(given, "place", ""):  # the bars of several processes would paint over one another
         TERMINAL = Console(file=os.fdopen(os.dup(2), "w"))

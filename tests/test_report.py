@@ -198,6 +198,8 @@ def test_a_case_that_fails_now_fails_ci(run, written, kept):
     ran = run(new, f"--compare={KEPT}", "--fail_slower=5")
     assert ran.returncode == 3
     assert "fails now: out of memory" in ran.stdout
+    ran = run(new, f"--compare={KEPT}")
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -256,3 +258,62 @@ def test_failed_cases_alone_are_a_table_without_a_picture(run, written, kept):
     assert ran.returncode == 2
     assert "failed" in ran.stdout
     assert "nothing to draw" in ran.stderr
+
+
+def fleet(kept, factors):
+    """One case on as many devices of one kind, each so many times as fast, with a narrow interval."""
+    records = []
+    for index, factor in enumerate(factors):
+        record = scaled(kept[0], factor, device=f"GPU (node-{index})", device_kind="GPU", node=f"node-{index}")
+        numbers = record["timings"]["device"]["statistics"]
+        numbers |= {"fps_low": 0.99 * numbers["fps_median"], "fps_high": 1.01 * numbers["fps_median"]}
+        records.append(record)
+    return records
+
+
+@pytest.mark.parametrize(
+    ("factors", "slowest"),
+    [((1, 1, 0.9, 1), "node-2"), ((0.9, 1), "node-0"), ((1, 1, 0.985, 1), None), ((1, 1.2), "node-0"), ((1,), None)],
+)
+def test_the_slowest_device_of_a_fleet(report, kept, factors, slowest):
+    lines = report.slowest_lines(fleet(kept, factors))
+    assert [re.search(r"node-\d", line).group() for line in lines] == ([slowest] if slowest else [])
+
+
+def test_a_noisy_device_is_not_called_slow(report, kept):
+    records = fleet(kept, (1, 1, 0.9))
+    records[2]["timings"]["device"]["statistics"]["fps_high"] *= 1.2
+    assert report.slowest_lines(records) == []
+
+
+def test_other_kinds_and_other_cases_are_not_compared(report, kept):
+    records = fleet(kept, (1, 0.5, 0.5))
+    records[1]["device_kind"], records[2]["batch_size"] = "other GPU", 64
+    assert report.slowest_lines(records) == []
+
+
+def test_what_ran_together_is_said_once(run, written, kept):
+    records = fleet(kept, (1, 1))
+    for record in records:
+        record["together"] = {"devices": ["GPU (gpu0)", "GPU (gpu1)"], "throughput": {"device": 1234.5}}
+        del record["node"]
+        validate(record)
+    ran = run(written(records))
+    assert ran.stdout.count("native 4: 1,234.5 images/s burst on 2 devices together") == 1
+
+
+def test_history_takes_the_files_of_several_folders(run, written, kept, tmp_path):
+    for index, record in enumerate(fleet(kept, (1, 0.8))):
+        (tmp_path / f"array-{index}" / "deeper").mkdir(parents=True)
+        written([record], f"array-{index}/deeper/results.jsonl")
+    ran = run("--history", "array-0", "array-1", "--output=all.html")
+    assert ran.returncode == 0, ran.stderr
+    assert "GPU (node-0)" in ran.stdout and "GPU (node-1) is the slowest of 2 GPU: 0.800" in ran.stdout
+    assert run("--history", tmp_path / "array-0" / "empty").returncode == 2
+    assert run().returncode == 2
+
+
+def test_a_reader_that_stops_is_no_error():
+    words = f"{sys.executable} {ROOT / 'report.py'} {KEPT} --compare={KEPT} | head -1"
+    ran = subprocess.run(["bash", "-o", "pipefail", "-c", words], capture_output=True, text=True, timeout=100)
+    assert ran.stderr == ""

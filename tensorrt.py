@@ -29,6 +29,11 @@ Environment: CUDA_VISIBLE_DEVICES (which GPUs), XDG_CACHE_HOME (where downloads 
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
+
 import collections
 import concurrent.futures
 import contextlib
@@ -52,7 +57,6 @@ import platform
 import queue
 import re
 import shutil
-import signal
 import socket
 import sys
 import tarfile
@@ -3181,4 +3185,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(sys.argv))

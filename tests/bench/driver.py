@@ -39,7 +39,7 @@ ENGINES["native"] = NoOp()
 def make_program(folder):
     """The program with the no-op engine, and a graph of a few nodes."""
     root, main = Path(__file__).resolve().parents[2], '\nif __name__ == "__main__":'
-    before, end = (root / "tensorrt.py").read_text().split(main)
+    before, end = (root / "tensorrt.py").read_text().rsplit(main, 1)
     (folder / "noop.py").write_text(before + NO_OP + main + end)
     (folder / "report.py").write_bytes((root / "report.py").read_bytes())
     import tensorflow as tf

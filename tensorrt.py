@@ -2533,25 +2533,26 @@ def open_case(job: Job) -> tuple[Result, Runner | None, np.ndarray]:
         return result, engine.open(job, result.artifact, batch), batch
 
 
+MEMORY_SHARE = 0.75  # of the free memory of a CPU, which the kernel would hand out twice rather than refuse
+
+
+def once(config: Config, **changes: Any) -> Config:
+    """The same flags for a run that is not made for its timings."""
+    return Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "rounds": 1, **changes})
+
+
 def try_case(job: Job) -> Result:
-    """Runs a case once each way, untimed; on a CPU within the memory that is free, which the kernel would overdraw."""
+    """run_case in the least time; on a CPU within its share of the memory that is free."""
     if not gpus():
         with contextlib.suppress(ImportError, ValueError):  # not on Windows; not above what the user set
             import resource
 
             soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            free = free_memory()
+            share = int(free_memory() * MEMORY_SHARE) // len(choose_places(job.config))
             resource.setrlimit(
-                resource.RLIMIT_DATA, (free if soft == resource.RLIM_INFINITY else min(free, soft), hard)
+                resource.RLIMIT_DATA, (share if soft == resource.RLIM_INFINITY else min(share, soft), hard)
             )
-    result, runner, batch = open_case(job)
-    if runner:
-        repeat(runner.enqueue, 2)
-        runner.sync()
-        outputs_of(runner, batch)
-        if job.config.inputs != "device":
-            runner.feeder(batch, 2)()
-    return result
+    return dataclasses.replace(run_case(dataclasses.replace(job, config=once(job.config))), outputs=None)
 
 
 def outputs_of(runner: Runner, batch: np.ndarray) -> np.ndarray:
@@ -2761,8 +2762,10 @@ def threads_for(count: int) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
             raise
 
 
-def run_together(job: Job, places: list[str]) -> list[Result]:
+def run_together(job: Job | Result, places: list[str]) -> list[Result]:
     """The job on all these places, a process each, which wait for one another before every loop."""
+    if isinstance(job, Result):
+        return [job]
     if not job.config.isolate:
         return [attempt(job)]
     if len(places) == 1:
@@ -2806,6 +2809,26 @@ def sized(job: Job | Result, place: str) -> Job | Result:
     return dataclasses.replace(job, case=dataclasses.replace(job.case, batch_size=good), tried=tried)
 
 
+def run_first(job: Job | Result, places: list[str]) -> tuple[Job | Result, list[Result]]:
+    """The first round, at the largest batch that fits where that was asked for.
+
+    A measured run takes a little more memory than a try: where that was too much, smaller batches are measured, by
+    steps that double.
+    """
+    job = sized(job, places[0])
+    results, step = run_together(job, places), 1
+    while isinstance(job, Job) and job.tried and (size := job.case.batch_size) > 1:
+        errors = [result.error for result in results if re.search(NO_MEMORY, result.error)]
+        if not errors:
+            break
+        say(f"{job.case}: did not fit when measured")
+        tried = {**job.tried, size: f"fits in a try, not when measured: {errors[0]}"}
+        case = dataclasses.replace(job.case, batch_size=max(1, size - step * max(1, size // FINE)))
+        job = dataclasses.replace(job, case=case, tried=tried)
+        results, step = run_together(job, places), 2 * step
+    return job, results
+
+
 Make = Callable[[Case], "Job | Result"]  # a Result where there can be no job
 Finish = Callable[["Job | Result", list[list[Result]]], None]  # takes a case's rounds, each with a result of each place
 
@@ -2818,10 +2841,13 @@ def run_in_turn(config: Config, cases: list[Case], make: Make, finish: Finish) -
         jobs: dict[Case, Job | Result] = {}
         try:
             for turn, case in itertools.product(range(config.rounds), list(measured)):
-                job = jobs[case] = jobs.get(case) or sized(make(case), places[0])
-                measured[case].append(run_together(job, places) if isinstance(job, Job) else [job])
+                if case in jobs:
+                    results = run_together(jobs[case], places)
+                else:
+                    jobs[case], results = run_first(make(case), places)
+                measured[case].append(results)
                 if turn + 1 == config.rounds:
-                    finish(job, measured.pop(case))
+                    finish(jobs[case], measured.pop(case))
         finally:  # Ctrl-C between two rounds: those that there are
             for case, rounds in measured.items():
                 if rounds:
@@ -2838,8 +2864,7 @@ def run_spread(config: Config, cases: list[Case], make: Make, finish: Finish) ->
     def run(job: Job | Result) -> tuple[Job | Result, list[list[Result]]]:
         place = free.get()
         try:
-            job = sized(job, place)
-            return job, run_rounds(job, [place])
+            return run_rounds(job, [place])
         finally:
             free.put(place)
 
@@ -2848,14 +2873,13 @@ def run_spread(config: Config, cases: list[Case], make: Make, finish: Finish) ->
             finish(*future.result())
 
 
-def run_rounds(job: Job | Result, places: list[str]) -> list[list[Result]]:
-    """All rounds of one case, up to the first that fails."""
-    if isinstance(job, Result):
-        return [[job]]
-    rounds = [run_together(job, places)]
-    while len(rounds) < job.config.rounds and any(result.status == "ok" for result in rounds[-1]):
+def run_rounds(job: Job | Result, places: list[str]) -> tuple[Job | Result, list[list[Result]]]:
+    """All rounds of one case, up to the first that fails; and the job, with the batch size that was found."""
+    job, first = run_first(job, places)
+    rounds = [first]
+    while isinstance(job, Job) and len(rounds) < job.config.rounds and any(r.status == "ok" for r in rounds[-1]):
         rounds.append(run_together(job, places))
-    return rounds
+    return job, rounds
 
 
 def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, done: Callable[[Result], None],
@@ -2916,7 +2940,7 @@ def untimed_reference(cases: list[Case], config: Config, graph: Graph, images: I
         return None
     found: list[Result] = []
     case = Case("native", "native", max(case.batch_size for case in cases) or len(images.pixels))
-    short = Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "rounds": 1, "inputs": "device", "spread": True})
+    short = once(config, inputs="device", spread=True)
     run(short, [case], lambda case: Job(case, short, graph, images), lambda _, rounds: found.extend(rounds[0]))
     return found[0].outputs
 
@@ -3086,8 +3110,7 @@ def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files
     graph = dataclasses.replace(graph, path=str(paths[0]))
     source = source and dataclasses.replace(source, path=str(paths[1]))
     config = Config(**{**parts["config"], "output_dir": folder})
-    job = sized(Job(Case(**parts["case"]), config, graph, Images(**images), source), places[0])
-    rounds = run_rounds(job, places)
+    job, rounds = run_rounds(Job(Case(**parts["case"]), config, graph, Images(**images), source), places)
     if nice := os.getpriority(os.PRIO_PROCESS, 0):
         note = f"ran at niceness {nice}, behind all else on the node: start Ray there with RAY_worker_niceness=0"
         for result in itertools.chain.from_iterable(rounds):

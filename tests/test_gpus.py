@@ -87,13 +87,13 @@ def job(bench, tmp_path):
     return bench.Job(bench.Case("native", "native", bench.MAX), config, graph, None)
 
 
-def fitting(bench, monkeypatch, limit, why="out of memory: pass a smaller --batch_size"):
+def fitting(bench, monkeypatch, limit, why="out of memory: pass a smaller --batch_size", measured=math.inf):
     """Puts a machine in place on which batches up to `limit` fit; gives the batch sizes that were tried."""
     tried = []
 
-    def run(job, work):
+    def run(job, work=bench.run_case):
         tried.append(job.case.batch_size)
-        fits = job.case.batch_size <= limit
+        fits = job.case.batch_size <= (limit if work is bench.try_case else measured)
         return bench.Result(job.case, "ok" if fits else "failed", "" if fits else why)
 
     monkeypatch.setattr(bench, "run_isolated", run)
@@ -168,7 +168,19 @@ def test_spread_cases_never_share_a_place(bench, job, monkeypatch):
 def test_rounds_end_with_the_first_that_fails(bench, job, monkeypatch):
     fail = functools.partial(bench.Result, job.case, "failed", "died")
     monkeypatch.setattr(bench, "run_together", lambda *_: [fail()])
-    assert len(bench.run_rounds(bench.dataclasses.replace(job, config=bench.Config(rounds=5)), [""])) == 1
+    case = bench.Case("native", "native", 8)
+    _, rounds = bench.run_rounds(bench.dataclasses.replace(job, case=case, config=bench.Config(rounds=5)), [""])
+    assert len(rounds) == 1
+
+
+def test_a_batch_that_fits_only_in_its_try_is_made_smaller(bench, job, monkeypatch):
+    fitting(bench, monkeypatch, 1000, measured=950)
+    found, (result,) = bench.run_first(job, [""])
+    assert result.status == "ok" and found.case == result.case and 850 <= result.case.batch_size <= 950
+    assert "not when measured" in found.tried[1000]
+    fitting(bench, monkeypatch, 1000, measured=0)
+    found, (result,) = bench.run_first(job, [""])
+    assert result.status == "failed" and "out of memory" in result.error and result.case.batch_size == 1
 
 
 @pytest.mark.slow
@@ -208,7 +220,7 @@ def test_the_largest_batch_within_a_limit_of_memory(forms, tmp_path):
              f"--frozen_graph={forms['frozen_graph']}", "--batch_size=max", "--num_loops=2", "--num_warmup=0",
              f"--output_dir={tmp_path}"]  # fmt: skip
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_DATA, (2 << 30, resource.RLIM_INFINITY))
-    ran = subprocess.run(words, capture_output=True, text=True, timeout=600, preexec_fn=limit)
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=1200, preexec_fn=limit)
     assert ran.returncode == 0, ran.stderr
     record = json.loads((tmp_path / "results.jsonl").read_text())
     tried = record["batch_sizes_tried"]

@@ -140,11 +140,7 @@ class Case:
     why: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"{self.precision} {self.engine} {self.batch_size}"
-            if self.engine != "native"
-            else f"native {self.batch_size}"
-        )
+        return " ".join(dict.fromkeys((self.precision, self.engine, str(self.batch_size))))
 
     def file_name(self, graph: Graph, suffix: str | None = None) -> str:
         """The case's name in log.txt and its artifact's: `native_X`, `xla_fp16_X`; `suffix` replaces X's own."""
@@ -421,9 +417,8 @@ def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
         with quiet():
             import tensorflow as tf
     except Exception as error:  # a broken install fails in many ways
-        raise UserError(
-            f"TensorFlow cannot be imported ({one_line(error)}): pip install -r requirements.txt"
-        ) from error
+        remedy = "pip install -r requirements.txt"
+        raise UserError(f"TensorFlow cannot be imported ({one_line(error)}): {remedy}") from error
     tf.get_logger().setLevel("ERROR")
     with quiet(), contextlib.suppress(RuntimeError):  # already initialised, by an earlier case of --noisolate
         if hide_gpus:
@@ -789,13 +784,9 @@ def load_graph(config: Config) -> Graph:
     """
     tf = import_tensorflow(config, hide_gpus=config.isolate)
     inputs, outputs = [], []
-    if config.frozen_graph:
-        path = (
-            fetch(config.frozen_graph, config.max_download_mb)
-            if is_url(config.frozen_graph)
-            else Path(config.frozen_graph)
-        )
-        data, name = read_graph(path), Path(config.frozen_graph.split("?")[0]).name
+    if given := config.frozen_graph:
+        path = fetch(given, config.max_download_mb) if is_url(given) else Path(given)
+        data, name = read_graph(path), Path(given.split("?")[0]).name
         graph_def = parse_graph_def(data, path)
         refuse_risky(graph_def, path, config)
     else:
@@ -979,10 +970,8 @@ def find_tensor(graph: Any, asked: str | None, role: str, candidates: list[str],
     if asked:
         name, _, index = asked.partition(":")
         if name not in names:
-            close = dict.fromkeys([*candidates, *difflib.get_close_matches(name, names, n=3)])
-            raise UserError(
-                f"no node {asked!r} in the graph (closest: {', '.join(close) or 'none'}): pass --{role}_node"
-            )
+            close = ", ".join(dict.fromkeys([*candidates, *difflib.get_close_matches(name, names, n=3)])) or "none"
+            raise UserError(f"no node {asked!r} in the graph (closest: {close}): pass --{role}_node")
         tensors = graph.get_operation_by_name(name).outputs
         if not (index or "0").isdecimal() or int(index or 0) >= len(tensors):
             raise UserError(f"node {name!r} has {len(tensors)} outputs, so no {asked!r}: pass --{role}_node={name}")
@@ -1190,9 +1179,7 @@ def calibration_notes(facts: dict[str, Any]) -> list[str]:
     if not facts or (facts["source"] != "random" and not facts["predicted"]):
         return []
     if facts["source"] == "random":
-        return [
-            "INT8 was calibrated on random data: its speed is real, its predictions are not; pass --calibration_dir"
-        ]
+        return ["INT8 was calibrated on random data: its speed is real, its predictions not; pass --calibration_dir"]
     what = "the one image" if facts["images"] == 1 else f"{facts['predicted']} of the images"
     other = "other images with " if facts["source"] == "calibration_dir" else ""
     return [f"INT8 was calibrated on {what} being predicted: pass {other}--calibration_dir to judge its predictions"]
@@ -1210,15 +1197,10 @@ def to_fp16(model: Any, ranges: dict[str, tuple[float, float]]) -> Any:
     model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
     casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
     for node in model.graph.node:  # between two nodes kept in float32 the converter leaves a round trip through float16
-        for index, name in enumerate(node.input):
-            back = casts.get(name)
-            if (
-                node.op_type != "Cast"
-                and back
-                and back.input[0] in casts
-                and casts[back.input[0]].attribute[0].i == half
-            ):
-                node.input[index] = casts[back.input[0]].input[0]
+        for index, name in enumerate(node.input if node.op_type != "Cast" else ()):
+            there = casts.get(casts[name].input[0]) if name in casts else None
+            if there and there.attribute[0].i == half:
+                node.input[index] = there.input[0]
     return model
 
 
@@ -1358,9 +1340,8 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
     ]  # fmt: skip
     for index, node in enumerate(steps):
         model.graph.node.insert(index, node)
-    old.CopyFrom(
-        helper.make_tensor_value_info(old.name, TensorProto.UINT8, [graph.shape[0] or "batch", *graph.image_shape])
-    )
+    shape = [graph.shape[0] or "batch", *graph.image_shape]
+    old.CopyFrom(helper.make_tensor_value_info(old.name, TensorProto.UINT8, shape))
     return model
 
 
@@ -2016,21 +1997,18 @@ def inspect_plan(trt: Any, engine: Any, precision: str) -> dict[str, Any]:
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     share = plan_share(json.loads(text), precision)
     if precision in ("fp16", "int8") and share.get("executed_share_of_nodes") == 0:
-        raise UserError(
-            f"TensorRT computes nothing of this plan in {precision.upper()}: it would time another precision"
-        )
+        raise UserError(f"TensorRT computes nothing of this plan in {precision.upper()}: that would time another one")
     return share
+
+
+HEAVY_LAYERS = re.compile("conv|gemm|matmul|matrix", re.I)
 
 
 def plan_share(information: dict[str, Any], precision: str) -> dict[str, Any]:
     """The same from the inspector's JSON: TensorRT 10 tells types in `Format/Datatype`, TensorRT 11 in `DataType`."""
     words = {"fp16": ("half", "fp16"), "int8": ("int8",)}.get(precision, ("float", "fp32"))
     layers = [layer for layer in information.get("Layers", []) if isinstance(layer, dict) and layer.get("Inputs")]
-    heavy = [
-        layer["Inputs"][0]
-        for layer in layers
-        if re.search("conv|gemm|matmul|matrix", str(layer.get("LayerType")), re.I)
-    ]
+    heavy = [layer["Inputs"][0] for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))]
     kinds = [str(source.get("DataType") or source.get("Format/Datatype")).lower() for source in heavy]
     low = sum(any(word in kind for word in words) for kind in kinds)
     return {"executed_nodes": len(heavy), "executed_share_of_nodes": low / len(heavy)} if heavy else {}
@@ -2370,10 +2348,9 @@ def log_block(record: dict[str, Any]) -> str:
         lines.append(f"  {record['status']} \t{record['error']}".rstrip())
     lines.append(f"  engine \t{record['engine']} {record['engine_version']}, \tdevice: {record['device']}")
     if "together" in record:
-        sums = ", \t".join(
-            f"{inputs} {speed:.1f} images/s" for inputs, speed in record["together"]["throughput"].items()
-        )
-        lines.append(f"  together \t{len(record['together']['devices'])} devices, \tthroughput: {sums}")
+        devices, sums = (record["together"][name] for name in ("devices", "throughput"))
+        speeds = ", \t".join(f"{inputs} {speed:.1f} images/s" for inputs, speed in sums.items())
+        lines.append(f"  together \t{len(devices)} devices, \tthroughput: {speeds}")
     for name in ("agreement", "accuracy"):
         if name in record:
             lines.append(f"  {name} \t" + ", \t".join(f"{key}: {value:.4f}" for key, value in record[name].items()))
@@ -2444,11 +2421,8 @@ def print_report(records: list[dict[str, Any]]) -> None:
     if shown:
         print("Predictions:")
     for (precision, engine), rows in shown.items():
-        print(
-            "Precision: ",
-            precision if engines[precision] == 1 else f"{precision} ({engine})",
-            [name for name, _ in rows],
-        )
+        what = precision if engines[precision] == 1 else f"{precision} ({engine})"
+        print("Precision: ", what, [name for name, _ in rows])
     if (path := HERE / "report.py").exists():
         load_file("tensorrt_report", path).print_records(records)
 
@@ -2549,9 +2523,8 @@ def try_case(job: Job) -> Result:
 
             soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
             share = int(free_memory() * MEMORY_SHARE) // len(choose_places(job.config))
-            resource.setrlimit(
-                resource.RLIMIT_DATA, (share if soft == resource.RLIM_INFINITY else min(share, soft), hard)
-            )
+            share = share if soft == resource.RLIM_INFINITY else min(share, soft)
+            resource.setrlimit(resource.RLIMIT_DATA, (share, hard))
     return dataclasses.replace(run_case(dataclasses.replace(job, config=once(job.config))), outputs=None)
 
 
@@ -2906,12 +2879,10 @@ def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, d
             judge(result, reference, images, config)
             done(result)
             if config.gpus or cluster:
-                speeds = [
-                    f"{inputs} input {timing.throughput:,.1f} images/s" for inputs, timing in result.timings.items()
-                ]
-                say(
-                    f"{result.case} on {result.machine['device']}: {', '.join(speeds) or result.error or result.status}"
+                speeds = ", ".join(
+                    f"{inputs} input {t.throughput:,.1f} images/s" for inputs, t in result.timings.items()
                 )
+                say(f"{result.case} on {result.machine['device']}: {speeds or result.error or result.status}")
 
     run(config, cases, lambda case: make_job(case, config, graph, images, onnx), finish)
 
@@ -3132,12 +3103,9 @@ def result_of(found: dict[str, Any]) -> Result:
 def doctor(config: Config) -> None:
     """The matrix of engines and precisions on this machine, and the command that mends what is missing."""
     print(f"tensorrt.py {VERSION}, Python {platform.python_version()}, {device_name(config)}")
+    line = "GPU {index}: {name}, compute capability {compute_capability}, {memory_mb} MB, driver {driver}"
     for gpu in gpus():
-        print(
-            "GPU {index}: {name}, compute capability {compute_capability}, {memory_mb} MB, driver {driver}".format(
-                **gpu
-            )
-        )
+        print(line.format(**gpu))
     print("" if gpus() else "no NVIDIA GPU found by NVML\n")
     print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
     reasons = collections.defaultdict(list)

@@ -1997,7 +1997,7 @@ def inspect_plan(trt: Any, engine: Any, precision: str) -> dict[str, Any]:
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     share = plan_share(json.loads(text), precision)
     if precision in ("fp16", "int8") and share.get("executed_share_of_nodes") == 0:
-        raise UserError(f"TensorRT computes nothing of this plan in {precision.upper()}: that would time another one")
+        raise UserError(f"TensorRT computes nothing in {precision.upper()} here: it would time another precision")
     return share
 
 

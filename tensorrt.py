@@ -501,8 +501,8 @@ def choose_places(config: Config) -> list[str]:
     there = [str(gpu["index"]) for gpu in gpus()]
     asked = there if config.gpus == "all" else config.gpus.split(",")
     if not there or not set(asked) <= set(there) or len(set(asked)) < len(asked):
-        seen = f"NVML sees {', '.join(there)}" if there else "NVML sees no NVIDIA GPU"
-        raise UserError(f"--gpus={config.gpus}: {seen}: pass all, some of their indices, or cpu:2 for two processes")
+        seen = f"NVML sees {', '.join(there)}: pass all, or some of these" if there else "NVML sees no NVIDIA GPU"
+        raise UserError(f"--gpus={config.gpus}: {seen}; cpu:2 splits the CPU's cores between two processes")
     return [f"gpu{index}" for index in asked]
 
 
@@ -2873,7 +2873,7 @@ def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, d
             if isinstance(job, Job) and job.tried:
                 result.facts["batch_sizes_tried"] = job.tried
             if config.spread:
-                result.notes.append("other GPUs ran other cases at the same time: they share power and PCIe")
+                result.notes.append("--spread: other devices ran other cases meanwhile, and share power and PCIe")
             if reference is None and result.case.precision == "native":
                 reference = result.outputs
             if result.case.precision == "int8" and isinstance(job, Job):
@@ -2958,8 +2958,11 @@ class Cluster:
                     socket.create_connection((at.group(1), int(at.group(2))), timeout=10).close()
                 ray.init(config.ray_address, log_to_driver=False, logging_level="ERROR", **local)
         except Exception as error:  # no cluster, another Python or Ray there, a malformed address
-            raise UserError(f"--ray_address={config.ray_address}: no cluster to use there ({one_line(error)}): start "
-                            f"one with `ray start --head`, or pass local") from error  # fmt: skip
+            remedy = "start one with `ray start --head`, or pass local"
+            if "AuthToken" in str(error.__cause__):  # from Ray 2.59 on clusters ask, but not every client answers
+                remedy = "it asks for a token: set RAY_AUTH_MODE=token, and copy the head's ~/.ray/auth_token here"
+            raise UserError(f"--ray_address={config.ray_address}: no cluster to use there ({one_line(error)}): "
+                            f"{remedy}") from error  # fmt: skip
         self.ray, self.images = ray, None
         self.ship = functools.cache(lambda path: ray.put(Path(path).read_bytes()))
         alive = [node for node in ray.nodes() if node["Alive"]]
@@ -2972,7 +2975,7 @@ class Cluster:
         if not nodes:
             raise UserError(f"--ray_address={config.ray_address}: no node has a GPU or CPU to give: start one without "
                             f"--num-cpus=0")  # fmt: skip
-        say(f"Ray {ray.__version__}: {len(nodes)} nodes, {sum(self.sizes.values())} {self.unit}s")
+        say(f"Ray {ray.__version__}: nodes: {len(nodes)}, {self.unit}s: {sum(self.sizes.values())}")
 
     def submit(self, node: str | None, work: str, *data: Any) -> Any:
         """A task that does work(folder, *data) on a node, or on one GPU of any; gives the node and the answer."""
@@ -3128,6 +3131,14 @@ def doctor(config: Config) -> None:
         print(f"{reason} ({', '.join(precisions)})")
 
 
+def turn_of(cases: list[Case], record: dict[str, Any]) -> int:
+    """Which of the cases a record is of: results of several places come as they are done."""
+    mine = record["engine"], record["precision"]
+    sizes = record["batch_size"], MAX
+    turns = (turn for turn, c in enumerate(cases) if (c.engine, c.precision) == mine and c.batch_size in sizes)
+    return next(turns, len(cases))
+
+
 def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
     check_output_dir(config.output_dir)
@@ -3151,7 +3162,7 @@ def measure(config: Config) -> int:
     try:
         run_cases(cases, config, graph, images, done, cluster)
     finally:
-        print_report(records)
+        print_report(sorted(records, key=functools.partial(turn_of, cases)))
     print(f"\n{len(records)} cases appended to log.txt and results.jsonl in {config.output_dir}", flush=True)
     return int(any(record["error"] for record in records))
 

@@ -3,7 +3,9 @@
 import functools
 import json
 import math
+import sys
 import threading
+import types
 
 import pytest
 
@@ -165,6 +167,23 @@ def test_spread_cases_never_share_a_place(bench, job, monkeypatch):
     assert sorted(done) == [(size, 3) for size in range(1, 13)] and max(most) == 2
 
 
+@pytest.mark.parametrize(("cause", "words"), [("InvalidAuthToken", "RAY_AUTH_MODE=token"), ("timeout", "ray start")])
+def test_a_cluster_that_cannot_be_joined_says_what_to_do(bench, monkeypatch, cause, words):
+    def init(*_, **__):
+        raise ConnectionError("Failed to connect") from RuntimeError(f"RPC error: {cause}")
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=init))
+    with pytest.raises(bench.UserError, match=f"Failed to connect.*{words}"):
+        bench.Cluster(bench.Config(ray_address="auto"))
+
+
+def test_the_table_has_the_order_of_the_cases(bench):
+    cases = [bench.Case(*case) for case in (("native", "native", 8), ("xla", "fp32", 8), ("xla", "fp32", bench.MAX))]
+    batches = [("xla", "fp32", 300), ("xla", "fp32", 8), ("native", "native", 8), ("xla", "fp32", 8)]
+    records = [dict(zip(("engine", "precision", "batch_size"), row)) for row in batches]
+    assert [bench.turn_of(cases, record) for record in records] == [2, 1, 0, 1]
+
+
 def test_rounds_end_with_the_first_that_fails(bench, job, monkeypatch):
     fail = functools.partial(bench.Result, job.case, "failed", "died")
     monkeypatch.setattr(bench, "run_together", lambda *_: [fail()])
@@ -197,7 +216,7 @@ def test_two_processes_with_half_of_the_cores_each(bench, command, forms, tmp_pa
     found = {(record["precision"], record["device"][-9:]) for record in records}
     if spread:
         assert {precision for precision, _ in found} == {"native", "fp32"} and len(records) == 2
-        assert all("at the same time" in " ".join(record["notes"]) for record in records)
+        assert all("other devices ran other cases" in " ".join(record["notes"]) for record in records)
         return
     assert found == {(precision, f"({place})") for precision in ("native", "fp32") for place in PLACES}
     for precision in ("native", "fp32"):
@@ -213,7 +232,6 @@ def test_the_largest_batch_within_a_limit_of_memory(forms, tmp_path):
     """The memory of the tries is held down as `ulimit -d` does it."""
     import resource
     import subprocess
-    import sys
     from pathlib import Path
 
     words = [sys.executable, str(Path(__file__).parent.parent / "tensorrt.py"), "--preprocessing=none", "--native",

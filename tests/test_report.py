@@ -306,6 +306,7 @@ def test_history_takes_the_files_of_several_folders(run, written, kept, tmp_path
     for index, record in enumerate(fleet(kept, (1, 0.8))):
         (tmp_path / f"array-{index}" / "deeper").mkdir(parents=True)
         written([record], f"array-{index}/deeper/results.jsonl")
+    (tmp_path / "array-1" / "results.jsonl").touch()  # of a run that ended before its first record
     ran = run("--history", "array-0", "array-1", "--output=all.html")
     assert ran.returncode == 0, ran.stderr
     assert "GPU (node-0)" in ran.stdout and "GPU (node-1) is the slowest of 2 GPU: 0.800" in ran.stdout

@@ -443,20 +443,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("report.py", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("files", nargs="*", metavar="RESULTS.jsonl", help="what tensorrt.py wrote")
-    parser.add_argument(
-        "--history", nargs="+", metavar="FOLDER", default=[], help="every results.jsonl with records below"
-    )
+    parser.add_argument("--history", nargs="+", metavar="FOLDER", default=[], help="every filled results.jsonl below")
     parser.add_argument("--output", help=".png, .svg, .pdf or .html; default: report.png beside the first file")
     parser.add_argument("--compare", metavar="OLD.jsonl", help="compare with these records; draws nothing by itself")
     parser.add_argument("--fail_slower", type=float, metavar="PERCENT", help="exit 3 when a case lost more than that")
     parser.add_argument("--version", action="version", version=VERSION)
-    options = parser.parse_args(argv[1:])
-    options.files += sorted(str(p) for f in options.history for p in Path(f).rglob("results.jsonl") if p.stat().st_size)
-    if not options.files:
+    given = parser.parse_args(argv[1:])
+    given.files += sorted(str(p) for f in given.history for p in Path(f).rglob("results.jsonl") if p.stat().st_size)
+    if not given.files:
         parser.error("no results.jsonl: pass one, or with --history a folder of some")
-    if options.fail_slower is not None and not options.compare:
+    if given.fail_slower is not None and not given.compare:
         parser.error("--fail_slower needs --compare=OLD.jsonl")
-    return options
+    return given
 
 
 def write(records: list[Record], output: Path) -> None:

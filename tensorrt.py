@@ -281,6 +281,8 @@ def parse_flags(argv: list[str]) -> Config:
         raise UserError("--spread needs GPUs to spread over: pass --gpus=all or --ray_address")
     if not config.isolate and (config.gpus or config.ray_address or MAX in config.batch_sizes):
         raise UserError("--gpus, --ray_address and --batch_size=max need a process for each case: no --noisolate")
+    if config.build_only and MAX in config.batch_sizes:
+        raise UserError("--batch_size=max is found by running, which --build_only does not: pass a number of images")
     return config
 
 
@@ -495,6 +497,8 @@ def choose_places(config: Config) -> list[str]:
         return [""]
     if shares := re.fullmatch(r"cpu:([1-9]\d*)", config.gpus):
         count = int(shares.group(1))
+        if not hasattr(os, "sched_setaffinity"):
+            raise UserError(f"--gpus={config.gpus}: only Linux lets a program divide its cores: leave --gpus out")
         if count > len(cores()):
             raise UserError(f"--gpus={config.gpus}: there are {len(cores())} cores: pass cpu:{len(cores())} or less")
         return [f"cpu{index}of{count}" for index in range(count)]
@@ -2573,7 +2577,7 @@ def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
     return [f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"] if ran < 0.5 else []
 
 
-NO_MEMORY = "out of memory|OOM|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
+NO_MEMORY = r"out of memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
 
 
 def attempt(job: Job, work: Callable[[Job], Result] = run_case) -> Result:

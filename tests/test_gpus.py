@@ -22,6 +22,7 @@ PLACES = ["cpu0of2", "cpu1of2"]
         (["--spread"], "pass --gpus=all or --ray_address"),
         (["--gpus=cpu:2", "--noisolate"], "no --noisolate"),
         (["--batch_size=max", "--noisolate"], "no --noisolate"),
+        (["--batch_size=8,max", "--build_only"], "found by running"),
         (["--batch_size=most"], "or max"),
     ],
 )

@@ -2326,7 +2326,7 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         "first_image": job.images.names[0],
         "artifact": artifact and {"name": Path(artifact.path).name, "bytes": artifact.bytes,
                                   "build_seconds": artifact.seconds, "proof": artifact.proof},
-        **(result.machine or machine(config, case.engine)),
+        **result.machine,
         "flags": {name: getattr(config, name) for name in settings[: None if built_in(config) else -1]},
         "notes": result.notes,
         **result.facts,
@@ -2526,7 +2526,7 @@ def try_case(job: Job) -> Result:
             import resource
 
             soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            share = int(free_memory() * MEMORY_SHARE) // len(choose_places(job.config))
+            share = int(free_memory() * MEMORY_SHARE) // int(job.place.partition("of")[2] or 1)  # as in cpu0of2
             share = share if soft == resource.RLIM_INFINITY else min(share, soft)
             resource.setrlimit(resource.RLIMIT_DATA, (share, hard))
     return dataclasses.replace(run_case(dataclasses.replace(job, config=once(job.config))), outputs=None)
@@ -2874,6 +2874,7 @@ def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, d
         results = [pool(list(of_place)) for of_place in zip(*rounds)]
         add_up(results)
         for result in results:
+            result.machine = result.machine or machine(config, result.case.engine)  # no process got as far as that
             if isinstance(job, Job) and job.tried:
                 result.facts["batch_sizes_tried"] = job.tried
             if config.spread:

@@ -168,6 +168,31 @@ def test_spread_cases_never_share_a_place(bench, job, monkeypatch):
     assert sorted(done) == [(size, 3) for size in range(1, 13)] and max(most) == 2
 
 
+def test_a_case_that_cannot_be_prepared_is_a_row(bench, forms, tmp_path, capsys, monkeypatch):
+    """As where its ONNX export fails: no process of a case says on what machine."""
+    monkeypatch.setattr(bench, "load_isolated", bench.load_graph)  # a process could not import this module's name
+    monkeypatch.setattr(bench, "make_job", lambda case, *_: bench.Result(case, "failed", "no export"))
+    words = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", "--gpus=cpu:1"]
+    assert bench.main(["tensorrt.py", *words, f"--output_dir={tmp_path}"]) == 1
+    out, err = capsys.readouterr()
+    record = json.loads((tmp_path / "results.jsonl").read_text())
+    assert record["error"] == "no export" and record["device"] in err and "failed" in out
+
+
+def test_processes_that_share_a_cpu_share_its_memory(bench, job, monkeypatch):
+    import resource
+
+    limits = []
+    monkeypatch.setattr(bench, "gpus", list)
+    monkeypatch.setattr(bench, "free_memory", lambda: 8 << 30)
+    monkeypatch.setattr(bench, "run_case", lambda job: bench.Result(job.case))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (7 << 30, -1))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit[0] >> 30))
+    for place in ("", "cpu1of2", "cpu0of3"):
+        bench.try_case(bench.dataclasses.replace(job, place=place))
+    assert limits == [6, 3, 2]
+
+
 @pytest.mark.parametrize(("cause", "words"), [("InvalidAuthToken", "RAY_AUTH_MODE=token"), ("timeout", "ray start")])
 def test_a_cluster_that_cannot_be_joined_says_what_to_do(bench, monkeypatch, cause, words):
     def init(*_, **__):

@@ -652,13 +652,12 @@ class Images:
 
     def batch(self, size: int, preprocessing: str, layout: str, dtype: str = "float32") -> np.ndarray:
         """The first `size` images, repeated as needed, as the engine takes them: the only copy on the host."""
-        chosen = self.pixels if len(self.pixels) == size else self.pixels[np.arange(size) % len(self.pixels)]
-        if dtype == "uint8":
-            return np.ascontiguousarray(chosen)
-        reverse, factor, offset = PREPROCESSING[preprocessing]
-        batch = (chosen[..., ::-1] if reverse else chosen).astype(np.float32)
-        batch *= np.float32(factor)
-        batch += np.float32(offset)
+        batch = self.pixels if len(self.pixels) == size else self.pixels[np.arange(size) % len(self.pixels)]
+        if dtype != "uint8":
+            reverse, factor, offset = PREPROCESSING[preprocessing]
+            batch = (batch[..., ::-1] if reverse else batch).astype(np.float32)
+            batch *= np.float32(factor)
+            batch += np.float32(offset)
         return np.ascontiguousarray(batch.transpose(0, 3, 1, 2) if layout == "NCHW" else batch)
 
 
@@ -1374,7 +1373,8 @@ class Job:
         return "uint8" if "uint8" in (self.graph.dtype, self.config.host_dtype) else "float32"
 
     def batch(self) -> np.ndarray:
-        return self.images.batch(self.case.batch_size, self.config.preprocessing, self.graph.layout, self.dtype)
+        layout = self.graph.layout if self.dtype == self.graph.dtype else "NHWC"  # pixels are turned on the device
+        return self.images.batch(self.case.batch_size, self.config.preprocessing, layout, self.dtype)
 
     def path(self, suffix: str | None = None) -> Path:
         """Where the case's artifact belongs; of each GPU its own, as plans are made for one."""

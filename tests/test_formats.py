@@ -192,3 +192,21 @@ def test_rounds_are_pooled_and_kept_apart(bench):
     whole = bench.pool(rounds)
     assert whole.timings["device"].seconds == [1.0, 2.0, 3.0] and whole.timings["device"].throughput == 20.0
     assert [r["device"]["seconds"] for r in whole.facts["rounds"]] == [[1.0, 2.0], [3.0]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "host_dtype", "shape", "kind"),
+    [
+        ("uint8", "float32", (2, 3, 4, 5), "uint8"),  # the graph's own pixels: as it wants them
+        ("float32", "uint8", (2, 4, 5, 3), "uint8"),  # pixels are turned on the device
+        ("float32", "float32", (2, 3, 4, 5), "float32"),
+    ],
+)
+def test_a_channels_first_graph_gets_its_layout(bench, dtype, host_dtype, shape, kind):
+    graph = bench.Graph("g.pb", "g.pb", "x:0", "y:0", (None, 3, 4, 5), dtype, "NCHW", "")
+    pixels = np.arange(120, dtype=np.uint8).reshape(2, 4, 5, 3)
+    config = bench.Config(preprocessing="none", host_dtype=host_dtype)
+    batch = bench.Job(bench.Case("native", "native", 2), config, graph, bench.Images(pixels, ["a", "b"])).batch()
+    assert (batch.shape, batch.dtype) == (shape, kind)
+    turned = batch.transpose(0, 2, 3, 1) if shape[1] == 3 else batch
+    assert np.array_equal(turned, pixels)

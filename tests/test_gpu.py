@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+from conftest import run_case
 
 pytestmark = pytest.mark.gpu
 
@@ -116,8 +117,8 @@ def network(bench, tmp_path_factory):
 
 
 def test_xla_fp16_is_half_and_agrees_with_native(bench, network):
-    native = bench.run_case(network("native", "native"))
-    half = bench.run_case(network("xla", "fp16"))
+    native = run_case(bench, network("native", "native"))
+    half = run_case(bench, network("xla", "fp16"))
     assert half.artifact.proof["share_of_nodes"] > 0.9
     (ours,), (theirs,) = half.outputs.values(), native.outputs.values()
     assert bench.numeric_agreement(ours, theirs)["snr_db"] > 27
@@ -125,14 +126,14 @@ def test_xla_fp16_is_half_and_agrees_with_native(bench, network):
 
 
 def test_uint8_from_the_host_gives_the_float_path_s_outputs(bench, network):
-    floats = bench.run_case(network("native", "native"))
-    raw = bench.run_case(network("native", "native", "--host_dtype=uint8", "--inputs=both"))
+    floats = run_case(bench, network("native", "native"))
+    raw = run_case(bench, network("native", "native", "--host_dtype=uint8", "--inputs=both"))
     assert np.allclose(*raw.outputs.values(), *floats.outputs.values(), atol=1e-4)
     assert raw.timings["host"].throughput > 0
 
 
 def test_clocks_are_sampled_at_little_cost(bench, network):
-    clocks = bench.run_case(network("native", "native", "--num_loops=400")).timings["device"].clocks
+    clocks = run_case(bench, network("native", "native", "--num_loops=400")).timings["device"].clocks
     low, middle, high = clocks["sm_mhz"]
     assert 0 < low <= middle <= high
     assert clocks["images_per_joule"] > 0

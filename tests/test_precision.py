@@ -1,12 +1,17 @@
 """ONNX export, FP16, INT8 and TensorRT plans on a trained network: right, where they should be, and proved."""
 
 import json
+import shutil
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 onnxruntime = pytest.importorskip("onnxruntime")
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +101,7 @@ def test_fp16_is_half_inside_and_float_at_the_edges(onnx):
     assert {edge.type.tensor_type.elem_type for edge in edges} == {1}, "1 is float32"
 
 
-def test_fp16_keeps_float32_where_it_would_overflow(bench):
+def test_fp16_keeps_float32_where_it_would_overflow(precision):
     from onnx import TensorProto, helper, numpy_helper
 
     weights = [
@@ -110,11 +115,13 @@ def test_fp16_keeps_float32_where_it_would_overflow(bench):
     graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     x = np.full((1, 4), 2.0, np.float32)
-    ranges = bench.tensor_ranges(model, [{"x": x}], "minmax")
+    ranges = precision.tensor_ranges(model, [{"x": x}], "minmax")
     assert ranges["big"] == (240000.0, 240000.0)
-    assert np.allclose(run(bench.to_fp16(model, ranges), x), 9.6, rtol=1e-2)
-    assert bench.share_of(bench.to_fp16(model, ranges), "fp16")["low_nodes"] == 0
-    assert bench.share_of(bench.to_fp16(model, {}), "fp16")["low_nodes"] == 2, "the ranges alone keep it in float32"
+    assert np.allclose(run(precision.to_fp16(model, ranges), x), 9.6, rtol=1e-2)
+    assert precision.coverage(precision.to_fp16(model, ranges), "fp16")["low_nodes"] == 0
+    assert precision.coverage(precision.to_fp16(model, {}), "fp16")["low_nodes"] == 2, (
+        "the ranges alone keep it in float32"
+    )
 
 
 def quantised_inputs(model):
@@ -225,20 +232,20 @@ def test_an_op_without_counterpart_is_named(main, graph_file):
 
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
-def test_each_method_finds_ranges_inside_minmax(bench, onnx, method):
+def test_each_method_finds_ranges_inside_minmax(bench, precision, onnx, method):
     samples = bench.feeds(onnx.graph, onnx.images.pixels[:8], "none")
-    widest = bench.tensor_ranges(onnx.folded, samples, "minmax")
-    ranges = bench.tensor_ranges(onnx.folded, samples, method)
+    widest = precision.tensor_ranges(onnx.folded, samples, "minmax")
+    ranges = precision.tensor_ranges(onnx.folded, samples, method)
     assert ranges.keys() == widest.keys()
     assert any(high > 0 for _, high in ranges.values())
     limit = {name: 1.02 * max(abs(low), abs(high)) + 1e-3 for name, (low, high) in widest.items()}
     assert all(max(abs(low), abs(high)) <= limit[name] for name, (low, high) in ranges.items())
 
 
-def test_a_calibration_is_reused_until_its_question_changes(bench, onnx, digits, tmp_path, monkeypatch):
+def test_a_calibration_is_reused_until_its_question_changes(bench, precision, onnx, digits, tmp_path, monkeypatch):
     calls = []
-    real = bench.tensor_ranges
-    monkeypatch.setattr(bench, "tensor_ranges", lambda *args: calls.append(args[2]) or real(*args))
+    real = precision.tensor_ranges
+    monkeypatch.setattr(precision, "tensor_ranges", lambda *args: calls.append(args[2]) or real(*args))
 
     def calibrate(**changes):
         settings = {"output_dir": str(tmp_path), "calibration_dir": str(digits.folder), "num_calibration_images": 8}
@@ -374,3 +381,30 @@ def test_a_plan_of_another_precision_is_an_error(bench):
     trt = types.SimpleNamespace(LayerInformationFormat=types.SimpleNamespace(JSON=0))
     with pytest.raises(bench.UserError, match="another precision"):
         bench.inspect_plan(trt, engine, "int8")
+
+
+# ------------------------------------------------------------------------------------------------ copied without it
+
+
+def test_tensorrt_py_alone_does_what_the_2018_script_did(tmp_path, forms):
+    """Copied without precision.py: native and XLA run, and what needs ONNX says in one line what is missing."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(ROOT / "tensorrt.py", alone)
+    words = [sys.executable, str(alone / "tensorrt.py"), f"--frozen_graph={forms['frozen_graph']}", "--native",
+             "--fp32", "--int8", "--engine=xla,onnxruntime,auto", "--preprocessing=none", "--batch_size=2",
+             "--num_loops=2", f"--output_dir={tmp_path}"]  # fmt: skip
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=170)
+    records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    by_case = {(record["precision"], record["engine"]): record for record in records}
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert by_case["native", "native"]["status"] == by_case["fp32", "xla"]["status"] == "ok"
+    for case in (("fp32", "onnxruntime"), ("int8", "onnxruntime"), ("int8", "none")):
+        assert "precision.py is missing: copy it" in by_case[case]["error"]
+
+
+def test_precision_py_knows_nothing_of_its_users():
+    """It loads without TensorFlow, ONNX and the program, and names none of what lies above it."""
+    code = f"import runpy, sys; runpy.run_path({str(ROOT / 'precision.py')!r}); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"tensorflow", "onnx", "onnxruntime", "absl", "rich"} & set(loaded)

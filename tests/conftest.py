@@ -33,6 +33,12 @@ def bench():
     return sys.modules.get("bench") or load()
 
 
+@pytest.fixture(scope="session")
+def precision(bench):
+    """precision.py as tensorrt.py loads it."""
+    return bench.precision_py()
+
+
 def tries(count):
     """How often a slow test tries: `count`, or the share of it that the environment's TRIES says."""
     return max(1, round(count * float(os.environ.get("TRIES", "1"))))

@@ -76,6 +76,7 @@ if Path(__file__).name == "tensorrt.py":
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported, never after
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts, and so --gpus and the records
+os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # before CUDA starts: thousands of kernels are never run
 
 import numpy as np
 from absl import flags
@@ -261,7 +262,8 @@ DEFINE_boolean("ids_are_one_indexed", False, "Shift class ids by one: the output
                "1000-class output is shifted by itself.")  # fmt: skip
 DEFINE_integer("label", None, "Class id of the images, as labellist.json counts: gives accuracy.", lower_bound=0)
 DEFINE_integer("predictions_to_print", 5, "Classes on each predictions line.", lower_bound=1)
-DEFINE_integer("workspace_size", 2048, "Memory in MB that TensorRT may use while it builds.", lower_bound=1)
+DEFINE_integer("workspace_size", None, "Memory in MB that TensorRT may use while it builds; default: all that there "
+               "is (TF-TRT: 2048).", lower_bound=1)  # fmt: skip
 DEFINE_boolean("tf32", True, "Let float32 convolutions use TF32 on NVIDIA GPUs, as TensorFlow does by default.")
 DEFINE_integer("threads", 0, "CPU threads of TensorFlow and ONNX Runtime; 0: all that it may use.", lower_bound=0)
 DEFINE_boolean("pin_threads", False, "Pin ONNX Runtime's threads to cores, one each.")
@@ -1671,8 +1673,9 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1), "casts": casts}
 
 
-NVINFER = ("pip install --extra-index-url https://pypi.nvidia.com tensorrt-libs==8.6.1 tensorrt-bindings==8.6.1, then "
-           "give libnvinfer.so.8 that name and put its folder on LD_LIBRARY_PATH (README, TF-TRT)")  # fmt: skip
+NVINFER = "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or README, TF-TRT"
+TFTRT_WORKSPACE_MB = 2048  # its converter wants a number
+NATIVE_SEGMENTS = "TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"
 
 
 class TfTrt(Engine):
@@ -1684,7 +1687,7 @@ class TfTrt(Engine):
     def why_not_build(self, precision: str) -> str | None:
         version = version_of("tensorflow") or "0"
         if tuple(map(int, version.split(".")[:2])) >= (2, 18):
-            return "removed after TensorFlow 2.17: use --engine=tensorrt, or pip install 'tensorflow[and-cuda]<2.18'"
+            return "removed after TensorFlow 2.17: use --engine=tensorrt, or pip install -r requirements-tftrt.txt"
         return super().why_not_build(precision) or missing_nvinfer() or (None if gpus() else "no NVIDIA GPU")
 
     def build(self, job: Job) -> Artifact:
@@ -1692,17 +1695,62 @@ class TfTrt(Engine):
         from tensorflow.python.compiler.tensorrt.trt_convert import TrtGraphConverter
 
         start = time.perf_counter()
-        graph_def, calibration = convert_by_tftrt(tf, TrtGraphConverter, job)
-        proof = tftrt_share(graph_def)
+        with stderr_lines() as logged:
+            graph_def, calibration = convert_by_tftrt(tf, TrtGraphConverter, job)
+        proof = {**tftrt_share(graph_def), "log": tftrt_complaints(logged)}
         if not proof["trt_engines"]:
             raise UserError("TF-TRT converted nothing of this graph: TensorFlow would run all of it; try --engine=xla")
         data = graph_def.SerializeToString(deterministic=True)
         return write_artifact(job.path(), data, start, {**proof, **calibration})
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
+        """The converted graph, each of whose engines has run once on the batch.
+
+        Raises:
+          UserError: an engine cannot run; TF-TRT would have TensorFlow run its part of the graph, and not say so.
+        """
+        import_tensorflow(job.config)
         from tensorflow.python.compiler.tensorrt import trt_convert  # noqa: F401  it registers TRTEngineOp
 
-        return TensorFlowRunner(job, artifact, batch, compiled=False)
+        os.environ[NATIVE_SEGMENTS] = "False"
+        start = time.perf_counter()
+        with stderr_lines() as logged:
+            try:
+                runner = TensorFlowRunner(job, artifact, batch, compiled=False)
+                runner.infer(batch)  # INT8 builds its engine now, and at every opening
+            except Exception as error:
+                if "native segment" not in str(error):
+                    raise
+                why = "; ".join(tftrt_complaints(logged)) or "TF-TRT does not say why"
+                raise UserError(f"a TF-TRT engine cannot run ({why}): try --engine=tensorrt") from error
+        artifact.proof = {**artifact.proof, "engines_ran": True}
+        if job.case.precision == "int8":
+            artifact.proof["engine_build_seconds"] = time.perf_counter() - start
+            artifact.seconds += artifact.proof["engine_build_seconds"]
+        return runner
+
+
+@contextlib.contextmanager
+def stderr_lines() -> Iterator[list[str]]:
+    """Collects what C++ writes to the process's stderr, line by line; the list is filled when the context ends."""
+    lines: list[str] = []
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
+
+
+def tftrt_complaints(lines: list[str]) -> list[str]:
+    """What TF-TRT or TensorRT logged as going wrong, each once, without time and place; at most five."""
+    wrong = [line for line in lines if re.search(r"TensorRT|TF-TRT|TRTEngine", line) and re.search(r"[Ff]ail|[Ee]rror|[Cc]annot", line)]
+    return list(dict.fromkeys(one_line(re.sub(r"^.*?\] ", "", line)) for line in wrong))[:5]
 
 
 def missing_nvinfer() -> str | None:
@@ -1713,7 +1761,7 @@ def missing_nvinfer() -> str | None:
         return None
     version = ".".join(map(str, linked.get_linked_tensorrt_version()))
     if version.startswith("0"):
-        return "this TensorFlow was not built with TensorRT: pip install 'tensorflow[and-cuda]==2.17.1'"
+        return f"this TensorFlow was not built with TensorRT: {NVINFER}"
     return f"libnvinfer.so.{version} was not found: {NVINFER}"
 
 
@@ -1728,7 +1776,7 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
             input_graph_def=graph_def_of(job.graph),
             nodes_denylist=[output.split(":")[0]],
             max_batch_size=None if calibrated else job.case.batch_size,  # int8 builds its engines when they are run
-            max_workspace_size_bytes=job.config.workspace_size << 20,
+            max_workspace_size_bytes=(job.config.workspace_size or TFTRT_WORKSPACE_MB) << 20,
             precision_mode=job.case.precision.upper(),
             is_dynamic_op=calibrated,
             use_calibration=calibrated,
@@ -1790,12 +1838,12 @@ class OnnxRuntimeRunner:
 
         self.runtime, self.device = onnxruntime, "cuda" if provider.startswith("CUDA") else "cpu"
         options = session_options(job.config)
-        settings = {"use_tf32": int(job.config.tf32)} if self.device == "cuda" else {}
         model = read_unchanged(artifact.path, artifact.sha256)
         with tempfile.TemporaryDirectory() as scratch:
             options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
-            self.session = onnxruntime.InferenceSession(model, options, [(provider, settings)])
+            self.session = create_session(model, options, provider, job.config)
             prove_what_ran(artifact, options.optimized_model_filepath, job.case.precision)
+        artifact.proof = {**artifact.proof, "provider": provider}
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.resident = self.bind(batch)
         self.options = onnxruntime.RunOptions()
@@ -1831,6 +1879,28 @@ class OnnxRuntimeRunner:
                 running.copy_outputs_to_cpu()
 
         return burst
+
+
+def create_session(model: bytes, options: Any, provider: str, config: Config) -> Any:
+    """A session that really has the provider: ONNX Runtime takes the CPU, without a word, where CUDA's does not load.
+
+    Raises:
+      UserError: the session has another provider.
+    """
+    import onnxruntime
+
+    settings = {}
+    if provider.startswith("CUDA"):
+        settings["use_tf32"] = int(config.tf32)
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # its CUDA and cuDNN may be others than TensorFlow's: from pip's packages
+    session = onnxruntime.InferenceSession(model, options, [(provider, settings)])
+    if session.get_providers()[0] != provider:
+        raise UserError(
+            f"ONNX Runtime has no {provider} here, it took {session.get_providers()[0]}: its CUDA is another than "
+            "TensorFlow's, pip install 'onnxruntime-gpu[cuda,cudnn]' brings it"
+        )
+    return session
 
 
 def session_options(config: Config) -> Any:
@@ -1869,37 +1939,82 @@ def prove_what_ran(artifact: Artifact, optimised: str, precision: str) -> None:
             raise UserError("ONNX Runtime runs none of this graph's convolutions in int8: try --engine=tensorrt")
 
 
+TENSORRT_VERSIONS = (8, 5), (12,)  # the first that the section below was run on, and the first that is not known
+TENSORRT_WHEELS = {  # a module, and the distributions that bring it
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11", "tensorrt-bindings"),
+    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+
+
 class TensorRt(Engine):
-    """TensorRT 10.12+, 11 or RTX 1.x, one path: a strongly typed network from ONNX, a plan, CUDA."""
+    """TensorRT 8.5 to 11 or TensorRT-RTX 1.x, on one path: ONNX, a network, a plan for one batch size, CUDA."""
 
     name = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
     needs_onnx = True
 
     @property
+    def choice(self) -> tuple[str, str]:
+        """The package that is used, and why that one where both are installed; "" where none is."""
+        found = [name for name in TENSORRT_WHEELS if importlib.util.find_spec(name)]
+        if len(found) < 2:
+            return (found or [""])[0], ""
+        if not gpus():
+            return "tensorrt_rtx", "tensorrt builds only where there is an NVIDIA GPU, tensorrt-rtx anywhere"
+        return "tensorrt", "it takes every NVIDIA GPU, tensorrt-rtx those of GeForce and RTX"
+
+    @property
     def package(self) -> str:
-        return next((name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)), "")
+        return self.choice[0]
 
     def module(self) -> Any:
-        return importlib.import_module(self.package)
+        """The TensorRT package.
+
+        Raises:
+          UserError: it does not load: half an installation, or libraries of another CUDA.
+        """
+        try:
+            return importlib.import_module(self.package)
+        except Exception as error:  # ImportError, OSError of a library, RuntimeError of a stub
+            raise UserError(
+                f"{self.package} is installed but does not load ({one_line(error)}): pip install --force-reinstall "
+                f"{self.package.replace('_', '-')}"
+            ) from error
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The version as numbers, by the installed distribution where that tells: importing takes seconds."""
+        version = version_of(*TENSORRT_WHEELS[self.package]) or self.module().__version__
+        return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
     def version(self) -> str:
-        return f"{self.package} {self.module().__version__}" if self.package else "missing"
+        return f"{self.package} {'.'.join(map(str, self.numbers))}" if self.package else "missing"
+
+    @property
+    def opset(self) -> int:
+        """The ONNX operator set that its parser takes: TensorRT 8.5 and 8.6 know 17 and none that is newer."""
+        return 17 if self.package == "tensorrt" and self.numbers < (9,) else OPSET
+
+    @property
+    def weakly_typed(self) -> bool:
+        """Whether TensorRT chooses types itself, within flags: up to 9 it cannot keep to the graph's."""
+        return self.package == "tensorrt" and self.numbers < (10,)
 
     def why_not_build(self, precision: str) -> str | None:
         if not self.package:
             return "missing: pip install tensorrt (tensorrt-rtx for RTX GPUs, or to build without a GPU)"
-        if self.package == "tensorrt" and tuple(map(int, self.module().__version__.split(".")[:2])) < (10, 12):
-            return f"TensorRT {self.module().__version__} is too old: pip install 'tensorrt>=10.12'"
+        first, unknown = TENSORRT_VERSIONS
+        if self.package == "tensorrt" and not first <= self.numbers < unknown:
+            return f"TensorRT {self.version().split()[1]} is none of 8.5 to 11: pip install 'tensorrt>=10,<12'"
+        if self.package == "tensorrt" and not gpus():
+            return "tensorrt builds only where there is an NVIDIA GPU: pip install tensorrt-rtx, which builds anywhere"
         return super().why_not_build(precision)
 
     def why_not(self, precision: str) -> str | None:
         if (reason := self.why_not_build(precision)) or not gpus():
             return reason or "no NVIDIA GPU"
-        capability = gpus()[0]["compute_capability"]
-        known = getattr(self.module(), "ComputeCapability", None)  # RTX lists what it supports; tensorrt has no list
-        if known is not None and f"SM{capability.replace('.', '')}" not in known.__members__:
-            return f"TensorRT-RTX does not support this GPU's compute capability {capability}: pip install tensorrt"
+        if self.package == "tensorrt_rtx" and (reason := rtx_refuses(self.module(), gpus()[0])):
+            return reason
         if not version_of("cuda-core"):
             return "cuda.core is missing: pip install 'cuda-core>=1.0' cuda-bindings"
         return None
@@ -1907,11 +2022,22 @@ class TensorRt(Engine):
     def build(self, job: Job) -> Artifact:
         assert job.source
         start = time.perf_counter() - job.source.seconds
-        plan = build_plan(self.module(), job, read_unchanged(job.source.path, job.source.sha256))
-        return write_artifact(job.path(".engine"), plan, start, job.source.proof)
+        model = read_unchanged(job.source.path, job.source.sha256)
+        plan, facts = build_plan(self.module(), job, model)
+        package, why = self.choice
+        proof = {**job.source.proof, **facts, "package": f"{package}, {why}" if why else package}
+        return write_artifact(job.path(f"_batch{job.case.batch_size}.engine"), plan, start, proof)
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         return TensorRtRunner(self.module(), job, artifact, batch)
+
+
+def rtx_refuses(rtx: Any, gpu: dict[str, Any]) -> str | None:
+    """Why TensorRT-RTX does not run on this GPU: it lists the compute capabilities that it supports."""
+    capability = gpu["compute_capability"]
+    if f"SM{capability.replace('.', '')}" in rtx.ComputeCapability.__members__:
+        return None
+    return f"TensorRT-RTX does not support this GPU's compute capability {capability}: pip install tensorrt"
 
 
 def trt_logger(trt: Any) -> Any:
@@ -1929,41 +2055,159 @@ def trt_logger(trt: Any) -> Any:
     return Logger()
 
 
-def build_plan(trt: Any, job: Job, model: bytes) -> bytes:
-    """The serialised plan of an ONNX model for batches of 1 to the case's size.
+TENSORRT_REMEDIES = {  # what its log says, and what helps
+    r"error: 35\b": "the NVIDIA driver is older than this TensorRT's CUDA: update it, or take an older TensorRT",
+    r"error: 100\b|no CUDA-capable device": "it needs an NVIDIA GPU that this process may use",
+    r"[Oo]ut.?[Oo]f.?[Mm]emory": "out of memory: pass a smaller --batch_size",
+    r"implementation for node": "leave --workspace_size out, or pass a larger one",
+    r"Assertion": "a fault of this TensorRT's: try another version of it, or another precision",
+    r"[Dd]eserializ|magic tag|version tag": "it was written by another TensorRT or for another GPU: remove it",
+}
+
+
+def trt_error(what: str, errors: list[str]) -> UserError:
+    """What TensorRT logged as one line with the remedy: the first error that has a known one, or the first of all."""
+    for text in errors:
+        for pattern, remedy in TENSORRT_REMEDIES.items():
+            if re.search(pattern, text):
+                return UserError(f"TensorRT cannot {what} ({one_line(text)}): {remedy}")
+    why = one_line(errors[0]) if errors else "no reason given"
+    return UserError(f"TensorRT cannot {what} ({why}): try --engine=xla")
+
+
+def create_builder(trt: Any, logger: Any) -> Any:
+    """TensorRT's builder.
+
+    Raises:
+      UserError: what its log says; pybind11's own TypeError says only that it got a null pointer.
+    """
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:
+        raise trt_error("start", logger.errors) from error
+
+
+def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]:
+    """The serialised plan of an ONNX model for the case's batch size, and how it was built.
 
     Raises:
       UserError: TensorRT's parser or builder refuses the model.
     """
     logger = trt_logger(trt)
-    builder = trt.Builder(logger)
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind where it has no flag
-    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    builder = create_builder(trt, logger)
+    network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
-        raise UserError(f"TensorRT cannot parse the graph ({one_line(parser.get_error(0).desc())}): try --engine=xla")
+        raise trt_error("parse the graph", [parser.get_error(0).desc()])
+    fix_batch_size(network, job.case.batch_size)
+    config = builder_config(trt, builder, job)
+    allow_precision(trt, network, config, job.case.precision, model)
+    cache = timing_cache_path(trt, job)
+    warm = bool(cache) and cache.exists()
+    if cache:
+        config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if warm else b""), False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise trt_error("build the plan", logger.errors)
+    if cache:
+        write_beside(cache, bytes(config.get_timing_cache().serialize()))
+    return bytes(plan), build_facts(trt, config, warm)
+
+
+def network_flags(trt: Any) -> int:
+    """Strongly typed where TensorRT can (10 and later); up to 9 with the batch as a dimension, which it had to be told."""
+    kinds = trt.NetworkDefinitionCreationFlag
+    wanted = getattr(kinds, "STRONGLY_TYPED", None)
+    if wanted is None:
+        wanted = kinds.EXPLICIT_BATCH
+    return 1 << int(wanted)
+
+
+def fix_batch_size(network: Any, batch_size: int) -> None:
+    """Static shapes: the plan is built for the batch that is timed, and the inspector can name every type."""
+    for index in range(network.num_inputs):
+        source = network.get_input(index)
+        if source.shape[0] == -1:
+            source.shape = (batch_size, *tuple(source.shape)[1:])
+
+
+TIMING_ITERATIONS = 8  # averaged for each kernel that the builder tries: trtexec's default
+
+
+def builder_config(trt: Any, builder: Any, job: Job) -> Any:
+    """How to build, but for what is allowed to whom."""
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
+    if job.config.workspace_size:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector tells precisions only then
-    (config.set_flag if job.config.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    config.avg_timing_iterations = TIMING_ITERATIONS
+    if job.config.tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
     if gpus() and hasattr(config, "set_compute_capability"):  # RTX builds for Ampere and newer unless told
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
-    source = network.get_input(0)
-    if source.shape[0] == -1:
-        profile, image, batch = builder.create_optimization_profile(), tuple(source.shape)[1:], job.case.batch_size
-        profile.set_shape(source.name, (1, *image), (batch, *image), (batch, *image))
-        config.add_optimization_profile(profile)
-    cache = Path(job.config.output_dir) / "tensorrt_timing.cache"
-    if trt.__name__ == "tensorrt":  # RTX has none: it chooses kernels when it runs
-        config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if cache.exists() else b""), False)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise UserError(f"TensorRT cannot build the plan ({one_line((logger.errors or ['no reason given'])[-1])}): "
-                        f"a larger --workspace_size or a smaller --batch_size may help")  # fmt: skip
-    if trt.__name__ == "tensorrt":
-        write_beside(cache, bytes(config.get_timing_cache().serialize()))
-    return bytes(plan)
+    return config
+
+
+def allow_precision(trt: Any, network: Any, config: Any, precision: str, model: bytes) -> None:
+    """Up to TensorRT 9, which chooses types itself: allows the precision's, and holds to float32 what must stay so.
+
+    A strongly typed network needs no word: there the ONNX graph's types are the plan's.
+    """
+    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or precision == "fp32":
+        return
+    config.set_flag(trt.BuilderFlag.FP16)
+    if precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+    kept = kept_in_float32(model)
+    if not kept:
+        return
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for layer in (network.get_layer(index) for index in range(network.num_layers)):
+        if layer.name in kept:
+            layer.precision = trt.float32
+            for index in range(layer.num_outputs):
+                layer.set_output_type(index, trt.float32)
+
+
+def timing_cache_path(trt: Any, job: Job) -> Path | None:
+    """The file of kernel timings, of one TensorRT version and GPU; RTX has none: it chooses kernels when it runs."""
+    if trt.__name__ != "tensorrt":
+        return None
+    gpu = re.sub(r"\W+", "_", gpus()[0]["name"]) if gpus() else "none"
+    return Path(job.config.output_dir, f"tensorrt_timing_{trt.__version__}_{gpu}.cache")
+
+
+def build_facts(trt: Any, config: Any, warm: bool) -> dict[str, Any]:
+    """What a plan's building seconds, and its kernels, depended on."""
+    facts: dict[str, Any] = {"timing_cache": "warm" if warm else "cold"}
+    facts["cuda_module_loading"] = os.environ.get("CUDA_MODULE_LOADING", "")
+    sources = config.get_tactic_sources()
+    facts["tactic_sources"] = [
+        name for name, source in trt.TacticSource.__members__.items() if sources >> int(source) & 1
+    ]
+    if hasattr(config, "builder_optimization_level"):  # from 8.6 on
+        facts["optimization_level"] = config.builder_optimization_level
+    return facts
+
+
+NUMPY_TYPES = {  # by the names of TensorRT's DataType; its own nptype fails on NumPy 1.24 and later (8.5)
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def pinned_array(memory: Any, like: np.ndarray) -> np.ndarray:
+    """NumPy's writable view of page-locked memory; np.from_dlpack's is read-only before NumPy 2.2."""
+    raw = (ctypes.c_ubyte * like.nbytes).from_address(int(memory.handle))
+    return np.ctypeslib.as_array(raw).view(like.dtype).reshape(like.shape)
 
 
 class Slot:
@@ -1973,10 +2217,12 @@ class Slot:
         from cuda.core import LegacyPinnedMemoryResource
 
         pinned = LegacyPinnedMemoryResource()
-        self.input, self.output = (gpu.allocate(array.nbytes, stream=stream) for array in (batch, result))
-        self.staging, self.result = pinned.allocate(batch.nbytes), pinned.allocate(result.nbytes)
-        self.host_input = np.from_dlpack(self.staging).view(batch.dtype).reshape(batch.shape)
-        self.host_output = np.from_dlpack(self.result).view(result.dtype).reshape(result.shape)
+        self.input = gpu.allocate(batch.nbytes, stream=stream)
+        self.output = gpu.allocate(result.nbytes, stream=stream)
+        self.staging = pinned.allocate(batch.nbytes)
+        self.result = pinned.allocate(result.nbytes)
+        self.host_input = pinned_array(self.staging, batch)
+        self.host_output = pinned_array(self.result, result)
         self.done: Any = None
 
 
@@ -1989,11 +2235,7 @@ class TensorRtRunner:
         gpu = Device(0)
         gpu.set_current()
         self.stream, self.copies = gpu.create_stream(), gpu.create_stream()  # non-blocking, both
-        logger = trt_logger(trt)
-        self.runtime = trt.Runtime(logger)
-        self.engine = self.runtime.deserialize_cuda_engine(read_unchanged(artifact.path, artifact.sha256))
-        if self.engine is None:
-            raise UserError(f"TensorRT cannot load the plan ({one_line((logger.errors or ['no reason given'])[0])})")
+        self.runtime, self.engine = load_plan(trt, artifact)
         cache = Path(job.config.output_dir) / "tensorrt_rtx_runtime.cache"
         self.context, kernels = create_context(self.engine, cache)
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
@@ -2001,11 +2243,11 @@ class TensorRtRunner:
         self.output = next(n for n in names if n != self.input)
         self.context.set_input_shape(self.input, batch.shape)
         shape = tuple(self.context.get_tensor_shape(self.output))
-        result = np.empty(shape, trt.nptype(self.engine.get_tensor_dtype(self.output)))
+        result = np.empty(shape, NUMPY_TYPES[self.engine.get_tensor_dtype(self.output).name])
         self.slots = [Slot(gpu, self.stream, batch, result) for _ in range(2)]
         self.infer(batch)  # allocates and, with RTX, compiles; a capture allows neither
         self.graph = self.capture()
-        proof = inspect_plan(trt, self.engine, job.case.precision)
+        proof = inspect_plan(trt, self.engine, job.case.precision, Path(artifact.path).with_suffix(".json"))
         artifact.proof = {**artifact.proof, **proof, "cuda_graph": self.graph is not None}
         if kernels is not None:
             write_beside(cache, bytes(kernels.serialize()))
@@ -2064,6 +2306,20 @@ class TensorRtRunner:
         self.stream.sync()
 
 
+def load_plan(trt: Any, artifact: Artifact) -> tuple[Any, Any]:
+    """TensorRT's runtime, which must outlive it, and the engine of a plan.
+
+    Raises:
+      UserError: TensorRT cannot load it; its log says why.
+    """
+    logger = trt_logger(trt)
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(read_unchanged(artifact.path, artifact.sha256))
+    if engine is None:
+        raise trt_error("load the plan", logger.errors)
+    return runtime, engine
+
+
 def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
     """An execution context; with TensorRT-RTX also its cache of compiled kernels, read from a file if it fits."""
     config = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
@@ -2076,30 +2332,56 @@ def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
     return engine.create_execution_context(config), kernels
 
 
-def inspect_plan(trt: Any, engine: Any, precision: str) -> dict[str, Any]:
-    """The share of a plan's convolutions and matrix products that take float16 or int8 in, by the engine inspector.
+def inspect_plan(trt: Any, engine: Any, precision: str, listing: Path) -> dict[str, Any]:
+    """The share of a plan's convolutions and matrix products that have the precision; its layers go to `listing`.
 
     Raises:
       UserError: the plan computes nothing at the precision asked for.
     """
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    share = plan_share(json.loads(text), precision)
+    write_beside(listing, text.encode())
+    share = plan_share(read_inspector(text), precision)
     if precision in ("fp16", "int8") and share.get("executed_share_of_nodes") == 0:
         raise UserError(f"TensorRT computes nothing in {precision.upper()} here: it would time another precision")
     return share
 
 
-HEAVY_LAYERS = re.compile("conv|gemm|matmul|matrix", re.I)
+def read_inspector(text: str) -> list[dict[str, Any]]:
+    """The layers of the engine inspector's JSON, which from 8.6 on holds raw control characters between names."""
+    layers = json.loads(text, strict=False).get("Layers", [])
+    return [layer for layer in layers if isinstance(layer, dict)]  # names only, where it was built without DETAILED
 
 
-def plan_share(information: dict[str, Any], precision: str) -> dict[str, Any]:
-    """The same from the inspector's JSON: TensorRT 10 tells types in `Format/Datatype`, TensorRT 11 in `DataType`."""
-    words = {"fp16": ("half", "fp16"), "int8": ("int8",)}.get(precision, ("float", "fp32"))
-    layers = [layer for layer in information.get("Layers", []) if isinstance(layer, dict) and layer.get("Inputs")]
-    heavy = [layer["Inputs"][0] for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))]
-    kinds = [str(source.get("DataType") or source.get("Format/Datatype")).lower() for source in heavy]
-    low = sum(any(word in kind for word in words) for kind in kinds)
-    return {"executed_nodes": len(heavy), "executed_share_of_nodes": low / len(heavy)} if heavy else {}
+HEAVY_LAYERS = re.compile("conv|correlation|gemm|matmul|matrix", re.I)
+TYPE_WORDS = {  # "float" stands also in bfloat16 and float16, "int8" in uint8
+    "fp16": r"\bhalf\b|\bfp16\b|\bfloat16\b",
+    "int8": r"\bint8\b",
+    "fp32": r"\bfloat\b|\bfp32\b|\bfloat32\b",
+}
+ANY_TYPE = re.compile(r"\b(half|b?float(16|32)?|[bf]p?\d+|u?int\d+|bool)\b", re.I)
+
+
+def plan_share(layers: list[dict[str, Any]], precision: str) -> dict[str, Any]:
+    """How many of a plan's convolutions and matrix products take in the precision, of those whose type is told.
+
+    TensorRT 8 and 10 tell a tensor's type in `Format/Datatype`, RTX and 11 in `Datatype`. Layers that TensorRT fused into
+    blocks of its own tell nothing of what is inside; `unknown_nodes` counts heavy layers that do not tell their type.
+    """
+    word = re.compile(TYPE_WORDS.get(precision, TYPE_WORDS["fp32"]), re.I)
+    told = [input_type(layer) for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))]
+    known = [kind for kind in told if ANY_TYPE.search(kind)]
+    share: dict[str, Any] = {"executed_nodes": len(known), "unknown_nodes": len(told) - len(known)}
+    if known:
+        share["executed_share_of_nodes"] = sum(bool(word.search(kind)) for kind in known) / len(known)
+    return share
+
+
+def input_type(layer: dict[str, Any]) -> str:
+    """How a layer's listing words the type of its first input, or ""."""
+    source = (layer.get("Inputs") or [{}])[0]
+    if not isinstance(source, dict):
+        return ""
+    return str(source.get("Datatype") or source.get("DataType") or source.get("Format/Datatype") or "")
 
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TensorRt(), TfTrt(), Xla(), OnnxRuntime())}
@@ -2822,7 +3104,7 @@ def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
     return [f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"] if ran < 0.5 else []
 
 
-NO_MEMORY = r"out of memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
+NO_MEMORY = r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
 
 
 def attempt(job: Job, work: Callable[[Job], Result] = run_case) -> Result:

@@ -79,14 +79,13 @@ import numpy as np
 from absl import flags
 
 VERSION = "1.0"
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 PRECISIONS = ("native", "fp32", "fp16", "int8")
 LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
 OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
 STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
-SAME_TOP1 = SAME_COSINE = 0.99  # agreement with native below which a precision is said to have changed the predictions
 MAX = 0  # the batch size of --batch_size=max, until it is found
 FIRST_TRY, LAST_TRY = 128, 1 << 16  # batch sizes between which the largest is looked for by doubling
 FINE = 64  # the largest batch is found to 1/64 of itself
@@ -108,17 +107,50 @@ class Config(types.SimpleNamespace):
 
 
 @dataclasses.dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph.
+
+    `name` carries its index; `shape` has None where it is open, and is None where even the rank is; `op` computes it
+    (behind Identity and the like); `key` is its name in the signature or model, where that is known.
+    """
+
+    name: str
+    shape: tuple[int | None, ...] | None = None
+    dtype: str = "float32"
+    op: str = ""
+    key: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Graph:
-    """A frozen GraphDef on disk. Tensor names carry their index; `shape` is the input's, None where it is open."""
+    """A frozen GraphDef on disk, its inputs and outputs; `name` is X in log.txt and in the artifacts' names."""
 
     path: str
     name: str
-    input: str
-    output: str
-    shape: tuple[int | None, ...]
-    dtype: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
     layout: str
     sha256: str
+
+    @property
+    def input(self) -> str:
+        """The only input's name."""
+        return self.inputs[0].name
+
+    @property
+    def output(self) -> str:
+        """The only output's name."""
+        return self.outputs[0].name
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """The only input's shape, None where it is open."""
+        return self.inputs[0].shape or ()
+
+    @property
+    def dtype(self) -> str:
+        """The only input's type."""
+        return self.inputs[0].dtype
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -168,14 +200,14 @@ class Timing:
 
 @dataclasses.dataclass
 class Result:
-    """All that a case's process found. `timings` by where the input lay (device, host); outputs [images, classes]."""
+    """All that a case's process found: `timings` by where the input lay (device, host), outputs by their names."""
 
     case: Case
     status: str = "ok"  # or built, failed
     error: str = ""
     timings: dict[str, Timing] = dataclasses.field(default_factory=dict)
     artifact: Artifact | None = None
-    outputs: np.ndarray | None = None
+    outputs: dict[str, np.ndarray] | None = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -778,7 +810,7 @@ FOREIGN = {b"PK\x03\x04": "a zip archive or .keras file (--keras_model takes tha
 def load_graph(config: Config) -> Graph:
     """The model that the flags name as a frozen graph on disk, its input and output found.
 
-    A frozen graph stays where it is; everything else is frozen into OUTPUT_DIR/frozen_graph.pb.
+    A frozen graph stays where it is; everything else is frozen into OUTPUT_DIR.
 
     Raises:
       UserError: nothing there, not what it should be, or its input or output cannot be told.
@@ -793,11 +825,50 @@ def load_graph(config: Config) -> Graph:
     else:
         with waiting("Freezing the graph"):
             graph_def, inputs, outputs = freeze(tf, config)
-        path = Path(config.output_dir) / "frozen_graph.pb"
-        name, data = path.name, graph_def.SerializeToString(deterministic=True)
+        path, name, data = None, frozen_name(config), graph_def.SerializeToString(deterministic=True)
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = free_name(Path(config.output_dir), name, sha256)
+    if path is None:
+        path = Path(config.output_dir) / name
         write_beside(path, data)
-    tensors, shape, dtype, layout = describe_graph(config, graph_def, inputs, outputs)
-    return Graph(str(path), name, *tensors, shape, dtype, layout, hashlib.sha256(data).hexdigest())
+    source, sink, layout = describe_graph(config, graph_def, inputs, outputs)
+    return Graph(str(path), name, (source,), (sink,), layout, sha256)
+
+
+def frozen_name(config: Config) -> str:
+    """The file name of what is frozen here: a SavedModel's as in 2018, a Keras file's own, the built-in network's."""
+    if config.savedmodel_dir:
+        return "frozen_graph.pb"
+    return Path(config.keras_model).stem + ".pb" if config.keras_model else "resnet50_v2.pb"
+
+
+def free_name(folder: Path, name: str, sha256: str) -> str:
+    """The graph's name, with eight digits of its hash where the folder holds another graph's files under it.
+
+    Which graphs those are is told by the graph that lies there, and by the records.
+    """
+    holders = set()
+    with contextlib.suppress(OSError):
+        holders.add(hashlib.sha256((folder / name).read_bytes()).hexdigest())
+    with contextlib.suppress(OSError):
+        holders |= recorded_graphs(folder / "results.jsonl", name)
+    if not holders - {sha256}:
+        return name
+    return f"{Path(name).stem}_{sha256[:8]}{Path(name).suffix}"
+
+
+def recorded_graphs(path: Path, name: str) -> set[str]:
+    """The hashes of the graphs of that name in a results.jsonl; lines that are no records are passed over."""
+    found = set()
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if json.dumps(name) not in line:
+                continue  # most lines of a long history need no parsing
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                graph = json.loads(line)["graph"]
+                if graph["name"] == name:
+                    found.add(str(graph["sha256"]))
+    return found
 
 
 RISKY_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"}
@@ -937,8 +1008,8 @@ def import_graph(graph_def: Any) -> Any:
     return graph
 
 
-def describe_graph(config: Config, graph_def: Any, inputs: list[str], outputs: list[str]) -> tuple[Any, ...]:
-    """Finds the input and output and checks that images can be fed to the one."""
+def describe_graph(config: Config, graph_def: Any, inputs: list[str], outputs: list[str]) -> tuple[Tensor, Tensor, str]:
+    """The graph's input, output and layout; checks that images can be fed."""
     graph = import_graph(graph_def)
     operations = graph.get_operations()
     holders = [op.outputs[0].name for op in operations if op.type == "Placeholder"]
@@ -954,7 +1025,20 @@ def describe_graph(config: Config, graph_def: Any, inputs: list[str], outputs: l
         raise UserError(f"input {source.name} has shape {shape_text(source.shape)}, not a batch of images "
                         f"[batch, height, width, channels]: pass --input_node")  # fmt: skip
     layout = "NCHW" if shape[1] in (1, 3) and shape[3] not in (1, 3) else "NHWC"
-    return (source.name, sink.name), tuple(shape), source.dtype.name, layout
+    feed = dataclasses.replace(tensor_of(source), shape=tuple(shape))
+    return feed, tensor_of(sink), layout
+
+
+PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "PreventGradient"}  # the values stay theirs
+
+
+def tensor_of(tensor: Any, key: str = "") -> Tensor:
+    """What there is to know of a tf.Tensor; its op is the one that computed the values."""
+    shape = tuple(tensor.shape.as_list()) if tensor.shape.rank is not None else None
+    op = tensor.op
+    while op.type in PASSING_OPS and op.inputs:
+        op = op.inputs[0].op
+    return Tensor(tensor.name, shape, tensor.dtype.name, op.type, key)
 
 
 def may_be_classes(shape: Any) -> bool:
@@ -2320,6 +2404,13 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
 # ----------------------------------------------------------------------------------------- predictions and agreement
 
 
+SAME_TOP1 = 0.99  # share of the images that must keep native's first class, or of the decisions, to be the same model
+SAME_SNR_DB = 17.0  # an error of 1/50 of native's power, which turns its outputs by a cosine of 0.99
+DECISION = 0.5  # independent scores from here up say yes
+SUMS_TO_ONE = 1e-2  # how far from one a row of probabilities may add up, in float16
+CLASS_KINDS = ("probabilities", "logits")  # kinds of outputs whose largest value is the answer
+
+
 @functools.cache
 def labels() -> dict[str, str]:
     """Names of ImageNet's classes by class id; none where the file was not copied along."""
@@ -2339,13 +2430,34 @@ def label_of(index: int, classes: int, one_indexed: bool) -> str:
     return known.get(str(identity), f"class {identity}")
 
 
-def probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Rows [images, classes] that sum to one: softmax of those that do not yet, in float64."""
-    rows = outputs.astype(np.float64)
-    if np.all(rows >= 0) and np.allclose(rows.sum(axis=1), 1, atol=1e-2):
-        return rows
-    rows = np.exp(rows - rows.max(axis=1, keepdims=True))
-    return rows / rows.sum(axis=1, keepdims=True)
+def rows_of(values: np.ndarray) -> np.ndarray:
+    """An output as float64 [images, values]."""
+    return values.reshape(len(values), -1).astype(np.float64)
+
+
+def kind_of(op: str, values: np.ndarray) -> str:
+    """What an output says, by the op that computes it and native's values [images, ...].
+
+    `probabilities` (a row sums to one), `logits` (a row's largest is its class), `scores` (each in [0, 1] by itself:
+    several may be true) or `values` (one number, a map, an embedding: nothing that has classes).
+    """
+    if sum(side > 1 for side in values.shape[1:]) > 1:
+        return "values"
+    rows = rows_of(values)
+    within = bool(np.all((rows >= 0) & (rows <= 1)))
+    if op == "Sigmoid" and within:
+        return "scores"
+    if rows.shape[1] == 1 or op == "Tanh":
+        return "values"
+    if within:
+        return "probabilities" if np.allclose(rows.sum(axis=1), 1, atol=SUMS_TO_ONE) else "scores"
+    return "logits"
+
+
+def probabilities(rows: np.ndarray) -> np.ndarray:
+    """Softmax of logits [images, classes], in float64."""
+    powers = np.exp(rows - rows.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def top(outputs: np.ndarray, count: int) -> np.ndarray:
@@ -2353,61 +2465,166 @@ def top(outputs: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-outputs, axis=1, kind="stable")[:, :count]
 
 
-def predictions(outputs: np.ndarray, config: Config) -> list[tuple[str, float]]:
-    """Labels and probabilities of the first image's best classes."""
-    row, classes = probabilities(outputs[:1])[0], outputs.shape[1]
-    best = top(outputs[:1], config.predictions_to_print)[0]
-    return [(label_of(int(index), classes, config.ids_are_one_indexed), float(row[index])) for index in best]
+def predictions(values: np.ndarray, kind: str, config: Config) -> list[tuple[str, float]]:
+    """Labels and probabilities (or independent scores) of the first image's best classes; none of mere values."""
+    if kind == "values":
+        return []
+    row = rows_of(values[:1])
+    shown = probabilities(row) if kind == "logits" else row
+    best = top(row, config.predictions_to_print)[0]
+    return [(label_of(int(index), row.shape[1], config.ids_are_one_indexed), float(shown[0, index])) for index in best]
 
 
-def agreement(outputs: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """How far two outputs [images, classes] of the same images are the same model's.
+def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | None]:
+    """How far two outputs [images, values] are apart as numbers.
 
-    top1: share of images with the same first class; top5: mean share of the five best in common; cosine: lowest
-    cosine similarity of an image's outputs; difference: largest absolute difference.
+    cosine: lowest cosine similarity of an image's values; difference: largest absolute difference; snr_db:
+    signal-to-noise ratio over all images, 10 log10(sum theirs^2 / sum (theirs - ours)^2), None where nothing differs.
     """
-    ours, theirs = outputs.astype(np.float64), reference.astype(np.float64)
-    five = min(5, ours.shape[1])
-    common = [len(set(a) & set(b)) / five for a, b in zip(top(ours, five), top(theirs, five))]
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    noise, signal = float(np.sum((theirs - ours) ** 2)), float(np.sum(theirs**2))
+    tiny = np.finfo(float).tiny
     return {
-        "top1": float(np.mean(top(ours, 1) == top(theirs, 1))),
-        "top5": float(np.mean(common)),
-        "cosine": float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, np.finfo(float).tiny))),
+        "cosine": float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, tiny))),
         "difference": float(np.max(np.abs(ours - theirs))),
+        "snr_db": 10 * math.log10(max(signal, tiny) / noise) if noise else None,
     }
 
 
-def accuracy(outputs: np.ndarray, ids: list[int], one_indexed: bool) -> dict[str, float]:
-    """Share of images whose class id is the first, or among the first five."""
-    hits = top(outputs, 5) + shift(outputs.shape[1], one_indexed) == np.asarray(ids)[:, None]
-    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean())}
+def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any], list[int]]:
+    """Agreement of two outputs [images, classes] on the classes, and which images changed theirs.
+
+    An image whose first two outputs in `theirs` are nearer than SAME_OUTPUT of its largest is undecided: rounding of
+    any kind may turn it, so it is neither the same nor changed. top1: share of the decided images with the same first
+    class; top5: mean share of the five best in common, over all images.
+    """
+    count = min(5, ours.shape[1])
+    best, wanted = top(ours, count), top(theirs, count)
+    common = [len(set(mine) & set(native)) / count for mine, native in zip(best, wanted)]
+    first, second = (np.take_along_axis(theirs, wanted[:, at : at + 1], 1)[:, 0] for at in (0, 1))
+    decided = first - second >= SAME_OUTPUT * np.max(np.abs(theirs), axis=1)
+    equal = best[:, 0] == wanted[:, 0]
+    counts = counts_of(equal, decided)
+    changed = np.flatnonzero(decided & ~equal).tolist()
+    return {**counts, "top1": share_same(counts), "top5": float(np.mean(common))}, changed
 
 
-def judge(result: Result, reference: np.ndarray | None, images: Images, config: Config) -> None:
-    """Adds predictions, agreement with native and accuracy to a result, and a sentence on what is suspicious."""
+def score_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, int]:
+    """Counts of equal decisions at DECISION; those nearer to it than SAME_OUTPUT in `theirs` are undecided."""
+    decided = np.abs(theirs - DECISION) >= SAME_OUTPUT
+    return counts_of((ours >= DECISION) == (theirs >= DECISION), decided)
+
+
+def counts_of(equal: np.ndarray, decided: np.ndarray) -> dict[str, int]:
+    same, sure = int(np.sum(equal & decided)), int(np.sum(decided))
+    return {"same": same, "decided": sure, "undecided": equal.size - sure}
+
+
+def share_same(counts: dict[str, Any]) -> float | None:
+    """The share of the decided that stayed the same; None where nothing was decided."""
+    return counts["same"] / counts["decided"] if counts["decided"] else None
+
+
+def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[dict[str, Any], list[int]]:
+    """All agreement of one output with native's for the same images, and which images changed their class."""
+    ours, theirs, changed = rows_of(ours), rows_of(theirs), []
+    found: dict[str, Any] = {"kind": kind, **numeric_agreement(ours, theirs)}
+    if kind in CLASS_KINDS:
+        classes, changed = class_agreement(ours, theirs)
+        found |= classes
+    elif kind == "scores":
+        found |= score_agreement(ours, theirs)
+    return found, changed
+
+
+def accuracy(values: np.ndarray, ids: list[int], one_indexed: bool) -> dict[str, float | int]:
+    """Share of images [images, classes] whose class id is the first, or among the first five, and of how many."""
+    rows = rows_of(values)
+    hits = top(rows, 5) + shift(rows.shape[1], one_indexed) == np.asarray(ids)[:, None]
+    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean()), "images": len(ids)}
+
+
+def judge(
+    result: Result, reference: dict[str, np.ndarray] | None, images: Images, config: Config, graph: Graph
+) -> None:
+    """Adds kinds of outputs, predictions, agreement with native and accuracy to a result, and what is suspicious.
+
+    Args:
+      result: its outputs hold any number of images, the first rows those of `images`; the rest are copies.
+      reference: native's outputs for the same images, or None where there are none.
+    """
     if result.outputs is None:
         return
-    outputs, precision = result.outputs[: len(images.pixels)], result.case.precision  # the rest are copies
-    result.facts["predictions"] = predictions(outputs, config)
+    outputs = {name: values[: len(images.pixels)] for name, values in result.outputs.items()}
+    kinds = result.facts["kinds"] = kinds_of(graph, reference or outputs)
+    main, kind = outputs[graph.output], kinds[graph.output]
+    if best := predictions(main, kind, config):
+        result.facts["predictions"] = best
     if built_in(config) and config.weights == "random":
         result.notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
-    if outputs.shape[1] == 1000 and not config.ids_are_one_indexed:
+    if kind in CLASS_KINDS and rows_of(main).shape[1] == 1000 and not config.ids_are_one_indexed:
         result.notes.append("1000 classes: class ids are shifted by one, there is no background class")
-    if not np.isfinite(outputs).all():
+    if not all(np.isfinite(values).all() for values in outputs.values()):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
-    elif reference is not None and precision != "native":
-        same = result.facts["agreement"] = agreement(outputs[: len(reference)], reference[: len(outputs)])
-        if same["top1"] < SAME_TOP1 or same["cosine"] < SAME_COSINE:
-            what = "predictions" if same["top1"] < SAME_TOP1 else "outputs"
-            result.notes.append(f"{precision.upper()} changed the {what}: top-1 agrees with native on "
-                                f"{same['top1']:.1%} of the images, lowest cosine {same['cosine']:.3f}")  # fmt: skip
-    ids = [config.label] * len(outputs) if config.label is not None else (images.labels or [])[: len(outputs)]
-    if ids and max(ids) >= outputs.shape[1] + shift(outputs.shape[1], config.ids_are_one_indexed):
-        result.notes.append(f"class id {max(ids)} is none of the network's {outputs.shape[1]} classes: check --label, "
-                            f"or the names of the class folders")  # fmt: skip
+    elif reference is not None and result.case.precision != "native":
+        judge_agreement(result, outputs, reference, images, config)
+    judge_accuracy(result, main, images, config)
+
+
+def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
+    """The kind of each output by its name."""
+    return {tensor.name: kind_of(tensor.op, outputs[tensor.name]) for tensor in graph.outputs}
+
+
+def judge_agreement(
+    result: Result, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray], images: Images, config: Config
+) -> None:
+    """Adds the agreement of each output with native's, and a sentence where it changed."""
+    count = min(len(next(iter(outputs.values()))), len(next(iter(reference.values()))))
+    found: dict[str, Any] = {}
+    for name, kind in result.facts["kinds"].items():
+        ours, theirs = outputs[name][:count], reference[name][:count]
+        found[name], changed = output_agreement(ours, theirs, kind)
+        if kind in CLASS_KINDS:
+            found[name]["changed"] = changed_classes(ours, theirs, changed, images, config)
+        result.notes += agreement_notes(result.case.precision, found[name])
+    result.facts["agreement"] = {"images": count, "outputs": found}
+
+
+def changed_classes(
+    ours: np.ndarray, theirs: np.ndarray, changed: list[int], images: Images, config: Config
+) -> list[dict[str, str]]:
+    """The images whose first class changed: their names, native's class, and the one now."""
+    ours, theirs = rows_of(ours), rows_of(theirs)
+
+    def named(rows: np.ndarray, image: int) -> str:
+        return label_of(int(np.argmax(rows[image])), rows.shape[1], config.ids_are_one_indexed)
+
+    return [{"image": images.names[at], "native": named(theirs, at), "now": named(ours, at)} for at in changed]
+
+
+def agreement_notes(precision: str, found: dict[str, Any]) -> list[str]:
+    """A sentence where a precision changed an output, or its classes or decisions."""
+    share = share_same(found) if "decided" in found else None
+    if share is not None and share < SAME_TOP1:
+        what = "decisions" if found["kind"] == "scores" else "images"
+        return [f"{precision.upper()} changed the predictions: {found['same']} of {found['decided']} {what} are as in "
+                f"native"]  # fmt: skip
+    if found["snr_db"] is not None and found["snr_db"] < SAME_SNR_DB:
+        return [f"{precision.upper()} changed the outputs: {found['snr_db']:.1f} dB signal to noise, lowest cosine "
+                f"{found['cosine']:.3f}"]  # fmt: skip
+    return []
+
+
+def judge_accuracy(result: Result, values: np.ndarray, images: Images, config: Config) -> None:
+    """Adds accuracy where the images' classes are known."""
+    count = rows_of(values).shape[1]
+    ids = [config.label] * len(values) if config.label is not None else (images.labels or [])[: len(values)]
+    if ids and max(ids) >= count + shift(count, config.ids_are_one_indexed):
+        result.notes.append(f"class id {max(ids)} is none of the network's {count} classes: check --label, or the "
+                            f"names of the class folders")  # fmt: skip
     if ids:
-        result.facts["accuracy"] = accuracy(outputs, ids, config.ids_are_one_indexed)
+        result.facts["accuracy"] = accuracy(values, ids, config.ids_are_one_indexed)
 
 
 # ---------------------------------------------------------------------------------------------------- log and report
@@ -2437,7 +2654,7 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         "batch_size": case.batch_size,
         "input_dtype": job.dtype,
         "timings": timings,
-        "graph": {name: getattr(job.graph, name) for name in ("name", "sha256", "input", "output", "shape", "layout")},
+        "graph": {name: value for name, value in dataclasses.asdict(job.graph).items() if name != "path"},
         "images": "random" if job.images.random else len(job.images.pixels),
         "first_image": job.images.names[0],
         "artifact": artifact and {"name": Path(artifact.path).name, "bytes": artifact.bytes,
@@ -2471,10 +2688,27 @@ def log_block(record: dict[str, Any]) -> str:
         devices, sums = (record["together"][name] for name in ("devices", "throughput"))
         speeds = ", \t".join(f"{inputs} {speed:.1f} images/s" for inputs, speed in sums.items())
         lines.append(f"  together \t{len(devices)} devices, \tthroughput: {speeds}")
-    for name in ("agreement", "accuracy"):
-        if name in record:
-            lines.append(f"  {name} \t" + ", \t".join(f"{key}: {value:.4f}" for key, value in record[name].items()))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *judged_lines(record)]) + "\n"
+
+
+def judged_lines(record: dict[str, Any]) -> list[str]:
+    """The block's lines on agreement, one for each output, and accuracy."""
+    lines = []
+    for found in (record.get("agreement") or {"outputs": {}})["outputs"].values():
+        numbers = {
+            name: found[name] for name in ("top1", "top5", "cosine", "difference") if found.get(name) is not None
+        }
+        parts = [f"{name}: {value:.4f}" for name, value in numbers.items()]
+        parts.append(f"snr: {math.inf if found['snr_db'] is None else found['snr_db']:.1f} dB")
+        if "decided" in found:
+            parts.append(f"same: {found['same']} of {found['decided']}")
+            parts += [f"undecided: {found['undecided']}"] if found["undecided"] else []
+        lines.append("  agreement \t" + ", \t".join([*parts, f"images: {record['agreement']['images']}"]))
+    if found := record.get("accuracy"):
+        lines.append(
+            f"  accuracy \ttop1: {found['top1']:.4f}, \ttop5: {found['top5']:.4f}, \timages: {found['images']}"
+        )
+    return lines
 
 
 def append(path: Path, text: str) -> None:
@@ -2600,8 +2834,11 @@ def run_case(job: Job, clock: Callable[[], float] = time.perf_counter) -> Result
         refuse_unfinished(runner, batch, result.timings["device"])
     if config.inputs in ("host", "both"):
         result.timings["host"] = time_host(runner, job, batch, clock)
-    result.outputs = outputs_of(runner, batch)
-    result.notes += [*proof_notes(job.case.precision, result.artifact.proof), *doubts(runner, batch, result.outputs)]
+    result.outputs = outputs_of(runner, batch, job.graph)
+    result.notes += [
+        *proof_notes(job.case.precision, result.artifact.proof),
+        *doubts(runner, batch, job.graph, result.outputs),
+    ]
     return result
 
 
@@ -2648,9 +2885,12 @@ def try_case(job: Job) -> Result:
     return dataclasses.replace(run_case(dataclasses.replace(job, config=once(job.config))), outputs=None)
 
 
-def outputs_of(runner: Runner, batch: np.ndarray) -> np.ndarray:
-    """Outputs as float32 [images, classes]."""
-    return np.array(runner.infer(batch), np.float32).reshape(len(batch), -1)
+def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.ndarray]:
+    """The graph's outputs for a batch by their names, as float32 with the images along the first axis."""
+    values = np.array(runner.infer(batch), np.float32)
+    if values.shape[:1] != (len(batch),):
+        values = values.reshape(len(batch), -1)
+    return {graph.output: values}
 
 
 def refuse_unfinished(runner: Runner, batch: np.ndarray, timing: Timing) -> None:
@@ -2670,18 +2910,23 @@ def refuse_unfinished(runner: Runner, batch: np.ndarray, timing: Timing) -> None
                     f"after {usual:.3f} s, so its timings are not real")  # fmt: skip
 
 
-def doubts(runner: Runner, batch: np.ndarray, outputs: np.ndarray) -> list[str]:
+def doubts(runner: Runner, batch: np.ndarray, graph: Graph, outputs: dict[str, np.ndarray]) -> list[str]:
     """Sentences on outputs that change from run to run, or do not depend on the input; overwrites the batch."""
-    if not np.isfinite(outputs).all():
+    if not all(np.isfinite(values).all() for values in outputs.values()):
         return []  # said elsewhere
-    again = outputs_of(runner, batch)
+    again = outputs_of(runner, batch, graph)
     np.subtract(batch.max(), batch, out=batch)  # a negative of the images
-    other, tolerance = outputs_of(runner, batch), SAME_OUTPUT * np.max(np.abs(outputs), initial=0)
-    if not np.allclose(again, outputs, rtol=0, atol=tolerance):
+    other = outputs_of(runner, batch, graph)
+    if not all(nearly_equal(again[name], values) for name, values in outputs.items()):
         return ["the output changes from run to run: is there a random op in the graph?"]
-    if np.array_equal(other, outputs):
+    if all(np.array_equal(other[name], values) for name, values in outputs.items()):
         return ["the output does not depend on the input: check --input_node and --output_node"]
     return []
+
+
+def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
+    """Whether no value differs by more than SAME_OUTPUT of the largest."""
+    return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
 
 
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
@@ -3000,7 +3245,7 @@ def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, d
             if result.case.precision == "int8" and isinstance(job, Job):
                 result.facts["calibration"] = facts = calibration_of(result, job, onnx)
                 result.notes += calibration_notes(facts)
-            judge(result, reference, images, config)
+            judge(result, reference, images, config, graph)
             done(result)
             if config.gpus or cluster:
                 speeds = ", ".join(
@@ -3029,7 +3274,7 @@ def calibration_of(result: Result, job: Job, onnx: Onnx) -> dict[str, Any]:
 
 
 def untimed_reference(cases: list[Case], config: Config, graph: Graph, images: Images,
-                      run: Callable[..., None]) -> np.ndarray | None:  # fmt: skip
+                      run: Callable[..., None]) -> dict[str, np.ndarray] | None:  # fmt: skip
     """Native's outputs where no native case comes first: agreement needs them, at the largest batch."""
     if run is run_in_turn and any(case.precision == "native" for case in cases):
         return None
@@ -3209,7 +3454,7 @@ def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     gpus.cache_clear()  # the same worker may have had another GPU before
     places = [f"gpu{gpu['index']}" for gpu in gpus()] or [""]
-    graph, source = Graph(**parts["graph"]), parts["source"] and Artifact(**parts["source"])
+    graph, source = graph_of(parts["graph"]), parts["source"] and Artifact(**parts["source"])
     paths = [Path(folder, graph.name), *([Path(folder, Path(source.path).name)] if source else [])]
     for path, data in zip(paths, files, strict=True):
         path.write_bytes(data)
@@ -3223,6 +3468,12 @@ def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files
             result.notes.append(note)
     tried = job.tried if isinstance(job, Job) else {}
     return tried, [[dataclasses.asdict(result) for result in results] for results in rounds]
+
+
+def graph_of(found: dict[str, Any]) -> Graph:
+    """A graph from plain data."""
+    tensors = {name: tuple(Tensor(**tensor) for tensor in found[name]) for name in ("inputs", "outputs")}
+    return Graph(**{**found, **tensors})
 
 
 def result_of(found: dict[str, Any]) -> Result:

@@ -1949,7 +1949,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
 
 
 def network_flags(trt: Any) -> int:
-    """Strongly typed where TensorRT can (10 and later); before that with the batch as a dimension, which it must hear."""
+    """Strongly typed where TensorRT can (10 and later); before that with the batch as a dimension."""
     kinds = trt.NetworkDefinitionCreationFlag
     wanted = getattr(kinds, "STRONGLY_TYPED", None)
     if wanted is None:

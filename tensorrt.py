@@ -1421,6 +1421,12 @@ def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
     return prepare
 
 
+def pinned_array(memory: Any, like: np.ndarray) -> np.ndarray:
+    """NumPy's writable view of page-locked memory; np.from_dlpack's is read-only before NumPy 2.2."""
+    raw = (ctypes.c_ubyte * like.nbytes).from_address(int(memory.handle))
+    return np.ctypeslib.as_array(raw).view(like.dtype).reshape(like.shape)
+
+
 def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
     """The batch as a host tensor in page-locked memory, which a GPU reads several times faster, and its owner."""
     try:
@@ -1430,8 +1436,7 @@ def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
     Device(0).set_current()
     owner = LegacyPinnedMemoryResource().allocate(batch.nbytes)
     # Not by DLPack: NumPy would tell TensorFlow that the memory is CUDA's, which TensorFlow takes for no host memory.
-    memory = np.ctypeslib.as_array((ctypes.c_ubyte * batch.nbytes).from_address(int(owner.handle)))
-    memory = memory.view(batch.dtype).reshape(batch.shape)
+    memory = pinned_array(owner, batch)
     np.copyto(memory, batch)
     return tf.experimental.dlpack.from_dlpack(memory.__dlpack__()), owner
 
@@ -2036,12 +2041,6 @@ NUMPY_TYPES = {  # by the names of TensorRT's DataType; its own nptype fails on 
     "UINT8": "uint8",
     "BOOL": "bool",
 }
-
-
-def pinned_array(memory: Any, like: np.ndarray) -> np.ndarray:
-    """NumPy's writable view of page-locked memory; np.from_dlpack's is read-only before NumPy 2.2."""
-    raw = (ctypes.c_ubyte * like.nbytes).from_address(int(memory.handle))
-    return np.ctypeslib.as_array(raw).view(like.dtype).reshape(like.shape)
 
 
 class Slot:

@@ -342,8 +342,15 @@ def say(sentence: str) -> None:
 
 
 def waiting(what: str) -> Any:
-    """A context that shows on a terminal what takes so long."""
-    return terminal().status(what) if terminal().is_terminal else contextlib.nullcontext()
+    """A context that shows on a terminal what takes so long, and for how long it has."""
+    if not terminal().is_terminal:
+        return contextlib.nullcontext()
+    from rich import progress as bars
+
+    columns = (bars.SpinnerColumn(), "{task.description}", bars.TimeElapsedColumn())
+    shown = bars.Progress(*columns, console=terminal(), transient=True)
+    shown.add_task(what, total=None)
+    return shown
 
 
 @contextlib.contextmanager

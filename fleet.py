@@ -569,9 +569,7 @@ def on_node(script: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
 
 def choose_there(_: str, config: dict[str, Any], batch_sizes: list[int | None]) -> list[dict[str, Any]]:
     """The cases, by the engines that the node has."""
-    settings = bench.Config(**config)
-    with bench.start(settings, bench.Loader) as loader:
-        cases = loader.ask("choose_cases", settings, batch_sizes)
+    cases = bench.choose_cases(bench.Config(**config), batch_sizes)
     return [dataclasses.asdict(case) for case in cases]
 
 

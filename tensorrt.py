@@ -46,10 +46,8 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
-import io
 import itertools
 import json
-import logging
 import math
 import multiprocessing
 import os
@@ -63,11 +61,10 @@ import tempfile
 import threading
 import time
 import types
-import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 HERE = Path(__file__).resolve().parent
 # A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it imports.
@@ -75,6 +72,7 @@ if Path(__file__).name == "tensorrt.py":
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported, never after
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts, and so --gpus and the records
+os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # before CUDA starts: thousands of kernels are never run
 
 import numpy as np
 from absl import flags
@@ -85,7 +83,6 @@ PRECISIONS = ("native", "fp32", "fp16", "int8")
 LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
 OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
-FP16_MAX = 65504.0  # largest finite float16 (IEEE 754 binary16)
 STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
 FIRST_TRY, LAST_TRY = 128, 1 << 16  # batch sizes between which the largest is looked for by doubling
@@ -263,7 +260,8 @@ DEFINE_boolean("ids_are_one_indexed", False, "Shift class ids by one: the output
                "1000-class output is shifted by itself.")  # fmt: skip
 DEFINE_integer("label", None, "Class id of the images, as labellist.json counts: gives accuracy.", lower_bound=0)
 DEFINE_integer("predictions_to_print", 5, "Classes on each predictions line.", lower_bound=1)
-DEFINE_integer("workspace_size", 2048, "Memory in MB that TensorRT may use while it builds.", lower_bound=1)
+DEFINE_integer("workspace_size", None, "Memory in MB that TensorRT may use while it builds; default: all that there "
+               "is (TF-TRT: 2048).", lower_bound=1)  # fmt: skip
 DEFINE_boolean("tf32", True, "Let float32 convolutions use TF32 on NVIDIA GPUs, as TensorFlow does by default.")
 DEFINE_integer("threads", 0, "CPU threads of TensorFlow and ONNX Runtime; 0: all that it may use.", lower_bound=0)
 DEFINE_boolean("pin_threads", False, "Pin ONNX Runtime's threads to cores, one each.")
@@ -596,7 +594,7 @@ def free_memory() -> int:
 # --------------------------------------------------------------------------------------------- processes that answer
 
 PRELOADED = ["__main__", "tensorflow"]  # the program first: it takes its folder off sys.path
-NO_MEMORY = r"out of memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
+NO_MEMORY = r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
 
 
 class CaseError(Exception):
@@ -1382,12 +1380,34 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
 
 # --------------------------------------------------------------------------------------------------------- precision
 
-OPSET = 18
-HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # where the arithmetic is; a precision is judged by these
-ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "PRelu")
-INT8_KERNELS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
 FP16_SAMPLES = 4  # images on which float16's overflow is looked for
-ENTROPY_BINS = 512  # ONNX Runtime's 128 can choose nothing; TensorRT's 2048 take minutes in Python
+
+
+@functools.cache
+def precision_py() -> Any:
+    """precision.py, which lies beside this file, as a module of a name that hides none.
+
+    Raises:
+      UserError: it was not copied along.
+    """
+    if reason := missing_precision_py():
+        raise UserError(reason)
+    return load_file("tensorrt_precision", HERE / "precision.py")
+
+
+def missing_precision_py() -> str | None:
+    """What keeps this program from writing ONNX graphs, and the remedy."""
+    if (HERE / "precision.py").exists():
+        return None
+    return "precision.py is missing: copy it to where tensorrt.py lies (native, XLA and TF-TRT do without)"
+
+
+def int8_saturates() -> bool:
+    """Whether sums of two uint8 x int8 products overflow here: x86 without VNNI, where weights must do with 7 bits.
+
+    Source: ONNX Runtime's documentation, "Quantize ONNX models", on VPMADDUBSW.
+    """
+    return " avx" in cpu_info() and "vnni" not in cpu_info()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1403,20 +1423,27 @@ class Onnx:
 
     def __init__(self, config: Config, graph: Graph, images: Images) -> None:
         self.config, self.graph, self.images = config, graph, images
-        self.export = functools.cache(lambda: attempt_export(graph))  # a failure too is found only once
+
+    @functools.cached_property
+    def precisions(self) -> Any:
+        """precision.py's view of the graph."""
+        data = read_unchanged(self.graph.path, self.graph.sha256)
+        module = precision_py()
+        steps = functools.partial(progress, unit="steps")
+        settings = module.Settings(opset=ENGINES["tensorrt"].opset)
+        return module.Precisions(data, [self.graph.input], [self.graph.output], settings, steps)
 
     @property
     def fp32(self) -> Any:
         """The exported model; raises the UserError of its export."""
-        model, error = self.export()
-        if error:
-            raise error
-        return model
+        with precision_errors(), waiting("Exporting to ONNX"), quiet():
+            return self.precisions.fp32
 
-    @functools.cached_property
+    @property
     def folded(self) -> Any:
         """The exported model with constants and batch norm folded, shapes inferred."""
-        return fold(self.fp32)
+        with precision_errors(), waiting("Exporting to ONNX"), quiet():
+            return self.precisions.folded
 
     @functools.cached_property
     def calibration(self) -> Calibration:
@@ -1427,11 +1454,12 @@ class Onnx:
         if precision == "fp32":
             return self.fp32, {}
         if precision == "int8":
-            model = to_int8(self.folded, self.calibration.ranges, cpu=engine == "onnxruntime")
-        else:
-            samples = feeds(self.graph, self.images.pixels[:FP16_SAMPLES], self.config.preprocessing)
-            model = to_fp16(self.folded, tensor_ranges(self.folded, samples, "minmax"))
-        return model, share_of(model, precision)
+            ranges = self.calibration.ranges
+            with precision_errors():
+                return self.precisions.int8(ranges, int8_settings(engine))
+        pixels = self.images.pixels[:FP16_SAMPLES]
+        with precision_errors():
+            return self.precisions.fp16(feeds(self.graph, pixels, self.config.preprocessing))
 
     def write(self, case: Case) -> Artifact:
         """Writes the ONNX file of a case's engine and precision into the output directory."""
@@ -1443,53 +1471,26 @@ class Onnx:
             return write_artifact(path, model.SerializeToString(), start, proof)
 
 
-def attempt_export(graph: Graph) -> tuple[Any, UserError | None]:
+@contextlib.contextmanager
+def precision_errors() -> Iterator[None]:
+    """What precision.py cannot do as a UserError, with the engine that needs no ONNX graph."""
     try:
-        return export_onnx(graph), None
-    except UserError as error:
-        return None, error
+        yield
+    except precision_py().ExportError as error:
+        raise UserError(f"{error}: --engine=xla needs none") from error
+    except precision_py().PrecisionError as error:
+        raise UserError(str(error)) from error
 
 
-def export_onnx(graph: Graph) -> Any:
-    """The frozen graph as an ONNX model with float32 inside and the graph's own input and output names.
+def int8_settings(engine: str) -> Any:
+    """How an engine wants its Q/DQ: ONNX Runtime's kernels for CPUs unsigned, TensorRT symmetric.
 
-    Raises:
-      UserError: an op that ONNX has no counterpart for, named with its node.
+    A strongly typed network falls back to nothing by itself: what is not quantised is written as float16 for it.
     """
-    import onnx
-    import tf2onnx
-
-    logging.disable(logging.ERROR)  # tf2onnx reports to a logger what is said below in one line
-    try:
-        with waiting("Exporting to ONNX"), contextlib.redirect_stdout(io.StringIO()), quiet():
-            os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"  # else it copies the whole model before each optimisation
-            model, _ = tf2onnx.convert.from_graph_def(graph_def_of(graph), input_names=[graph.input],
-                                                      output_names=[graph.output], opset=OPSET)  # fmt: skip
-        unknown = [f"{n.op_type} ({n.name})" for n in model.graph.node if not n.domain and not onnx.defs.has(n.op_type)]
-        if unknown:
-            raise UserError(f"ONNX has no counterpart for {', '.join(unknown)}: --engine=xla needs none")
-        onnx.checker.check_model(model)
-        return model
-    except UserError:
-        raise
-    except Exception as error:  # tf2onnx raises what its handlers happen to raise
-        raise UserError(f"no ONNX export of this graph ({one_line(error)}): --engine=xla needs none") from error
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def fold(model: Any) -> Any:
-    """ONNX Runtime's basic, still portable, optimisations: constants and batch norm folded."""
-    import onnx
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as scratch:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = os.path.join(scratch, "folded.onnx")
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
+    module = precision_py()
+    if engine != "onnxruntime":
+        return module.Settings(half=not ENGINES["tensorrt"].weakly_typed)
+    return module.Settings(unsigned=True, weight_bits=7 if int8_saturates() else 8)
 
 
 def feeds(graph: Graph, pixels: np.ndarray, preprocessing: str, size: int = 1) -> list[dict[str, np.ndarray]]:
@@ -1497,27 +1498,6 @@ def feeds(graph: Graph, pixels: np.ndarray, preprocessing: str, size: int = 1) -
     size = graph.shape[0] or size
     parts = (pixels[first : first + size] for first in range(0, len(pixels), size))
     return [{graph.input: Images(part, []).batch(size, preprocessing, graph.layout, graph.dtype)} for part in parts]
-
-
-def tensor_ranges(model: Any, samples: list[dict[str, np.ndarray]], method: str) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value of each tensor over the samples, or the clipped ones that the method chooses."""
-    from onnxruntime.quantization import CalibrationMethod
-    from onnxruntime.quantization.calibrate import create_calibrator
-
-    kind = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}.get(method)
-    options = {"num_bins": ENTROPY_BINS} if method == "entropy" else {}
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        path = os.path.join(scratch, "model.onnx")
-        write_beside(path, model.SerializeToString())
-        warnings.simplefilter("ignore", RuntimeWarning)  # of ranges that are not finite; told from the outputs
-        calibrator = create_calibrator(path, None, os.path.join(scratch, "augmented.onnx"),
-                                       kind or CalibrationMethod.Percentile, extra_options=options)  # fmt: skip
-        with progress(f"Calibrating ({method})", len(samples), "steps") as advance:
-            for sample in samples:  # one by one: the collector keeps every tensor of a call in memory
-                calibrator.collect_data(types.SimpleNamespace(get_next=iter([sample, None]).__next__))
-                advance()
-        data = calibrator.compute_data()
-        return {name: tuple(float(np.min(end)) for end in data[name].range_value) for name in list(data.keys())}
 
 
 def calibration_images(config: Config, graph: Graph, images: Images) -> tuple[np.ndarray, dict[str, Any]]:
@@ -1546,7 +1526,8 @@ def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calib
         if kept["key"] == key:
             ranges = {name: (float(low), float(high)) for name, (low, high) in kept["ranges"].items()}
             return Calibration(ranges, {**facts, "reused": True})
-    ranges = tensor_ranges(model, feeds(graph, pixels, config.preprocessing), config.calibration_method)
+    samples, method = feeds(graph, pixels, config.preprocessing), config.calibration_method
+    ranges = precision_py().tensor_ranges(model, samples, method, progress)
     write_beside(path, json.dumps({"key": key, "ranges": ranges}).encode())
     return Calibration(ranges, {**facts, "reused": False})
 
@@ -1562,164 +1543,13 @@ def calibration_notes(facts: dict[str, Any]) -> list[str]:
     return [f"INT8 was calibrated on {what} being predicted: pass {other}--calibration_dir to judge its predictions"]
 
 
-def to_fp16(model: Any, ranges: dict[str, tuple[float, float]]) -> Any:
-    """float16 inside, float32 at the edges and wherever a value would overflow float16."""
-    from onnx import ModelProto, TensorProto
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    half = TensorProto.FLOAT16
-    too_large = {name for name, (low, high) in ranges.items() if max(abs(low), abs(high)) > FP16_MAX / 2}
-    kept = [node.name for node in model.graph.node if too_large.intersection([*node.input, *node.output])]
-    model = ModelProto.FromString(model.SerializeToString())
-    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
-    casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
-    for node in model.graph.node:  # between two nodes kept in float32 the converter leaves a round trip through float16
-        for index, name in enumerate(node.input if node.op_type != "Cast" else ()):
-            there = casts.get(casts[name].input[0]) if name in casts else None
-            if there and there.attribute[0].i == half:
-                node.input[index] = there.input[0]
-    return model
-
-
-def to_int8(model: Any, ranges: dict[str, tuple[float, float]], cpu: bool) -> Any:
-    """Explicit Q/DQ around what is worth it, per-channel int8 weights, ranges from one calibration.
-
-    For TensorRT (cpu=False) activations are int8 with zero point 0, on the inputs of convolutions and matrix products
-    and on residual branches. For ONNX Runtime on CPUs they are uint8, also behind every convolution and its activation
-    and around Add and MaxPool: its int8 kernels take int8 in and give int8 out.
-    """
-    from onnx import ModelProto
-    from onnxruntime.quantization import CalibrationMethod, QuantType
-    from onnxruntime.quantization.calibrate import TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
-    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
-    constants = {tensor.name for tensor in model.graph.initializer}
-    quantizer = QDQQuantizer(
-        ModelProto.FromString(model.SerializeToString()),
-        per_channel=True,
-        reduce_range=cpu and int8_saturates(),
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8 if cpu else QuantType.QInt8,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, data),
-        nodes_to_quantize=[],
-        nodes_to_exclude=[n.name for n in model.graph.node if n.op_type == "Add" and constants.intersection(n.input)],
-        op_types_to_quantize=[*HEAVY, *(("Add", "MaxPool", "Pad") if cpu else ())],
-        extra_options={
-            "ActivationSymmetric": not cpu,
-            "WeightSymmetric": True,
-            "QuantizeBias": cpu,  # TensorRT takes the bias in float32
-            "OpTypesToExcludeOutputQuantization": [*HEAVY, "Add"],
-        },
-    )
-    for tensor in outputs_behind_activations(model.graph) if cpu else residual_tensors(model.graph):
-        if tensor in ranges:
-            quantizer.quantize_activation_tensor(tensor)
-    return quantizer.quantize_model()
-
-
-def int8_saturates() -> bool:
-    """Whether sums of two uint8 x int8 products overflow here: x86 without VNNI, where weights must do with 7 bits.
-
-    Source: ONNX Runtime's documentation, "Quantize ONNX models", on VPMADDUBSW.
-    """
-    return " avx" in cpu_info() and "vnni" not in cpu_info()
-
-
-def consumers(graph: Any) -> dict[str, list[Any]]:
-    found = collections.defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            found[name].append(node)
-    return found
-
-
-def outputs_behind_activations(graph: Any) -> list[str]:
-    """Outputs of convolutions and residual Adds, behind their activation if they have one, but not Softmax's input."""
-    readers, last = consumers(graph), {"Softmax", "Reshape", "Squeeze", "Flatten"}
-    constants = {tensor.name for tensor in graph.initializer}
-    found = []
-    for node in graph.node:
-        if node.op_type == "Conv" or (node.op_type == "Add" and not constants.intersection(node.input)):
-            name = node.output[0]
-            while len(readers[name]) == 1 and readers[name][0].op_type in ACTIVATIONS:
-                name = readers[name][0].output[0]
-            if not last.issuperset(reader.op_type for reader in readers[name]):
-                found.append(name)
-    return found
-
-
-def residual_tensors(graph: Any) -> list[str]:
-    """What TensorRT wants quantised in ResNets beside the inputs of convolutions.
-
-    One branch of a residual Add, the one that the last convolution does not feed, so that Conv and Add fuse; the input
-    of a batch norm that no convolution feeds (spelled Mul by a constant here); the input of a MaxPool on a shortcut.
-    Source: NVIDIA tensorflow-quantization, custom Q/DQ insertion cases for ResNet v1 and v2.
-    """
-    constants = {tensor.name for tensor in graph.initializer}
-    made = {name: (node.op_type == "Conv", index) for index, node in enumerate(graph.node) for name in node.output}
-    readers, found = consumers(graph), []
-    for node in graph.node:
-        free = [name for name in node.input if name not in constants and name in made]
-        if node.op_type == "Add" and len(free) == 2:
-            found.append(min(free, key=made.__getitem__))
-        elif node.op_type in ("BatchNormalization", "Mul") and len(free) == 1 and not made[free[0]][0]:
-            found.append(free[0])
-        elif node.op_type == "MaxPool" and any(reader.op_type == "Add" for reader in readers[node.output[0]]):
-            found.append(node.input[0])
-    return list(dict.fromkeys(found))
-
-
-def share_of(model: Any, precision: str) -> dict[str, Any]:
-    """The share of convolutions and matrix products, and of weights, that really have the precision.
-
-    Works on Q/DQ graphs and on what ONNX Runtime made of them: its integer kernels count as int8, and a float16 weight
-    behind a Cast to float32 does not count as float16.
-    """
-    from onnx import TensorProto
-
-    wanted = {"fp16": TensorProto.FLOAT16, "int8": TensorProto.INT8}.get(precision, TensorProto.FLOAT)
-    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    made = {name: node.op_type for node in model.graph.node for name in node.output}
-    heavy = [n for n in model.graph.node if n.op_type in INT8_KERNELS or any(op in n.op_type for op in HEAVY)]
-    if precision == "int8":
-        pairs = (all(made.get(name) == "DequantizeLinear" for name in n.input[:2]) for n in heavy)
-        low = sum(pair or n.op_type in INT8_KERNELS for n, pair in zip(heavy, pairs))
-    else:
-        low = sum(weights.get(n.input[1]) == wanted for n in heavy)
-    sizes: collections.Counter[bool] = collections.Counter()
-    for tensor in model.graph.initializer:
-        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8):
-            sizes[tensor.data_type == wanted] += math.prod(tensor.dims)
-    return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1),
-            "share_of_weights": sizes[True] / max(sum(sizes.values()), 1)}  # fmt: skip
-
-
 def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
     """The model with raw uint8 pixels [n, height, width, channels] as its input, under the same name."""
-    from onnx import ModelProto, TensorProto, helper, numpy_helper
-
-    model = ModelProto.FromString(model.SerializeToString())
-    old, inner = model.graph.input[0], f"{graph.input}_preprocessed"
-    for node in model.graph.node:
-        node.input[:] = [inner if name == old.name else name for name in node.input]
     reverse, factor, offset = PREPROCESSING[preprocessing]
     order = np.arange(graph.image_shape[2])[:: -1 if reverse else 1]
     axes = [0, 3, 1, 2] if graph.layout == "NCHW" else [0, 1, 2, 3]
-    for name, value in (("order", order), ("factor", np.float32(factor)), ("offset", np.float32(offset))):
-        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), f"pixels_{name}"))
-    steps = [
-        helper.make_node("Cast", [old.name], ["pixels_float"], to=TensorProto.FLOAT),
-        helper.make_node("Gather", ["pixels_float", "pixels_order"], ["pixels_ordered"], axis=3),
-        helper.make_node("Mul", ["pixels_ordered", "pixels_factor"], ["pixels_scaled"]),
-        helper.make_node("Add", ["pixels_scaled", "pixels_offset"], ["pixels_shifted"]),
-        helper.make_node("Transpose", ["pixels_shifted"], [inner], perm=axes),
-    ]  # fmt: skip
-    for index, node in enumerate(steps):
-        model.graph.node.insert(index, node)
     shape = [graph.shape[0] or "batch", *graph.image_shape]
-    old.CopyFrom(helper.make_tensor_value_info(old.name, TensorProto.UINT8, shape))
-    return model
+    return precision_py().prepend_pixels(model, shape, order, factor, offset, axes)
 
 
 # ----------------------------------------------------------------------------------------------------------- engines
@@ -1880,6 +1710,12 @@ def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
     return prepare
 
 
+def pinned_array(memory: Any, like: np.ndarray) -> np.ndarray:
+    """NumPy's writable view of page-locked memory; np.from_dlpack's is read-only before NumPy 2.2."""
+    raw = (ctypes.c_ubyte * like.nbytes).from_address(int(memory.handle))
+    return np.ctypeslib.as_array(raw).view(like.dtype).reshape(like.shape)
+
+
 def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
     """The batch as a host tensor in page-locked memory, which a GPU reads several times faster, and its owner."""
     try:
@@ -1889,8 +1725,7 @@ def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
     Device(0).set_current()
     owner = LegacyPinnedMemoryResource().allocate(batch.nbytes)
     # Not by DLPack: NumPy would tell TensorFlow that the memory is CUDA's, which TensorFlow takes for no host memory.
-    memory = np.ctypeslib.as_array((ctypes.c_ubyte * batch.nbytes).from_address(int(owner.handle)))
-    memory = memory.view(batch.dtype).reshape(batch.shape)
+    memory = pinned_array(owner, batch)
     np.copyto(memory, batch)
     return tf.experimental.dlpack.from_dlpack(memory.__dlpack__()), owner
 
@@ -1960,8 +1795,9 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1), "casts": casts}
 
 
-NVINFER = ("pip install --extra-index-url https://pypi.nvidia.com tensorrt-libs==8.6.1 tensorrt-bindings==8.6.1, then "
-           "give libnvinfer.so.8 that name and put its folder on LD_LIBRARY_PATH (README, TF-TRT)")  # fmt: skip
+NVINFER = "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or README, TF-TRT"
+TFTRT_WORKSPACE_MB = 2048  # its converter wants a number
+NATIVE_SEGMENTS = "TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"
 
 
 class TfTrt(Engine):
@@ -1973,7 +1809,7 @@ class TfTrt(Engine):
     def why_not_build(self, precision: str) -> str | None:
         version = version_of("tensorflow") or "0"
         if tuple(map(int, version.split(".")[:2])) >= (2, 18):
-            return "removed after TensorFlow 2.17: use --engine=tensorrt, or pip install 'tensorflow[and-cuda]<2.18'"
+            return "removed after TensorFlow 2.17: use --engine=tensorrt, or pip install -r requirements-tftrt.txt"
         return super().why_not_build(precision) or missing_nvinfer() or (None if gpus() else "no NVIDIA GPU")
 
     def build(self, job: Job) -> Artifact:
@@ -1981,17 +1817,66 @@ class TfTrt(Engine):
         from tensorflow.python.compiler.tensorrt.trt_convert import TrtGraphConverter
 
         start = time.perf_counter()
-        graph_def, calibration = convert_by_tftrt(tf, TrtGraphConverter, job)
-        proof = tftrt_share(graph_def)
+        with stderr_lines() as logged:
+            graph_def, calibration = convert_by_tftrt(tf, TrtGraphConverter, job)
+        proof = {**tftrt_share(graph_def), "log": tftrt_complaints(logged)}
         if not proof["trt_engines"]:
             raise UserError("TF-TRT converted nothing of this graph: TensorFlow would run all of it; try --engine=xla")
         data = graph_def.SerializeToString(deterministic=True)
         return write_artifact(job.path(), data, start, {**proof, **calibration})
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
+        """The converted graph, each of whose engines has run once on the batch.
+
+        Raises:
+          UserError: an engine cannot run; TF-TRT would have TensorFlow run its part of the graph, and not say so.
+        """
+        import_tensorflow(job.config)
         from tensorflow.python.compiler.tensorrt import trt_convert  # noqa: F401  it registers TRTEngineOp
 
-        return TensorFlowRunner(job, artifact, batch, compiled=False)
+        os.environ[NATIVE_SEGMENTS] = "False"
+        start = time.perf_counter()
+        with stderr_lines() as logged:
+            try:
+                runner = TensorFlowRunner(job, artifact, batch, compiled=False)
+                runner.infer(batch)  # INT8 builds its engine now, and at every opening
+            except Exception as error:
+                if "native segment" not in str(error):
+                    raise
+                why = "; ".join(tftrt_complaints(logged)) or "TF-TRT does not say why"
+                raise UserError(f"a TF-TRT engine cannot run ({why}): try --engine=tensorrt") from error
+        artifact.proof = {**artifact.proof, "engines_ran": True}
+        if job.case.precision == "int8":
+            artifact.proof["engine_build_seconds"] = time.perf_counter() - start
+            artifact.seconds += artifact.proof["engine_build_seconds"]
+        return runner
+
+
+@contextlib.contextmanager
+def stderr_lines() -> Iterator[list[str]]:
+    """Collects what C++ writes to the process's stderr, line by line; the list is filled when the context ends."""
+    lines: list[str] = []
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
+
+
+def tftrt_complaints(lines: list[str]) -> list[str]:
+    """What TF-TRT or TensorRT logged as going wrong, each once, without time and place; at most five."""
+    found = []
+    for line in lines:
+        speaks = re.search(r"TensorRT|TF-TRT|TRTEngine", line)
+        if speaks and re.search(r"fail|error|cannot", line, re.I):
+            found.append(one_line(re.sub(r"^.*?\] ", "", line)))
+    return list(dict.fromkeys(found))[:5]
 
 
 def missing_nvinfer() -> str | None:
@@ -2002,7 +1887,7 @@ def missing_nvinfer() -> str | None:
         return None
     version = ".".join(map(str, linked.get_linked_tensorrt_version()))
     if version.startswith("0"):
-        return "this TensorFlow was not built with TensorRT: pip install 'tensorflow[and-cuda]==2.17.1'"
+        return f"this TensorFlow was not built with TensorRT: {NVINFER}"
     return f"libnvinfer.so.{version} was not found: {NVINFER}"
 
 
@@ -2017,7 +1902,7 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
             input_graph_def=graph_def_of(job.graph),
             nodes_denylist=[output.split(":")[0]],
             max_batch_size=None if calibrated else job.case.batch_size,  # int8 builds its engines when they are run
-            max_workspace_size_bytes=job.config.workspace_size << 20,
+            max_workspace_size_bytes=(job.config.workspace_size or TFTRT_WORKSPACE_MB) << 20,
             precision_mode=job.case.precision.upper(),
             is_dynamic_op=calibrated,
             use_calibration=calibrated,
@@ -2051,7 +1936,9 @@ class OnnxRuntime(Engine):
         return version_of("onnxruntime-gpu", "onnxruntime") or "missing"
 
     def why_not_build(self, precision: str) -> str | None:
-        return super().why_not_build(precision) if self.version() != "missing" else "missing: pip install onnxruntime"
+        if self.version() == "missing":
+            return "missing: pip install onnxruntime"
+        return missing_precision_py() or super().why_not_build(precision)
 
     def why_not(self, precision: str) -> str | None:
         reason = self.why_not_build(precision)
@@ -2079,12 +1966,12 @@ class OnnxRuntimeRunner:
 
         self.runtime, self.device = onnxruntime, "cuda" if provider.startswith("CUDA") else "cpu"
         options = session_options(job.config)
-        settings = {"use_tf32": int(job.config.tf32)} if self.device == "cuda" else {}
         model = read_unchanged(artifact.path, artifact.sha256)
         with tempfile.TemporaryDirectory() as scratch:
             options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
-            self.session = onnxruntime.InferenceSession(model, options, [(provider, settings)])
+            self.session = create_session(model, options, provider, job.config)
             prove_what_ran(artifact, options.optimized_model_filepath, job.case.precision)
+        artifact.proof = {**artifact.proof, "provider": provider}
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.resident = self.bind(batch)
         self.options = onnxruntime.RunOptions()
@@ -2122,6 +2009,28 @@ class OnnxRuntimeRunner:
         return burst
 
 
+def create_session(model: bytes, options: Any, provider: str, config: Config) -> Any:
+    """A session that really has the provider: ONNX Runtime takes the CPU, without a word, where CUDA's does not load.
+
+    Raises:
+      UserError: the session has another provider.
+    """
+    import onnxruntime
+
+    settings = {}
+    if provider.startswith("CUDA"):
+        settings["use_tf32"] = int(config.tf32)
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # its CUDA and cuDNN may be others than TensorFlow's: from pip's packages
+    session = onnxruntime.InferenceSession(model, options, [(provider, settings)])
+    if session.get_providers()[0] != provider:
+        raise UserError(
+            f"ONNX Runtime has no {provider} here, it took {session.get_providers()[0]}: its CUDA is another than "
+            "TensorFlow's, pip install 'onnxruntime-gpu[cuda,cudnn]' brings it"
+        )
+    return session
+
+
 def session_options(config: Config) -> Any:
     """ONNX Runtime with the asked number of threads, each on a core of its own with --pin_threads."""
     import onnxruntime
@@ -2150,7 +2059,7 @@ def prove_what_ran(artifact: Artifact, optimised: str, precision: str) -> None:
 
     if precision == "fp32" or not os.path.exists(optimised):
         return
-    ran = share_of(onnx.load(optimised), precision)
+    ran = precision_py().coverage(onnx.load(optimised), precision)
     artifact.proof = {**artifact.proof, "executed_share_of_nodes": ran["share_of_nodes"]}
     if precision == "int8":
         artifact.proof["weight_bits"] = 7 if int8_saturates() else 8
@@ -2158,37 +2067,82 @@ def prove_what_ran(artifact: Artifact, optimised: str, precision: str) -> None:
             raise UserError("ONNX Runtime runs none of this graph's convolutions in int8: try --engine=tensorrt")
 
 
+TENSORRT_VERSIONS = (8, 5), (12,)  # the first that the section below was run on, and the first that is not known
+TENSORRT_WHEELS = {  # a module, and the distributions that bring it
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11", "tensorrt-bindings"),
+    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+
+
 class TensorRt(Engine):
-    """TensorRT 10.12+, 11 or RTX 1.x, one path: a strongly typed network from ONNX, a plan, CUDA."""
+    """TensorRT 8.5 to 11 or TensorRT-RTX 1.x, on one path: ONNX, a network, a plan for one batch size, CUDA."""
 
     name = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
     needs_onnx = True
 
     @property
+    def choice(self) -> tuple[str, str]:
+        """The package that is used, and why that one where both are installed; "" where none is."""
+        found = [name for name in TENSORRT_WHEELS if importlib.util.find_spec(name)]
+        if len(found) < 2:
+            return (found or [""])[0], ""
+        if not gpus():
+            return "tensorrt_rtx", "tensorrt builds only where there is an NVIDIA GPU, tensorrt-rtx anywhere"
+        return "tensorrt", "it takes every NVIDIA GPU, tensorrt-rtx those of GeForce and RTX"
+
+    @property
     def package(self) -> str:
-        return next((name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)), "")
+        return self.choice[0]
 
     def module(self) -> Any:
-        return importlib.import_module(self.package)
+        """The TensorRT package.
+
+        Raises:
+          UserError: it does not load: half an installation, or libraries of another CUDA.
+        """
+        try:
+            return importlib.import_module(self.package)
+        except Exception as error:  # ImportError, OSError of a library, RuntimeError of a stub
+            raise UserError(
+                f"{self.package} is installed but does not load ({one_line(error)}): pip install --force-reinstall "
+                f"{self.package.replace('_', '-')}"
+            ) from error
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The version as numbers, by the installed distribution where that tells: importing takes seconds."""
+        version = version_of(*TENSORRT_WHEELS[self.package]) or self.module().__version__
+        return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
     def version(self) -> str:
-        return f"{self.package} {self.module().__version__}" if self.package else "missing"
+        return f"{self.package} {'.'.join(map(str, self.numbers))}" if self.package else "missing"
+
+    @property
+    def opset(self) -> int:
+        """The ONNX operator set that its parser takes: TensorRT 8.5 and 8.6 know 17 and none that is newer."""
+        return 17 if self.weakly_typed else 18
+
+    @property
+    def weakly_typed(self) -> bool:
+        """Whether TensorRT chooses types itself, within flags: up to 9 it cannot keep to the graph's."""
+        return self.package == "tensorrt" and self.numbers < (9,)
 
     def why_not_build(self, precision: str) -> str | None:
         if not self.package:
             return "missing: pip install tensorrt (tensorrt-rtx for RTX GPUs, or to build without a GPU)"
-        if self.package == "tensorrt" and tuple(map(int, self.module().__version__.split(".")[:2])) < (10, 12):
-            return f"TensorRT {self.module().__version__} is too old: pip install 'tensorrt>=10.12'"
-        return super().why_not_build(precision)
+        first, unknown = TENSORRT_VERSIONS
+        if self.package == "tensorrt" and not first <= self.numbers < unknown:
+            return f"TensorRT {self.version().split()[1]} is none of 8.5 to 11: pip install 'tensorrt>=10,<12'"
+        if self.package == "tensorrt" and not gpus():
+            return "tensorrt builds only where there is an NVIDIA GPU: pip install tensorrt-rtx, which builds anywhere"
+        return missing_precision_py() or super().why_not_build(precision)
 
     def why_not(self, precision: str) -> str | None:
         if (reason := self.why_not_build(precision)) or not gpus():
             return reason or "no NVIDIA GPU"
-        capability = gpus()[0]["compute_capability"]
-        known = getattr(self.module(), "ComputeCapability", None)  # RTX lists what it supports; tensorrt has no list
-        if known is not None and f"SM{capability.replace('.', '')}" not in known.__members__:
-            return f"TensorRT-RTX does not support this GPU's compute capability {capability}: pip install tensorrt"
+        if self.package == "tensorrt_rtx" and (reason := rtx_refuses(self.module(), gpus()[0])):
+            return reason
         if not version_of("cuda-core"):
             return "cuda.core is missing: pip install 'cuda-core>=1.0' cuda-bindings"
         return None
@@ -2196,11 +2150,22 @@ class TensorRt(Engine):
     def build(self, job: Job) -> Artifact:
         assert job.source
         start = time.perf_counter() - job.source.seconds
-        plan = build_plan(self.module(), job, read_unchanged(job.source.path, job.source.sha256))
-        return write_artifact(job.path(".engine"), plan, start, job.source.proof)
+        model = read_unchanged(job.source.path, job.source.sha256)
+        plan, facts = build_plan(self.module(), job, model)
+        package, why = self.choice
+        proof = {**job.source.proof, **facts, "package": f"{package}, {why}" if why else package}
+        return write_artifact(job.path(f"_batch{job.case.batch_size}.engine"), plan, start, proof)
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         return TensorRtRunner(self.module(), job, artifact, batch)
+
+
+def rtx_refuses(rtx: Any, gpu: dict[str, Any]) -> str | None:
+    """Why TensorRT-RTX does not run on this GPU: it lists the compute capabilities that it supports."""
+    capability = gpu["compute_capability"]
+    if f"SM{capability.replace('.', '')}" in rtx.ComputeCapability.__members__:
+        return None
+    return f"TensorRT-RTX does not support this GPU's compute capability {capability}: pip install tensorrt"
 
 
 def trt_logger(trt: Any) -> Any:
@@ -2218,41 +2183,153 @@ def trt_logger(trt: Any) -> Any:
     return Logger()
 
 
-def build_plan(trt: Any, job: Job, model: bytes) -> bytes:
-    """The serialised plan of an ONNX model for batches of 1 to the case's size.
+TENSORRT_REMEDIES = {  # what its log says, and what helps
+    r"error: 35\b": "the NVIDIA driver is older than this TensorRT's CUDA: update it, or take an older TensorRT",
+    r"error: 100\b|no CUDA-capable device": "it needs an NVIDIA GPU that this process may use",
+    r"[Oo]ut.?[Oo]f.?[Mm]emory": "out of memory: pass a smaller --batch_size",
+    r"implementation for node": "leave --workspace_size out, or pass a larger one",
+    r"Assertion": "a fault of this TensorRT's: try another version of it, or another precision",
+    r"[Dd]eserializ|magic tag|version tag": "it was written by another TensorRT or for another GPU: remove it",
+}
+
+
+def trt_error(what: str, errors: list[str]) -> UserError:
+    """What TensorRT logged as one line with the remedy: the first error that has a known one, or the first of all."""
+    for text in errors:
+        for pattern, remedy in TENSORRT_REMEDIES.items():
+            if re.search(pattern, text):
+                return UserError(f"TensorRT cannot {what} ({one_line(text)}): {remedy}")
+    why = one_line(errors[0]) if errors else "no reason given"
+    return UserError(f"TensorRT cannot {what} ({why}): try --engine=xla")
+
+
+def create_builder(trt: Any, logger: Any) -> Any:
+    """TensorRT's builder.
+
+    Raises:
+      UserError: what its log says; pybind11's own TypeError says only that it got a null pointer.
+    """
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:
+        raise trt_error("start", logger.errors) from error
+
+
+def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]:
+    """The serialised plan of an ONNX model for the case's batch size, and how it was built.
 
     Raises:
       UserError: TensorRT's parser or builder refuses the model.
     """
     logger = trt_logger(trt)
-    builder = trt.Builder(logger)
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind where it has no flag
-    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    builder = create_builder(trt, logger)
+    network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
-        raise UserError(f"TensorRT cannot parse the graph ({one_line(parser.get_error(0).desc())}): try --engine=xla")
+        raise trt_error("parse the graph", [parser.get_error(0).desc()])
+    fix_batch_size(network, job.case.batch_size)
+    config = builder_config(trt, builder, job)
+    allow_precision(trt, network, config, job.case.precision, model)
+    cache = timing_cache_path(trt, job)
+    warm = bool(cache) and cache.exists()
+    if cache:
+        config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if warm else b""), False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise trt_error("build the plan", logger.errors)
+    if cache:
+        write_beside(cache, bytes(config.get_timing_cache().serialize()))
+    return bytes(plan), build_facts(trt, config, warm)
+
+
+def network_flags(trt: Any) -> int:
+    """Strongly typed where TensorRT can (10 and later); before that with the batch as a dimension."""
+    kinds = trt.NetworkDefinitionCreationFlag
+    wanted = getattr(kinds, "STRONGLY_TYPED", None)
+    if wanted is None:
+        wanted = kinds.EXPLICIT_BATCH
+    return 1 << int(wanted)
+
+
+def fix_batch_size(network: Any, batch_size: int) -> None:
+    """Static shapes: the plan is built for the batch that is timed, and the inspector can name every type."""
+    for index in range(network.num_inputs):
+        source = network.get_input(index)
+        if source.shape[0] == -1:
+            source.shape = (batch_size, *tuple(source.shape)[1:])
+
+
+TIMING_ITERATIONS = 8  # averaged for each kernel that the builder tries: trtexec's default
+
+
+def builder_config(trt: Any, builder: Any, job: Job) -> Any:
+    """How to build, but for what is allowed to whom."""
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
+    if job.config.workspace_size:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector tells precisions only then
-    (config.set_flag if job.config.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    config.avg_timing_iterations = TIMING_ITERATIONS
+    if job.config.tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
     if gpus() and hasattr(config, "set_compute_capability"):  # RTX builds for Ampere and newer unless told
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
-    source = network.get_input(0)
-    if source.shape[0] == -1:
-        profile, image, batch = builder.create_optimization_profile(), tuple(source.shape)[1:], job.case.batch_size
-        profile.set_shape(source.name, (1, *image), (batch, *image), (batch, *image))
-        config.add_optimization_profile(profile)
-    cache = Path(job.config.output_dir) / "tensorrt_timing.cache"
-    if trt.__name__ == "tensorrt":  # RTX has none: it chooses kernels when it runs
-        config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if cache.exists() else b""), False)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise UserError(f"TensorRT cannot build the plan ({one_line((logger.errors or ['no reason given'])[-1])}): "
-                        f"a larger --workspace_size or a smaller --batch_size may help")  # fmt: skip
-    if trt.__name__ == "tensorrt":
-        write_beside(cache, bytes(config.get_timing_cache().serialize()))
-    return bytes(plan)
+    return config
+
+
+def allow_precision(trt: Any, network: Any, config: Any, precision: str, model: bytes) -> None:
+    """Up to TensorRT 9, which chooses types itself: allows the precision's, and holds to float32 what must stay so.
+
+    A strongly typed network needs no word: there the ONNX graph's types are the plan's.
+    """
+    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or precision == "fp32":
+        return
+    config.set_flag(trt.BuilderFlag.FP16)
+    if precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+    kept = precision_py().kept_in_float32(model)
+    if not kept:
+        return
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for layer in (network.get_layer(index) for index in range(network.num_layers)):
+        if layer.name in kept:
+            layer.precision = trt.float32
+            for index in range(layer.num_outputs):
+                layer.set_output_type(index, trt.float32)
+
+
+def timing_cache_path(trt: Any, job: Job) -> Path | None:
+    """The file of kernel timings, of one TensorRT version and GPU; RTX has none: it chooses kernels when it runs."""
+    if trt.__name__ != "tensorrt":
+        return None
+    gpu = re.sub(r"\W+", "_", gpus()[0]["name"]) if gpus() else "none"
+    return Path(job.config.output_dir, f"tensorrt_timing_{trt.__version__}_{gpu}.cache")
+
+
+def build_facts(trt: Any, config: Any, warm: bool) -> dict[str, Any]:
+    """What a plan's building seconds, and its kernels, depended on."""
+    facts: dict[str, Any] = {"timing_cache": "warm" if warm else "cold"}
+    facts["cuda_module_loading"] = os.environ.get("CUDA_MODULE_LOADING", "")
+    sources = config.get_tactic_sources()
+    facts["tactic_sources"] = [
+        name for name, source in trt.TacticSource.__members__.items() if sources >> int(source) & 1
+    ]
+    if hasattr(config, "builder_optimization_level"):  # from 8.6 on
+        facts["optimization_level"] = config.builder_optimization_level
+    return facts
+
+
+NUMPY_TYPES = {  # by the names of TensorRT's DataType; its own nptype fails on NumPy 1.24 and later (8.5)
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
 
 
 class Slot:
@@ -2262,10 +2339,12 @@ class Slot:
         from cuda.core import LegacyPinnedMemoryResource
 
         pinned = LegacyPinnedMemoryResource()
-        self.input, self.output = (gpu.allocate(array.nbytes, stream=stream) for array in (batch, result))
-        self.staging, self.result = pinned.allocate(batch.nbytes), pinned.allocate(result.nbytes)
-        self.host_input = np.from_dlpack(self.staging).view(batch.dtype).reshape(batch.shape)
-        self.host_output = np.from_dlpack(self.result).view(result.dtype).reshape(result.shape)
+        self.input = gpu.allocate(batch.nbytes, stream=stream)
+        self.output = gpu.allocate(result.nbytes, stream=stream)
+        self.staging = pinned.allocate(batch.nbytes)
+        self.result = pinned.allocate(result.nbytes)
+        self.host_input = pinned_array(self.staging, batch)
+        self.host_output = pinned_array(self.result, result)
         self.done: Any = None
 
 
@@ -2278,11 +2357,7 @@ class TensorRtRunner:
         gpu = Device(0)
         gpu.set_current()
         self.stream, self.copies = gpu.create_stream(), gpu.create_stream()  # non-blocking, both
-        logger = trt_logger(trt)
-        self.runtime = trt.Runtime(logger)
-        self.engine = self.runtime.deserialize_cuda_engine(read_unchanged(artifact.path, artifact.sha256))
-        if self.engine is None:
-            raise UserError(f"TensorRT cannot load the plan ({one_line((logger.errors or ['no reason given'])[0])})")
+        self.runtime, self.engine = load_plan(trt, artifact)
         cache = Path(job.config.output_dir) / "tensorrt_rtx_runtime.cache"
         self.context, kernels = create_context(self.engine, cache)
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
@@ -2290,11 +2365,11 @@ class TensorRtRunner:
         self.output = next(n for n in names if n != self.input)
         self.context.set_input_shape(self.input, batch.shape)
         shape = tuple(self.context.get_tensor_shape(self.output))
-        result = np.empty(shape, trt.nptype(self.engine.get_tensor_dtype(self.output)))
+        result = np.empty(shape, NUMPY_TYPES[self.engine.get_tensor_dtype(self.output).name])
         self.slots = [Slot(gpu, self.stream, batch, result) for _ in range(2)]
         self.infer(batch)  # allocates and, with RTX, compiles; a capture allows neither
         self.graph = self.capture()
-        proof = inspect_plan(trt, self.engine, job.case.precision)
+        proof = inspect_plan(trt, self.engine, job.case.precision, Path(artifact.path).with_suffix(".json"))
         artifact.proof = {**artifact.proof, **proof, "cuda_graph": self.graph is not None}
         if kernels is not None:
             write_beside(cache, bytes(kernels.serialize()))
@@ -2353,6 +2428,20 @@ class TensorRtRunner:
         self.stream.sync()
 
 
+def load_plan(trt: Any, artifact: Artifact) -> tuple[Any, Any]:
+    """TensorRT's runtime, which must outlive it, and the engine of a plan.
+
+    Raises:
+      UserError: TensorRT cannot load it; its log says why.
+    """
+    logger = trt_logger(trt)
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(read_unchanged(artifact.path, artifact.sha256))
+    if engine is None:
+        raise trt_error("load the plan", logger.errors)
+    return runtime, engine
+
+
 def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
     """An execution context; with TensorRT-RTX also its cache of compiled kernels, read from a file if it fits."""
     config = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
@@ -2365,30 +2454,56 @@ def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
     return engine.create_execution_context(config), kernels
 
 
-def inspect_plan(trt: Any, engine: Any, precision: str) -> dict[str, Any]:
-    """The share of a plan's convolutions and matrix products that take float16 or int8 in, by the engine inspector.
+def inspect_plan(trt: Any, engine: Any, precision: str, listing: Path) -> dict[str, Any]:
+    """The share of a plan's convolutions and matrix products that have the precision; its layers go to `listing`.
 
     Raises:
       UserError: the plan computes nothing at the precision asked for.
     """
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    share = plan_share(json.loads(text), precision)
+    write_beside(listing, text.encode())
+    share = plan_share(read_inspector(text), precision)
     if precision in ("fp16", "int8") and share.get("executed_share_of_nodes") == 0:
         raise UserError(f"TensorRT computes nothing in {precision.upper()} here: it would time another precision")
     return share
 
 
-HEAVY_LAYERS = re.compile("conv|gemm|matmul|matrix", re.I)
+def read_inspector(text: str) -> list[dict[str, Any]]:
+    """The layers of the engine inspector's JSON, which from 8.6 on holds raw control characters between names."""
+    layers = json.loads(text, strict=False).get("Layers", [])
+    return [layer for layer in layers if isinstance(layer, dict)]  # names only, where it was built without DETAILED
 
 
-def plan_share(information: dict[str, Any], precision: str) -> dict[str, Any]:
-    """The same from the inspector's JSON: TensorRT 10 tells types in `Format/Datatype`, TensorRT 11 in `DataType`."""
-    words = {"fp16": ("half", "fp16"), "int8": ("int8",)}.get(precision, ("float", "fp32"))
-    layers = [layer for layer in information.get("Layers", []) if isinstance(layer, dict) and layer.get("Inputs")]
-    heavy = [layer["Inputs"][0] for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))]
-    kinds = [str(source.get("DataType") or source.get("Format/Datatype")).lower() for source in heavy]
-    low = sum(any(word in kind for word in words) for kind in kinds)
-    return {"executed_nodes": len(heavy), "executed_share_of_nodes": low / len(heavy)} if heavy else {}
+HEAVY_LAYERS = re.compile("conv|correlation|gemm|matmul|matrix", re.I)
+TYPE_WORDS = {  # "float" stands also in bfloat16 and float16, "int8" in uint8
+    "fp16": r"\bhalf\b|\bfp16\b|\bfloat16\b",
+    "int8": r"\bint8\b",
+    "fp32": r"\bfloat\b|\bfp32\b|\bfloat32\b",
+}
+ANY_TYPE = re.compile(r"\b(half|b?float(16|32)?|[bf]p?\d+|u?int\d+|bool)\b", re.I)
+
+
+def plan_share(layers: list[dict[str, Any]], precision: str) -> dict[str, Any]:
+    """How many of a plan's convolutions and matrix products take in the precision, of those whose type is told.
+
+    TensorRT 8 and 10 tell a tensor's type in `Format/Datatype`, RTX and 11 in `Datatype`. `unknown_nodes` counts those
+    that do not tell it; blocks that TensorRT fuses tell nothing of what is inside.
+    """
+    word = re.compile(TYPE_WORDS.get(precision, TYPE_WORDS["fp32"]), re.I)
+    told = [input_type(layer) for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))]
+    known = [kind for kind in told if ANY_TYPE.search(kind)]
+    share: dict[str, Any] = {"executed_nodes": len(known), "unknown_nodes": len(told) - len(known)}
+    if known:
+        share["executed_share_of_nodes"] = sum(bool(word.search(kind)) for kind in known) / len(known)
+    return share
+
+
+def input_type(layer: dict[str, Any]) -> str:
+    """How a layer's listing words the type of its first input, or ""."""
+    source = (layer.get("Inputs") or [{}])[0]
+    if not isinstance(source, dict):
+        return ""
+    return str(source.get("Datatype") or source.get("DataType") or source.get("Format/Datatype") or "")
 
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TensorRt(), TfTrt(), Xla(), OnnxRuntime())}
@@ -2564,6 +2679,159 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
     if high - low > CLOCKS_MOVED * middle:
         return [f"the SM clock moved between {low:.0f} and {high:.0f} MHz: raise --num_warmup, or lock the clocks"]
     return []
+
+
+# What follows estimates over rounds: a round is the seconds of its waited steps, in the order of time. What was chosen
+# among several by simulation, and how often each interval held: docs/statistics.md, tests/bench/coverage.py.
+
+LEAST_ROUNDS = 5  # under which lowest and highest hold the median less than nine times in ten
+BATCHES = 8  # of consecutive rounds: neighbours are alike, so that each says little that is new
+QUIET = 0.1  # share of a round's steps, and of the rounds, that nothing disturbed
+KNOWN = 0.02  # share to which --num_loops=auto wants the typical speed and the times native
+MOST_SECONDS = 60.0  # of a case, after which --num_loops=auto stops all the same
+P99 = 0.99
+P99_STEPS = 299  # the fewest of which one exceeds the 99th percentile with 95 %: 0.99 ** 299 < 0.05
+
+Rounds = Sequence[Sequence[float]]
+
+
+class Estimate(NamedTuple):
+    """A number, and the ends of an interval that holds what other runs say with about 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def uncertainty(self) -> float:
+        """The longer side of the interval, as a share of the number."""
+        return max(self.high - self.value, self.value - self.low) / self.value
+
+
+def typical(rounds: Rounds, batch_size: int) -> Estimate:
+    """The median of the rounds' median speeds in images/s: what the machine gives while others use it too."""
+    return as_speed(middle(levels(rounds, 0.5)), batch_size)
+
+
+def undisturbed(rounds: Rounds, batch_size: int) -> Estimate:
+    """The speed of the quiet steps of the quiet rounds in images/s: what the case can do.
+
+    Other programs only ever slow a step down, so the fast end repeats from run to run where the median does not
+    (timeit's manual argues the same way for the minimum): two runs are compared by this.
+    """
+    return as_speed(quiet_end(levels(rounds, QUIET)), batch_size)
+
+
+def times_native(rounds: Rounds, native: Rounds) -> Estimate:
+    """How many times as fast as native a case is: the median over the rounds, each paired with native's of its turn.
+
+    What slows both rounds of a pair cancels. Rounds that only one of them has are left out.
+    """
+    pairs = min(len(rounds), len(native))
+    ours, theirs = levels(rounds[:pairs], 0.5), levels(native[:pairs], 0.5)
+    both = min(len(ours), len(theirs))
+    return Estimate(*np.exp(middle(theirs[:both] - ours[:both])).tolist())
+
+
+def levels(rounds: Rounds, share: float) -> np.ndarray:
+    """The logarithm of that quantile of the seconds of each round; of parts of rounds where there are too few."""
+    return np.log([np.quantile(part, share) for part in in_parts(rounds)])
+
+
+def in_parts(rounds: Rounds) -> list[np.ndarray]:
+    """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES consecutive parts, which is all that they can tell."""
+    if len(rounds) >= LEAST_ROUNDS:
+        return [np.asarray(seconds) for seconds in rounds]
+    each = math.ceil(BATCHES / len(rounds))
+    return [part for seconds in rounds for part in np.array_split(seconds, min(each, len(seconds)))]
+
+
+def in_batches(values: np.ndarray) -> list[np.ndarray]:
+    """At most BATCHES groups of consecutive values (batch means: Law, Simulation Modeling and Analysis, 9.5.3)."""
+    return np.array_split(values, min(BATCHES, len(values)))
+
+
+def middle(values: np.ndarray) -> Estimate:
+    """The median of values in the order of time, between the ends of its batches' medians.
+
+    Of five to eight independent batches lowest and highest hold the median with 93.8 to 99.2 % (`median_interval`);
+    batches of consecutive rounds stay nearly independent where the machine drifts or switches between speeds.
+    """
+    low, high = median_interval([np.median(batch) for batch in in_batches(values)])
+    return Estimate(float(np.median(values)), low, high)
+
+
+def quiet_end(values: np.ndarray) -> Estimate:
+    """The QUIET quantile of values in the order of time, give or take what the quieter batches lie apart.
+
+    The lowest values of batches are compared: the lower half of them and one more. Where these agree, the value is the
+    machine's; where they do not, another run may find one as much lower, or none as low.
+    """
+    value = float(np.quantile(values, QUIET))
+    lowest = sorted(float(np.min(batch)) for batch in in_batches(values))
+    apart = lowest[min((len(lowest) + 1) // 2, len(lowest) - 1)] - lowest[0]
+    return Estimate(value, value - apart, value + apart)
+
+
+def as_speed(level: Estimate, batch_size: int) -> Estimate:
+    """Images/s for the logarithm of a step's seconds."""
+    value, low, high = (batch_size / math.exp(end) for end in (level.value, level.high, level.low))
+    return Estimate(value, low, high)
+
+
+def known_well_enough(rounds: Rounds, native: Rounds | None = None) -> bool:
+    """Whether --num_loops=auto may stop: the typical speed, and the times native, are known to KNOWN."""
+    if len(rounds) < LEAST_ROUNDS or typical(rounds, 1).uncertainty > KNOWN:
+        return False
+    return native is None or times_native(rounds, native).uncertainty <= KNOWN
+
+
+def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | None:
+    """The smallest step that the 99th percentile does not exceed, with this confidence; None under 299 steps.
+
+    The k-th smallest of n is such a bound where at most k - 1 of n lie under the percentile with this probability, by
+    the binomial distribution (order statistics; David and Nagaraja, Order Statistics, 7.1): 0.99 ** 299 < 0.05.
+    """
+    n, beyond, bound = len(seconds), 0.0, None
+    for k in range(n, 0, -1):
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        beyond += math.exp(ways + k * math.log(P99) + (n - k) * math.log1p(-P99))
+        if beyond > 1 - confidence:
+            break
+        bound = k
+    return None if bound is None else float(np.sort(seconds)[bound - 1])
+
+
+def rounds_of(result: Result, inputs: str) -> Rounds:
+    """The seconds of each round of a result; of one loop where there were no rounds."""
+    whole = [{inputs: {"seconds": result.timings[inputs].seconds}}]
+    return [timings[inputs]["seconds"] for timings in result.facts.get("rounds", whole)]
+
+
+def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
+    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps."""
+    numbers: dict[str, float] = {"rounds": len(rounds)}
+    for name, estimate in (("typical", typical), ("undisturbed", undisturbed)):
+        found = estimate(rounds, batch_size)
+        numbers |= {f"fps_{name}": found.value, f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
+    bound = p99_bound([second for seconds in rounds for second in seconds])
+    return numbers if bound is None else {**numbers, "latency_99th_high": bound}
+
+
+def p99_note(steps: int) -> str:
+    """Why p99 has no upper bound; empty where it has one."""
+    if steps >= P99_STEPS:
+        return ""
+    return f"p99 of {steps} steps has no upper bound: {P99_STEPS} are needed, pass --num_loops={P99_STEPS} or auto"
+
+
+def rounds_verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
+    """`steady` or `noisy`, and for a noisy case the speeds between which it moved; `cause`: what was seen meanwhile."""
+    speed = typical(rounds, batch_size)
+    if speed.uncertainty <= STEADY:
+        return "steady", ""
+    moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} images/s"
+    return "noisy", f"{moved}{f' ({cause})' if cause else ''}: quiet the machine, or leave --num_loops to auto"
 
 
 # ----------------------------------------------------------------------------------------- predictions and agreement
@@ -2802,6 +3070,7 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
     for inputs, timing in result.timings.items():
         steady, remedy = verdict(timing.seconds, case.batch_size)
         numbers = statistics(timing.seconds, case.batch_size)
+        numbers |= round_statistics(rounds_of(result, inputs), case.batch_size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
     settings = ("num_loops", "num_warmup", "rounds", "preprocessing", "tf32", "seed", "workspace_size", "threads",

@@ -99,7 +99,7 @@ def test_tensorrt_runner_feeds_both_slots(runner):
 
 
 @pytest.fixture(scope="module")
-def network(bench, tmp_path_factory):
+def resnet(bench, tmp_path_factory):
     """The built-in network's job maker, frozen once."""
     folder = tmp_path_factory.mktemp("gpu")
 
@@ -114,24 +114,24 @@ def network(bench, tmp_path_factory):
     return job
 
 
-def test_xla_fp16_is_half_and_agrees_with_native(bench, network):
-    native = bench.run_case(network("native", "native"))
-    half = bench.run_case(network("xla", "fp16"))
+def test_xla_fp16_is_half_and_agrees_with_native(bench, resnet):
+    native = bench.run_case(resnet("native", "native"))
+    half = bench.run_case(resnet("xla", "fp16"))
     assert half.artifact.proof["share_of_nodes"] > 0.9
     (ours,), (theirs,) = half.outputs.values(), native.outputs.values()
     assert bench.numeric_agreement(ours, theirs)["snr_db"] > 27
     assert ours.tobytes() != theirs.tobytes(), "float16 rounds"
 
 
-def test_uint8_from_the_host_gives_the_float_path_s_outputs(bench, network):
-    floats = bench.run_case(network("native", "native"))
-    raw = bench.run_case(network("native", "native", "--host_dtype=uint8", "--inputs=both"))
+def test_uint8_from_the_host_gives_the_float_path_s_outputs(bench, resnet):
+    floats = bench.run_case(resnet("native", "native"))
+    raw = bench.run_case(resnet("native", "native", "--host_dtype=uint8", "--inputs=both"))
     assert np.allclose(*raw.outputs.values(), *floats.outputs.values(), atol=1e-4)
     assert raw.timings["host"].throughput > 0
 
 
-def test_clocks_are_sampled_at_little_cost(bench, network):
-    clocks = bench.run_case(network("native", "native", "--num_loops=400")).timings["device"].clocks
+def test_clocks_are_sampled_at_little_cost(bench, resnet):
+    clocks = bench.run_case(resnet("native", "native", "--num_loops=400")).timings["device"].clocks
     low, middle, high = clocks["sm_mhz"]
     assert 0 < low <= middle <= high
     assert clocks["images_per_joule"] > 0

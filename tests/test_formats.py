@@ -96,12 +96,18 @@ class SleepyRunner:
     def sync(self):
         self.now += 4
 
+    def infer(self, batch):
+        return batch
+
 
 def test_resident_loop_waits_for_each_step_and_once_for_the_burst(bench):
     runner = SleepyRunner()
-    config = bench.parse_flags(["tensorrt.py", "--num_loops=10", "--num_warmup=2"])
-    job = bench.Job(bench.Case("native", "native", 2), config, None, None)
-    timing = bench.time_resident(runner, job, lambda: runner.now)
+    config = bench.parse_flags(["tensorrt.py", "--num_warmup=2"])
+    case = bench.OpenCase(bench.Job(bench.Case("native", "native", 2), config, None, None))
+    case.runner, case.batch, case.clock = runner, np.zeros((2, 1)), lambda: runner.now
+    case.first_runs = {"device": case.warm_up("device")}
+    timing = case.measure_round(10)["device"]
+    assert runner.now == 13 * 7 + 34
     assert timing.seconds == [7.0] * 10 and timing.first_run == 7.0
     assert timing.throughput == pytest.approx(10 * 2 / (10 * 3 + 4))
 
@@ -182,8 +188,8 @@ def test_clocks_from_a_stand_in_nvml(bench, monkeypatch):
     monkeypatch.setattr(bench, "gpus", lambda: [{"index": 0}])
     clocks = bench.Clocks()
     clocks.sample()
-    clocks.seconds = 2.0
-    facts = clocks.facts(1000)
+    clocks.seconds = 3.0  # a third of it waited for others
+    facts = clocks.facts(1000, 2.0)
     assert facts["sm_mhz"] == [1980.0] * 3 and facts["power_w"] == [500.0] * 3 and facts["celsius"] == [40.0] * 3
     assert facts["throttled"] == ["power cap"] and facts["images_per_joule"] == pytest.approx(1000 / (500 * 2))
 
@@ -192,14 +198,14 @@ def test_no_nvml_no_fields(bench, monkeypatch):
     monkeypatch.setattr(bench, "gpus", list)
     with bench.Clocks() as clocks:
         pass
-    assert clocks.facts(1) == {}
+    assert clocks.facts(1, 1.0) == {}
 
 
-def test_rounds_are_pooled_and_kept_apart(bench):
-    case = bench.Case("native", "native", 1)
-    rounds = [bench.Result(case, timings={"device": bench.Timing(seconds, speed, 1.0)})
-              for seconds, speed in (([1.0, 2.0], 10.0), ([3.0], 30.0))]  # fmt: skip
-    whole = bench.pool(rounds)
+def test_rounds_are_merged_and_kept_apart(bench):
+    whole = bench.Result(bench.Case("native", "native", 1))
+    speeds = {10.0: [1.0, 2.0], 30.0: [3.0]}
+    rounds = [{"device": bench.Timing(seconds, speed, 1.0)} for speed, seconds in speeds.items()]
+    bench.merge_rounds(whole, rounds)
     assert whole.timings["device"].seconds == [1.0, 2.0, 3.0] and whole.timings["device"].throughput == 20.0
     assert [r["device"]["seconds"] for r in whole.facts["rounds"]] == [[1.0, 2.0], [3.0]]
 

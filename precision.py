@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import json
 import logging
 import math
 import os
@@ -60,11 +61,13 @@ class Settings:
     unsigned: INT8 with uint8 activations, quantised on both sides of a node, as ONNX Runtime's CPU
       kernels want them; else int8 with zero point 0 in front of a node, as TensorRT wants them.
     weight_bits: 7 where a CPU adds products of uint8 and int8 in 16 bits, else 8.
+    half: INT8 with float16 instead of float32 for all that is not quantised.
     """
 
     opset: int = 18
     unsigned: bool = False
     weight_bits: int = 8
+    half: bool = False
 
 
 @contextlib.contextmanager
@@ -407,14 +410,34 @@ def range_of(found: Any) -> tuple[float, float]:
 
 def to_fp16(model: Any, ranges: Ranges) -> Any:
     """float16 inside, float32 at the edges and wherever a value would overflow float16."""
-    from onnx import ModelProto
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    kept = [node.name for node in model.graph.node if overflows(node, ranges)]
-    model = ModelProto.FromString(model.SerializeToString())
+    model = keep_in_float32(model, ranges)
+    kept = kept_in_float32(model.SerializeToString())
     model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
     drop_round_trips(model.graph)
+    return sorted_nodes(model)
+
+
+KEPT = "kept_in_float32"  # the key in the model's metadata
+
+
+def keep_in_float32(model: Any, ranges: Ranges) -> Any:
+    """A copy of the model that names in its metadata the nodes whose values would overflow float16."""
+    from onnx import ModelProto, helper
+
+    names = [node.name for node in model.graph.node if overflows(node, ranges)]
+    model = ModelProto.FromString(model.SerializeToString())
+    helper.set_model_props(model, {KEPT: json.dumps(names)})
     return model
+
+
+def kept_in_float32(data: bytes) -> list[str]:
+    """Names of the nodes of a serialised model that must not compute in float16."""
+    from onnx import ModelProto
+
+    model = ModelProto.FromString(data)
+    return [name for entry in model.metadata_props if entry.key == KEPT for name in json.loads(entry.value)]
 
 
 def overflows(node: Any, ranges: Ranges) -> bool:
@@ -448,12 +471,98 @@ def to_int8(model: Any, ranges: Ranges, settings: Settings) -> Any:
     and MaxPool: ONNX Runtime's int8 kernels take int8 in and give int8 out.
     """
     unsigned = settings.unsigned
+    model = keep_in_float32(model, ranges)
+    if not unsigned:
+        spell_batch_norms(model.graph)
+    if settings.half:
+        model, ranges = around_int8(model, ranges)
     quantizer = make_quantizer(model, ranges, settings)
     where = outputs_behind_activations if unsigned else residual_tensors
     for tensor in where(model.graph):
         if tensor in ranges:
             quantizer.quantize_activation_tensor(tensor)
-    return quantizer.quantize_model()
+    return sorted_nodes(quantizer.quantize_model())
+
+
+def sorted_nodes(model: Any) -> Any:
+    """The model with every node behind those that it reads, as ONNX wants it: the libraries append theirs."""
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    ONNXModel(model).topological_sort()
+    return model
+
+
+def around_int8(model: Any, ranges: Ranges) -> tuple[Any, Ranges]:
+    """The model in float16, in which Q/DQ will stand, and the ranges with those of the new casts.
+
+    QuantizeLinear takes float16 from operator set 19 on; nothing that stands in 18 changed its meaning there.
+    """
+    import onnx
+
+    model = to_fp16(model, ranges)
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = max(opset.version, 19)
+    ranges = dict(ranges)
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] in ranges:
+            ranges.setdefault(node.output[0], ranges[node.input[0]])
+    return onnx.shape_inference.infer_shapes(model), ranges
+
+
+def spell_batch_norms(graph: Any) -> None:
+    """Writes Mul and Add by one constant a channel, where no convolution took them in, as batch norms.
+
+    With random weights the Add is gone, and TensorRT 8.6.0 cannot merge a Mul alone into the scales around it
+    (mergeScales, "Assertion equalOrZero"); a batch norm has both.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    readers = consumers(graph)
+    for node in list(graph.node):
+        if node.op_type != "Mul" or not per_channel(node, constants):
+            continue
+        follower = readers[node.output[0]][0] if len(readers[node.output[0]]) == 1 else node
+        if follower.op_type == "Add" and per_channel(follower, constants):
+            write_batch_norm(graph, node, follower, constants)
+        else:
+            write_batch_norm(graph, node, None, constants)
+
+
+def per_channel(node: Any, constants: dict[str, np.ndarray]) -> bool:
+    """Whether a node takes one tensor and one constant of [1, channels, 1, 1]."""
+    shapes = [constants[name].shape for name in node.input if name in constants]
+    return len(shapes) == 1 and shapes[0][-2:] == (1, 1) and math.prod(shapes[0][:-3]) == 1 and len(shapes[0]) >= 3
+
+
+BATCH_NORM_EPSILON = 1e-5  # ONNX's default; the variance is one less, so that nothing is added
+
+
+def write_batch_norm(graph: Any, mul: Any, add: Any, constants: dict[str, np.ndarray]) -> None:
+    """Puts a BatchNormalization in the place of a Mul and, where there is one, the Add behind it."""
+    from onnx import helper, numpy_helper
+
+    tensor, scale = split_constant(mul, constants)
+    bias = split_constant(add, constants)[1] if add else np.zeros_like(scale)
+    values = {"scale": scale, "bias": bias, "mean": np.zeros_like(scale)}
+    values["var"] = np.full_like(scale, 1 - BATCH_NORM_EPSILON)
+    names = [f"{mul.name}_{what}" for what in values]
+    for name, value in zip(names, values.values()):
+        graph.initializer.append(numpy_helper.from_array(value, name))
+    output = (add or mul).output[0]
+    norm = helper.make_node("BatchNormalization", [tensor, *names], [output], name=mul.name, epsilon=BATCH_NORM_EPSILON)
+    index = list(graph.node).index(mul)
+    for node in (mul, add) if add else (mul,):
+        graph.node.remove(node)
+    graph.node.insert(index, norm)
+
+
+def split_constant(node: Any, constants: dict[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    """The tensor that a node of two inputs reads, and the values of its constant, one a channel."""
+    (name,) = [name for name in node.input if name not in constants]
+    (value,) = [constants[name] for name in node.input if name in constants]
+    return name, value.reshape(-1)
 
 
 def make_quantizer(model: Any, ranges: Ranges, settings: Settings) -> Any:
@@ -463,7 +572,7 @@ def make_quantizer(model: Any, ranges: Ranges, settings: Settings) -> Any:
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    data = typed_ranges(model, ranges)
     between = ("Add", "MaxPool", "Pad") if settings.unsigned else ()
     return QDQQuantizer(
         ModelProto.FromString(model.SerializeToString()),
@@ -482,6 +591,21 @@ def make_quantizer(model: Any, ranges: Ranges, settings: Settings) -> Any:
             "OpTypesToExcludeOutputQuantization": [*HEAVY, "Add"],
         },
     )
+
+
+def typed_ranges(model: Any, ranges: Ranges) -> dict[str, tuple[Any, Any]]:
+    """The ranges in each tensor's own type, which its scale then has."""
+    from onnx import TensorProto
+
+    half = set()
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            half.add(value.name)
+    data = {}
+    for name, (low, high) in ranges.items():
+        kind = np.float16 if name in half else np.float32
+        data[name] = kind(low), kind(high)
+    return data
 
 
 def biases(graph: Any) -> list[str]:

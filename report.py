@@ -32,14 +32,14 @@ from typing import Any
 
 Record = dict[str, Any]
 VERSION = "1.0"
-RECORD_VERSION = 1  # the newest that this program reads
+RECORD_VERSION = 2  # the newest that this program reads
 SAME = 0.025  # medians nearer than that are the same: tensorrt.py's limit for a steady case
 TITLES = ["precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative", "p50\nms",
           "p99\nms", "top-1\nas native", "size\nMB", "build\ns"]  # fmt: skip
 NEEDED = {"time": str, "device": str, "status": str, "engine": str, "precision": str, "batch_size": int,
           "timings": dict, "notes": list}  # fmt: skip
 NUMBER = (int, float)
-OPTIONAL = {"agreement": {"top1": NUMBER}, "accuracy": {"top1": NUMBER, "top5": NUMBER}, "artifact": {"bytes": int},
+OPTIONAL = {"accuracy": {"top1": NUMBER, "top5": NUMBER}, "artifact": {"bytes": int},
             "gpu": {"driver": str, "compute_capability": str}, "graph": {}, "flags": {}, "versions": {},
             "calibration": {"method": str, "images": int, "source": str, "sha256": str},
             "together": {"devices": list, "throughput": dict}}  # fmt: skip
@@ -82,6 +82,7 @@ def check(record: Record) -> None:
     for part, kinds in parts:
         if wrong := [name for name, kind in kinds.items() if not isinstance(part[name], kind)]:
             raise TypeError(", ".join(wrong))
+    check_agreement(record)
     if record["precision"] not in LOOKS or not all(isinstance(note, str) for note in record["notes"]):
         raise ValueError("precision or notes")
     for timing in record["timings"].values():
@@ -92,6 +93,23 @@ def check(record: Record) -> None:
         label.split, share / 1
     if not all(0 < speed < 1e15 for speed in (record.get("together") or {"throughput": {}})["throughput"].values()):
         raise ValueError("together")
+
+
+def check_agreement(record: Record) -> None:
+    """check for what is read of the agreement, in either version."""
+    found = agreement_of(record)
+    if found is None:
+        return
+    if not isinstance(found["cosine"], NUMBER) or not isinstance(found.get("top1"), (*NUMBER, type(None))):
+        raise TypeError("agreement")
+
+
+def agreement_of(record: Record) -> Record | None:
+    """The agreement of a record's first output with native, in either version."""
+    agreement = record.get("agreement")
+    if not agreement:
+        return None
+    return agreement if record["record"] == 1 else next(iter(agreement["outputs"].values()))
 
 
 def merged(paths: list[str]) -> list[Record]:
@@ -131,8 +149,9 @@ def rows_of(records: list[Record], native: dict[tuple[str, int, str], float]) ->
     speeds = [t["statistics"]["fps_median"] for record in records for t in record["timings"].values()]
     rows = []
     for record in records:
-        artifact, same = record.get("artifact") or {}, record.get("agreement")
-        ends = [f"{same['top1']:.1%}" if same else "", f"{artifact['bytes'] / 1e6:.1f}" if artifact else "",
+        artifact, same = record.get("artifact") or {}, agreement_of(record)
+        ends = [f"{same['top1']:.1%}" if (same or {}).get("top1") is not None else "",
+                f"{artifact['bytes'] / 1e6:.1f}" if artifact else "",
                 f"{artifact['build_seconds']:.1f}" if artifact.get("build_seconds") else ""]  # fmt: skip
         head = [name_of(record), record["engine"], str(record["batch_size"])]
         for inputs, timing in record["timings"].items():
@@ -313,8 +332,9 @@ def draw_latencies(axes: Any, rows: list[tuple[Record, str]], places: list[float
 def draw_quality(axes: Any, records: list[Record]) -> None:
     """Accuracy where it is known, else agreement with native, against speed; markers by precision, fill by engine."""
     known = any("accuracy" in record for record in records)
-    points = [(r, r["accuracy"]["top1"] if known else r["agreement"]["top1"] if "agreement" in r else 1.0)
-              for r in records if r["timings"] and (("accuracy" in r) if known else "predictions" in r)]  # fmt: skip
+    points = [(r, r["accuracy"]["top1"] if known else (agreement_of(r) or {"top1": 1.0})["top1"])
+              for r in records if r["timings"] and (("accuracy" in r) if known else "predictions" in r)
+              and (known or (agreement_of(r) or {"top1": 1.0}).get("top1") is not None)]  # fmt: skip
     engines = list(dict.fromkeys(record["engine"] for record, _ in points))
     for record, share in points:
         speed = next(iter(record["timings"].values()))["statistics"]["fps_median"]
@@ -402,10 +422,21 @@ def obstacles(key: tuple[Any, ...], new: Record, before: dict[tuple[Any, ...], R
     found = []
     for part, names in (("", ("engine_version", "input_dtype")), ("graph", ("sha256", "input", "output")),
                         ("flags", ("tf32", "workspace_size", "preprocessing"))):  # fmt: skip
-        then, now = (record if not part else record.get(part) or {} for record in (old, new))
+        then, now = (part_of(record, part) for record in (old, new))
         found += [f"other {part} {name} ({str(then.get(name))[:12]}, now {str(now.get(name))[:12]})".replace("  ", " ")
                   for name in names if then.get(name) != now.get(name)]  # fmt: skip
     return found
+
+
+def part_of(record: Record, part: str) -> Record:
+    """The record itself, or a part of it; a graph of either version has its tensors' names as `input` and `output`."""
+    if not part:
+        return record
+    found = record.get(part) or {}
+    if "inputs" not in found:
+        return found
+    names = {role: ", ".join(tensor["name"] for tensor in found[role + "s"]) for role in ("input", "output")}
+    return {**found, **names}
 
 
 def ratio_of(new: dict[str, Any], old: dict[str, Any]) -> tuple[float, float, float]:

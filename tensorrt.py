@@ -73,19 +73,19 @@ if Path(__file__).name == "tensorrt.py":
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported, never after
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts, and so --gpus and the records
+os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # before CUDA starts: thousands of kernels are never run
 
 import numpy as np
 from absl import flags
 
 VERSION = "1.0"
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 PRECISIONS = ("native", "fp32", "fp16", "int8")
 LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
 OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
 STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
-SAME_TOP1 = SAME_COSINE = 0.99  # agreement with native below which a precision is said to have changed the predictions
 MAX = 0  # the batch size of --batch_size=max, until it is found
 FIRST_TRY, LAST_TRY = 128, 1 << 16  # batch sizes between which the largest is looked for by doubling
 FINE = 64  # the largest batch is found to 1/64 of itself
@@ -107,17 +107,50 @@ class Config(types.SimpleNamespace):
 
 
 @dataclasses.dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph.
+
+    `name` carries its index; `shape` has None where it is open, and is None where even the rank is; `op` computes it
+    (behind Identity and the like); `key` is its name in the signature or model, where that is known.
+    """
+
+    name: str
+    shape: tuple[int | None, ...] | None = None
+    dtype: str = "float32"
+    op: str = ""
+    key: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Graph:
-    """A frozen GraphDef on disk. Tensor names carry their index; `shape` is the input's, None where it is open."""
+    """A frozen GraphDef on disk, its inputs and outputs; `name` is X in log.txt and in the artifacts' names."""
 
     path: str
     name: str
-    input: str
-    output: str
-    shape: tuple[int | None, ...]
-    dtype: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
     layout: str
     sha256: str
+
+    @property
+    def input(self) -> str:
+        """The only input's name."""
+        return self.inputs[0].name
+
+    @property
+    def output(self) -> str:
+        """The only output's name."""
+        return self.outputs[0].name
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """The only input's shape, None where it is open."""
+        return self.inputs[0].shape or ()
+
+    @property
+    def dtype(self) -> str:
+        """The only input's type."""
+        return self.inputs[0].dtype
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -167,14 +200,14 @@ class Timing:
 
 @dataclasses.dataclass
 class Result:
-    """All that a case's process found. `timings` by where the input lay (device, host); outputs [images, classes]."""
+    """All that a case's process found: `timings` by where the input lay (device, host), outputs by their names."""
 
     case: Case
     status: str = "ok"  # or built, failed
     error: str = ""
     timings: dict[str, Timing] = dataclasses.field(default_factory=dict)
     artifact: Artifact | None = None
-    outputs: np.ndarray | None = None
+    outputs: dict[str, np.ndarray] | None = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -225,7 +258,8 @@ DEFINE_boolean("ids_are_one_indexed", False, "Shift class ids by one: the output
                "1000-class output is shifted by itself.")  # fmt: skip
 DEFINE_integer("label", None, "Class id of the images, as labellist.json counts: gives accuracy.", lower_bound=0)
 DEFINE_integer("predictions_to_print", 5, "Classes on each predictions line.", lower_bound=1)
-DEFINE_integer("workspace_size", 2048, "Memory in MB that TensorRT may use while it builds.", lower_bound=1)
+DEFINE_integer("workspace_size", None, "Memory in MB that TensorRT may use while it builds; default: all that there "
+               "is (TF-TRT: 2048).", lower_bound=1)  # fmt: skip
 DEFINE_boolean("tf32", True, "Let float32 convolutions use TF32 on NVIDIA GPUs, as TensorFlow does by default.")
 DEFINE_integer("threads", 0, "CPU threads of TensorFlow and ONNX Runtime; 0: all that it may use.", lower_bound=0)
 DEFINE_boolean("pin_threads", False, "Pin ONNX Runtime's threads to cores, one each.")
@@ -308,8 +342,15 @@ def say(sentence: str) -> None:
 
 
 def waiting(what: str) -> Any:
-    """A context that shows on a terminal what takes so long."""
-    return terminal().status(what) if terminal().is_terminal else contextlib.nullcontext()
+    """A context that shows on a terminal what takes so long, and for how long it has."""
+    if not terminal().is_terminal:
+        return contextlib.nullcontext()
+    from rich import progress as bars
+
+    columns = (bars.SpinnerColumn(), "{task.description}", bars.TimeElapsedColumn())
+    shown = bars.Progress(*columns, console=terminal(), transient=True)
+    shown.add_task(what, total=None)
+    return shown
 
 
 @contextlib.contextmanager
@@ -776,7 +817,7 @@ FOREIGN = {b"PK\x03\x04": "a zip archive or .keras file (--keras_model takes tha
 def load_graph(config: Config) -> Graph:
     """The model that the flags name as a frozen graph on disk, its input and output found.
 
-    A frozen graph stays where it is; everything else is frozen into OUTPUT_DIR/frozen_graph.pb.
+    A frozen graph stays where it is; everything else is frozen into OUTPUT_DIR.
 
     Raises:
       UserError: nothing there, not what it should be, or its input or output cannot be told.
@@ -791,11 +832,50 @@ def load_graph(config: Config) -> Graph:
     else:
         with waiting("Freezing the graph"):
             graph_def, inputs, outputs = freeze(tf, config)
-        path = Path(config.output_dir) / "frozen_graph.pb"
-        name, data = path.name, graph_def.SerializeToString(deterministic=True)
+        path, name, data = None, frozen_name(config), graph_def.SerializeToString(deterministic=True)
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = free_name(Path(config.output_dir), name, sha256)
+    if path is None:
+        path = Path(config.output_dir) / name
         write_beside(path, data)
-    tensors, shape, dtype, layout = describe_graph(config, graph_def, inputs, outputs)
-    return Graph(str(path), name, *tensors, shape, dtype, layout, hashlib.sha256(data).hexdigest())
+    source, sink, layout = describe_graph(config, graph_def, inputs, outputs)
+    return Graph(str(path), name, (source,), (sink,), layout, sha256)
+
+
+def frozen_name(config: Config) -> str:
+    """The file name of what is frozen here: a SavedModel's as in 2018, a Keras file's own, the built-in network's."""
+    if config.savedmodel_dir:
+        return "frozen_graph.pb"
+    return Path(config.keras_model).stem + ".pb" if config.keras_model else "resnet50_v2.pb"
+
+
+def free_name(folder: Path, name: str, sha256: str) -> str:
+    """The graph's name, with eight digits of its hash where the folder holds another graph's files under it.
+
+    Which graphs those are is told by the graph that lies there, and by the records.
+    """
+    holders = set()
+    with contextlib.suppress(OSError):
+        holders.add(hashlib.sha256((folder / name).read_bytes()).hexdigest())
+    with contextlib.suppress(OSError):
+        holders |= recorded_graphs(folder / "results.jsonl", name)
+    if not holders - {sha256}:
+        return name
+    return f"{Path(name).stem}_{sha256[:8]}{Path(name).suffix}"
+
+
+def recorded_graphs(path: Path, name: str) -> set[str]:
+    """The hashes of the graphs of that name in a results.jsonl; lines that are no records are passed over."""
+    found = set()
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if json.dumps(name) not in line:
+                continue  # most lines of a long history need no parsing
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                graph = json.loads(line)["graph"]
+                if graph["name"] == name:
+                    found.add(str(graph["sha256"]))
+    return found
 
 
 RISKY_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"}
@@ -935,8 +1015,8 @@ def import_graph(graph_def: Any) -> Any:
     return graph
 
 
-def describe_graph(config: Config, graph_def: Any, inputs: list[str], outputs: list[str]) -> tuple[Any, ...]:
-    """Finds the input and output and checks that images can be fed to the one."""
+def describe_graph(config: Config, graph_def: Any, inputs: list[str], outputs: list[str]) -> tuple[Tensor, Tensor, str]:
+    """The graph's input, output and layout; checks that images can be fed."""
     graph = import_graph(graph_def)
     operations = graph.get_operations()
     holders = [op.outputs[0].name for op in operations if op.type == "Placeholder"]
@@ -952,7 +1032,20 @@ def describe_graph(config: Config, graph_def: Any, inputs: list[str], outputs: l
         raise UserError(f"input {source.name} has shape {shape_text(source.shape)}, not a batch of images "
                         f"[batch, height, width, channels]: pass --input_node")  # fmt: skip
     layout = "NCHW" if shape[1] in (1, 3) and shape[3] not in (1, 3) else "NHWC"
-    return (source.name, sink.name), tuple(shape), source.dtype.name, layout
+    feed = dataclasses.replace(tensor_of(source), shape=tuple(shape))
+    return feed, tensor_of(sink), layout
+
+
+PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "PreventGradient"}  # the values stay theirs
+
+
+def tensor_of(tensor: Any, key: str = "") -> Tensor:
+    """What there is to know of a tf.Tensor; its op is the one that computed the values."""
+    shape = tuple(tensor.shape.as_list()) if tensor.shape.rank is not None else None
+    op = tensor.op
+    while op.type in PASSING_OPS and op.inputs:
+        op = op.inputs[0].op
+    return Tensor(tensor.name, shape, tensor.dtype.name, op.type, key)
 
 
 def may_be_classes(shape: Any) -> bool:
@@ -1054,7 +1147,8 @@ class Onnx:
         data = read_unchanged(self.graph.path, self.graph.sha256)
         module = precision_py()
         steps = functools.partial(progress, unit="steps")
-        return module.Precisions(data, [self.graph.input], [self.graph.output], module.Settings(), steps)
+        settings = module.Settings(opset=ENGINES["tensorrt"].opset)
+        return module.Precisions(data, [self.graph.input], [self.graph.output], settings, steps)
 
     @property
     def fp32(self) -> Any:
@@ -1106,10 +1200,13 @@ def precision_errors() -> Iterator[None]:
 
 
 def int8_settings(engine: str) -> Any:
-    """How an engine wants its Q/DQ: ONNX Runtime's kernels for CPUs unsigned, TensorRT symmetric."""
+    """How an engine wants its Q/DQ: ONNX Runtime's kernels for CPUs unsigned, TensorRT symmetric.
+
+    A strongly typed network falls back to nothing by itself: what is not quantised is written as float16 for it.
+    """
     module = precision_py()
     if engine != "onnxruntime":
-        return module.Settings()
+        return module.Settings(half=not ENGINES["tensorrt"].weakly_typed)
     return module.Settings(unsigned=True, weight_bits=7 if int8_saturates() else 8)
 
 
@@ -1331,6 +1428,12 @@ def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
     return prepare
 
 
+def pinned_array(memory: Any, like: np.ndarray) -> np.ndarray:
+    """NumPy's writable view of page-locked memory; np.from_dlpack's is read-only before NumPy 2.2."""
+    raw = (ctypes.c_ubyte * like.nbytes).from_address(int(memory.handle))
+    return np.ctypeslib.as_array(raw).view(like.dtype).reshape(like.shape)
+
+
 def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
     """The batch as a host tensor in page-locked memory, which a GPU reads several times faster, and its owner."""
     try:
@@ -1340,8 +1443,7 @@ def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
     Device(0).set_current()
     owner = LegacyPinnedMemoryResource().allocate(batch.nbytes)
     # Not by DLPack: NumPy would tell TensorFlow that the memory is CUDA's, which TensorFlow takes for no host memory.
-    memory = np.ctypeslib.as_array((ctypes.c_ubyte * batch.nbytes).from_address(int(owner.handle)))
-    memory = memory.view(batch.dtype).reshape(batch.shape)
+    memory = pinned_array(owner, batch)
     np.copyto(memory, batch)
     return tf.experimental.dlpack.from_dlpack(memory.__dlpack__()), owner
 
@@ -1411,8 +1513,9 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1), "casts": casts}
 
 
-NVINFER = ("pip install --extra-index-url https://pypi.nvidia.com tensorrt-libs==8.6.1 tensorrt-bindings==8.6.1, then "
-           "give libnvinfer.so.8 that name and put its folder on LD_LIBRARY_PATH (README, TF-TRT)")  # fmt: skip
+NVINFER = "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or README, TF-TRT"
+TFTRT_WORKSPACE_MB = 2048  # its converter wants a number
+NATIVE_SEGMENTS = "TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"
 
 
 class TfTrt(Engine):
@@ -1424,7 +1527,7 @@ class TfTrt(Engine):
     def why_not_build(self, precision: str) -> str | None:
         version = version_of("tensorflow") or "0"
         if tuple(map(int, version.split(".")[:2])) >= (2, 18):
-            return "removed after TensorFlow 2.17: use --engine=tensorrt, or pip install 'tensorflow[and-cuda]<2.18'"
+            return "removed after TensorFlow 2.17: use --engine=tensorrt, or pip install -r requirements-tftrt.txt"
         return super().why_not_build(precision) or missing_nvinfer() or (None if gpus() else "no NVIDIA GPU")
 
     def build(self, job: Job) -> Artifact:
@@ -1432,17 +1535,66 @@ class TfTrt(Engine):
         from tensorflow.python.compiler.tensorrt.trt_convert import TrtGraphConverter
 
         start = time.perf_counter()
-        graph_def, calibration = convert_by_tftrt(tf, TrtGraphConverter, job)
-        proof = tftrt_share(graph_def)
+        with stderr_lines() as logged:
+            graph_def, calibration = convert_by_tftrt(tf, TrtGraphConverter, job)
+        proof = {**tftrt_share(graph_def), "log": tftrt_complaints(logged)}
         if not proof["trt_engines"]:
             raise UserError("TF-TRT converted nothing of this graph: TensorFlow would run all of it; try --engine=xla")
         data = graph_def.SerializeToString(deterministic=True)
         return write_artifact(job.path(), data, start, {**proof, **calibration})
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
+        """The converted graph, each of whose engines has run once on the batch.
+
+        Raises:
+          UserError: an engine cannot run; TF-TRT would have TensorFlow run its part of the graph, and not say so.
+        """
+        import_tensorflow(job.config)
         from tensorflow.python.compiler.tensorrt import trt_convert  # noqa: F401  it registers TRTEngineOp
 
-        return TensorFlowRunner(job, artifact, batch, compiled=False)
+        os.environ[NATIVE_SEGMENTS] = "False"
+        start = time.perf_counter()
+        with stderr_lines() as logged:
+            try:
+                runner = TensorFlowRunner(job, artifact, batch, compiled=False)
+                runner.infer(batch)  # INT8 builds its engine now, and at every opening
+            except Exception as error:
+                if "native segment" not in str(error):
+                    raise
+                why = "; ".join(tftrt_complaints(logged)) or "TF-TRT does not say why"
+                raise UserError(f"a TF-TRT engine cannot run ({why}): try --engine=tensorrt") from error
+        artifact.proof = {**artifact.proof, "engines_ran": True}
+        if job.case.precision == "int8":
+            artifact.proof["engine_build_seconds"] = time.perf_counter() - start
+            artifact.seconds += artifact.proof["engine_build_seconds"]
+        return runner
+
+
+@contextlib.contextmanager
+def stderr_lines() -> Iterator[list[str]]:
+    """Collects what C++ writes to the process's stderr, line by line; the list is filled when the context ends."""
+    lines: list[str] = []
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
+
+
+def tftrt_complaints(lines: list[str]) -> list[str]:
+    """What TF-TRT or TensorRT logged as going wrong, each once, without time and place; at most five."""
+    found = []
+    for line in lines:
+        speaks = re.search(r"TensorRT|TF-TRT|TRTEngine", line)
+        if speaks and re.search(r"fail|error|cannot", line, re.I):
+            found.append(one_line(re.sub(r"^.*?\] ", "", line)))
+    return list(dict.fromkeys(found))[:5]
 
 
 def missing_nvinfer() -> str | None:
@@ -1453,7 +1605,7 @@ def missing_nvinfer() -> str | None:
         return None
     version = ".".join(map(str, linked.get_linked_tensorrt_version()))
     if version.startswith("0"):
-        return "this TensorFlow was not built with TensorRT: pip install 'tensorflow[and-cuda]==2.17.1'"
+        return f"this TensorFlow was not built with TensorRT: {NVINFER}"
     return f"libnvinfer.so.{version} was not found: {NVINFER}"
 
 
@@ -1468,7 +1620,7 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
             input_graph_def=graph_def_of(job.graph),
             nodes_denylist=[output.split(":")[0]],
             max_batch_size=None if calibrated else job.case.batch_size,  # int8 builds its engines when they are run
-            max_workspace_size_bytes=job.config.workspace_size << 20,
+            max_workspace_size_bytes=(job.config.workspace_size or TFTRT_WORKSPACE_MB) << 20,
             precision_mode=job.case.precision.upper(),
             is_dynamic_op=calibrated,
             use_calibration=calibrated,
@@ -1532,12 +1684,12 @@ class OnnxRuntimeRunner:
 
         self.runtime, self.device = onnxruntime, "cuda" if provider.startswith("CUDA") else "cpu"
         options = session_options(job.config)
-        settings = {"use_tf32": int(job.config.tf32)} if self.device == "cuda" else {}
         model = read_unchanged(artifact.path, artifact.sha256)
         with tempfile.TemporaryDirectory() as scratch:
             options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
-            self.session = onnxruntime.InferenceSession(model, options, [(provider, settings)])
+            self.session = create_session(model, options, provider, job.config)
             prove_what_ran(artifact, options.optimized_model_filepath, job.case.precision)
+        artifact.proof = {**artifact.proof, "provider": provider}
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.resident = self.bind(batch)
         self.options = onnxruntime.RunOptions()
@@ -1573,6 +1725,28 @@ class OnnxRuntimeRunner:
                 running.copy_outputs_to_cpu()
 
         return burst
+
+
+def create_session(model: bytes, options: Any, provider: str, config: Config) -> Any:
+    """A session that really has the provider: ONNX Runtime takes the CPU, without a word, where CUDA's does not load.
+
+    Raises:
+      UserError: the session has another provider.
+    """
+    import onnxruntime
+
+    settings = {}
+    if provider.startswith("CUDA"):
+        settings["use_tf32"] = int(config.tf32)
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # its CUDA and cuDNN may be others than TensorFlow's: from pip's packages
+    session = onnxruntime.InferenceSession(model, options, [(provider, settings)])
+    if session.get_providers()[0] != provider:
+        raise UserError(
+            f"ONNX Runtime has no {provider} here, it took {session.get_providers()[0]}: its CUDA is another than "
+            "TensorFlow's, pip install 'onnxruntime-gpu[cuda,cudnn]' brings it"
+        )
+    return session
 
 
 def session_options(config: Config) -> Any:
@@ -1611,37 +1785,82 @@ def prove_what_ran(artifact: Artifact, optimised: str, precision: str) -> None:
             raise UserError("ONNX Runtime runs none of this graph's convolutions in int8: try --engine=tensorrt")
 
 
+TENSORRT_VERSIONS = (8, 5), (12,)  # the first that the section below was run on, and the first that is not known
+TENSORRT_WHEELS = {  # a module, and the distributions that bring it
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11", "tensorrt-bindings"),
+    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+
+
 class TensorRt(Engine):
-    """TensorRT 10.12+, 11 or RTX 1.x, one path: a strongly typed network from ONNX, a plan, CUDA."""
+    """TensorRT 8.5 to 11 or TensorRT-RTX 1.x, on one path: ONNX, a network, a plan for one batch size, CUDA."""
 
     name = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
     needs_onnx = True
 
     @property
+    def choice(self) -> tuple[str, str]:
+        """The package that is used, and why that one where both are installed; "" where none is."""
+        found = [name for name in TENSORRT_WHEELS if importlib.util.find_spec(name)]
+        if len(found) < 2:
+            return (found or [""])[0], ""
+        if not gpus():
+            return "tensorrt_rtx", "tensorrt builds only where there is an NVIDIA GPU, tensorrt-rtx anywhere"
+        return "tensorrt", "it takes every NVIDIA GPU, tensorrt-rtx those of GeForce and RTX"
+
+    @property
     def package(self) -> str:
-        return next((name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)), "")
+        return self.choice[0]
 
     def module(self) -> Any:
-        return importlib.import_module(self.package)
+        """The TensorRT package.
+
+        Raises:
+          UserError: it does not load: half an installation, or libraries of another CUDA.
+        """
+        try:
+            return importlib.import_module(self.package)
+        except Exception as error:  # ImportError, OSError of a library, RuntimeError of a stub
+            raise UserError(
+                f"{self.package} is installed but does not load ({one_line(error)}): pip install --force-reinstall "
+                f"{self.package.replace('_', '-')}"
+            ) from error
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The version as numbers, by the installed distribution where that tells: importing takes seconds."""
+        version = version_of(*TENSORRT_WHEELS[self.package]) or self.module().__version__
+        return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
     def version(self) -> str:
-        return f"{self.package} {self.module().__version__}" if self.package else "missing"
+        return f"{self.package} {'.'.join(map(str, self.numbers))}" if self.package else "missing"
+
+    @property
+    def opset(self) -> int:
+        """The ONNX operator set that its parser takes: TensorRT 8.5 and 8.6 know 17 and none that is newer."""
+        return 17 if self.weakly_typed else 18
+
+    @property
+    def weakly_typed(self) -> bool:
+        """Whether TensorRT chooses types itself, within flags: up to 9 it cannot keep to the graph's."""
+        return self.package == "tensorrt" and self.numbers < (9,)
 
     def why_not_build(self, precision: str) -> str | None:
         if not self.package:
             return "missing: pip install tensorrt (tensorrt-rtx for RTX GPUs, or to build without a GPU)"
-        if self.package == "tensorrt" and tuple(map(int, self.module().__version__.split(".")[:2])) < (10, 12):
-            return f"TensorRT {self.module().__version__} is too old: pip install 'tensorrt>=10.12'"
+        first, unknown = TENSORRT_VERSIONS
+        if self.package == "tensorrt" and not first <= self.numbers < unknown:
+            return f"TensorRT {self.version().split()[1]} is none of 8.5 to 11: pip install 'tensorrt>=10,<12'"
+        if self.package == "tensorrt" and not gpus():
+            return "tensorrt builds only where there is an NVIDIA GPU: pip install tensorrt-rtx, which builds anywhere"
         return missing_precision_py() or super().why_not_build(precision)
 
     def why_not(self, precision: str) -> str | None:
         if (reason := self.why_not_build(precision)) or not gpus():
             return reason or "no NVIDIA GPU"
-        capability = gpus()[0]["compute_capability"]
-        known = getattr(self.module(), "ComputeCapability", None)  # RTX lists what it supports; tensorrt has no list
-        if known is not None and f"SM{capability.replace('.', '')}" not in known.__members__:
-            return f"TensorRT-RTX does not support this GPU's compute capability {capability}: pip install tensorrt"
+        if self.package == "tensorrt_rtx" and (reason := rtx_refuses(self.module(), gpus()[0])):
+            return reason
         if not version_of("cuda-core"):
             return "cuda.core is missing: pip install 'cuda-core>=1.0' cuda-bindings"
         return None
@@ -1649,11 +1868,22 @@ class TensorRt(Engine):
     def build(self, job: Job) -> Artifact:
         assert job.source
         start = time.perf_counter() - job.source.seconds
-        plan = build_plan(self.module(), job, read_unchanged(job.source.path, job.source.sha256))
-        return write_artifact(job.path(".engine"), plan, start, job.source.proof)
+        model = read_unchanged(job.source.path, job.source.sha256)
+        plan, facts = build_plan(self.module(), job, model)
+        package, why = self.choice
+        proof = {**job.source.proof, **facts, "package": f"{package}, {why}" if why else package}
+        return write_artifact(job.path(f"_batch{job.case.batch_size}.engine"), plan, start, proof)
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         return TensorRtRunner(self.module(), job, artifact, batch)
+
+
+def rtx_refuses(rtx: Any, gpu: dict[str, Any]) -> str | None:
+    """Why TensorRT-RTX does not run on this GPU: it lists the compute capabilities that it supports."""
+    capability = gpu["compute_capability"]
+    if f"SM{capability.replace('.', '')}" in rtx.ComputeCapability.__members__:
+        return None
+    return f"TensorRT-RTX does not support this GPU's compute capability {capability}: pip install tensorrt"
 
 
 def trt_logger(trt: Any) -> Any:
@@ -1671,41 +1901,153 @@ def trt_logger(trt: Any) -> Any:
     return Logger()
 
 
-def build_plan(trt: Any, job: Job, model: bytes) -> bytes:
-    """The serialised plan of an ONNX model for batches of 1 to the case's size.
+TENSORRT_REMEDIES = {  # what its log says, and what helps
+    r"error: 35\b": "the NVIDIA driver is older than this TensorRT's CUDA: update it, or take an older TensorRT",
+    r"error: 100\b|no CUDA-capable device": "it needs an NVIDIA GPU that this process may use",
+    r"[Oo]ut.?[Oo]f.?[Mm]emory": "out of memory: pass a smaller --batch_size",
+    r"implementation for node": "leave --workspace_size out, or pass a larger one",
+    r"Assertion": "a fault of this TensorRT's: try another version of it, or another precision",
+    r"[Dd]eserializ|magic tag|version tag": "it was written by another TensorRT or for another GPU: remove it",
+}
+
+
+def trt_error(what: str, errors: list[str]) -> UserError:
+    """What TensorRT logged as one line with the remedy: the first error that has a known one, or the first of all."""
+    for text in errors:
+        for pattern, remedy in TENSORRT_REMEDIES.items():
+            if re.search(pattern, text):
+                return UserError(f"TensorRT cannot {what} ({one_line(text)}): {remedy}")
+    why = one_line(errors[0]) if errors else "no reason given"
+    return UserError(f"TensorRT cannot {what} ({why}): try --engine=xla")
+
+
+def create_builder(trt: Any, logger: Any) -> Any:
+    """TensorRT's builder.
+
+    Raises:
+      UserError: what its log says; pybind11's own TypeError says only that it got a null pointer.
+    """
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:
+        raise trt_error("start", logger.errors) from error
+
+
+def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]:
+    """The serialised plan of an ONNX model for the case's batch size, and how it was built.
 
     Raises:
       UserError: TensorRT's parser or builder refuses the model.
     """
     logger = trt_logger(trt)
-    builder = trt.Builder(logger)
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind where it has no flag
-    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    builder = create_builder(trt, logger)
+    network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
-        raise UserError(f"TensorRT cannot parse the graph ({one_line(parser.get_error(0).desc())}): try --engine=xla")
+        raise trt_error("parse the graph", [parser.get_error(0).desc()])
+    fix_batch_size(network, job.case.batch_size)
+    config = builder_config(trt, builder, job)
+    allow_precision(trt, network, config, job.case.precision, model)
+    cache = timing_cache_path(trt, job)
+    warm = bool(cache) and cache.exists()
+    if cache:
+        config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if warm else b""), False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise trt_error("build the plan", logger.errors)
+    if cache:
+        write_beside(cache, bytes(config.get_timing_cache().serialize()))
+    return bytes(plan), build_facts(trt, config, warm)
+
+
+def network_flags(trt: Any) -> int:
+    """Strongly typed where TensorRT can (10 and later); before that with the batch as a dimension."""
+    kinds = trt.NetworkDefinitionCreationFlag
+    wanted = getattr(kinds, "STRONGLY_TYPED", None)
+    if wanted is None:
+        wanted = kinds.EXPLICIT_BATCH
+    return 1 << int(wanted)
+
+
+def fix_batch_size(network: Any, batch_size: int) -> None:
+    """Static shapes: the plan is built for the batch that is timed, and the inspector can name every type."""
+    for index in range(network.num_inputs):
+        source = network.get_input(index)
+        if source.shape[0] == -1:
+            source.shape = (batch_size, *tuple(source.shape)[1:])
+
+
+TIMING_ITERATIONS = 8  # averaged for each kernel that the builder tries: trtexec's default
+
+
+def builder_config(trt: Any, builder: Any, job: Job) -> Any:
+    """How to build, but for what is allowed to whom."""
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
+    if job.config.workspace_size:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector tells precisions only then
-    (config.set_flag if job.config.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    config.avg_timing_iterations = TIMING_ITERATIONS
+    if job.config.tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
     if gpus() and hasattr(config, "set_compute_capability"):  # RTX builds for Ampere and newer unless told
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
-    source = network.get_input(0)
-    if source.shape[0] == -1:
-        profile, image, batch = builder.create_optimization_profile(), tuple(source.shape)[1:], job.case.batch_size
-        profile.set_shape(source.name, (1, *image), (batch, *image), (batch, *image))
-        config.add_optimization_profile(profile)
-    cache = Path(job.config.output_dir) / "tensorrt_timing.cache"
-    if trt.__name__ == "tensorrt":  # RTX has none: it chooses kernels when it runs
-        config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if cache.exists() else b""), False)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise UserError(f"TensorRT cannot build the plan ({one_line((logger.errors or ['no reason given'])[-1])}): "
-                        f"a larger --workspace_size or a smaller --batch_size may help")  # fmt: skip
-    if trt.__name__ == "tensorrt":
-        write_beside(cache, bytes(config.get_timing_cache().serialize()))
-    return bytes(plan)
+    return config
+
+
+def allow_precision(trt: Any, network: Any, config: Any, precision: str, model: bytes) -> None:
+    """Up to TensorRT 9, which chooses types itself: allows the precision's, and holds to float32 what must stay so.
+
+    A strongly typed network needs no word: there the ONNX graph's types are the plan's.
+    """
+    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or precision == "fp32":
+        return
+    config.set_flag(trt.BuilderFlag.FP16)
+    if precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+    kept = precision_py().kept_in_float32(model)
+    if not kept:
+        return
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for layer in (network.get_layer(index) for index in range(network.num_layers)):
+        if layer.name in kept:
+            layer.precision = trt.float32
+            for index in range(layer.num_outputs):
+                layer.set_output_type(index, trt.float32)
+
+
+def timing_cache_path(trt: Any, job: Job) -> Path | None:
+    """The file of kernel timings, of one TensorRT version and GPU; RTX has none: it chooses kernels when it runs."""
+    if trt.__name__ != "tensorrt":
+        return None
+    gpu = re.sub(r"\W+", "_", gpus()[0]["name"]) if gpus() else "none"
+    return Path(job.config.output_dir, f"tensorrt_timing_{trt.__version__}_{gpu}.cache")
+
+
+def build_facts(trt: Any, config: Any, warm: bool) -> dict[str, Any]:
+    """What a plan's building seconds, and its kernels, depended on."""
+    facts: dict[str, Any] = {"timing_cache": "warm" if warm else "cold"}
+    facts["cuda_module_loading"] = os.environ.get("CUDA_MODULE_LOADING", "")
+    sources = config.get_tactic_sources()
+    facts["tactic_sources"] = [
+        name for name, source in trt.TacticSource.__members__.items() if sources >> int(source) & 1
+    ]
+    if hasattr(config, "builder_optimization_level"):  # from 8.6 on
+        facts["optimization_level"] = config.builder_optimization_level
+    return facts
+
+
+NUMPY_TYPES = {  # by the names of TensorRT's DataType; its own nptype fails on NumPy 1.24 and later (8.5)
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
 
 
 class Slot:
@@ -1715,10 +2057,12 @@ class Slot:
         from cuda.core import LegacyPinnedMemoryResource
 
         pinned = LegacyPinnedMemoryResource()
-        self.input, self.output = (gpu.allocate(array.nbytes, stream=stream) for array in (batch, result))
-        self.staging, self.result = pinned.allocate(batch.nbytes), pinned.allocate(result.nbytes)
-        self.host_input = np.from_dlpack(self.staging).view(batch.dtype).reshape(batch.shape)
-        self.host_output = np.from_dlpack(self.result).view(result.dtype).reshape(result.shape)
+        self.input = gpu.allocate(batch.nbytes, stream=stream)
+        self.output = gpu.allocate(result.nbytes, stream=stream)
+        self.staging = pinned.allocate(batch.nbytes)
+        self.result = pinned.allocate(result.nbytes)
+        self.host_input = pinned_array(self.staging, batch)
+        self.host_output = pinned_array(self.result, result)
         self.done: Any = None
 
 
@@ -1731,11 +2075,7 @@ class TensorRtRunner:
         gpu = Device(0)
         gpu.set_current()
         self.stream, self.copies = gpu.create_stream(), gpu.create_stream()  # non-blocking, both
-        logger = trt_logger(trt)
-        self.runtime = trt.Runtime(logger)
-        self.engine = self.runtime.deserialize_cuda_engine(read_unchanged(artifact.path, artifact.sha256))
-        if self.engine is None:
-            raise UserError(f"TensorRT cannot load the plan ({one_line((logger.errors or ['no reason given'])[0])})")
+        self.runtime, self.engine = load_plan(trt, artifact)
         cache = Path(job.config.output_dir) / "tensorrt_rtx_runtime.cache"
         self.context, kernels = create_context(self.engine, cache)
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
@@ -1743,11 +2083,11 @@ class TensorRtRunner:
         self.output = next(n for n in names if n != self.input)
         self.context.set_input_shape(self.input, batch.shape)
         shape = tuple(self.context.get_tensor_shape(self.output))
-        result = np.empty(shape, trt.nptype(self.engine.get_tensor_dtype(self.output)))
+        result = np.empty(shape, NUMPY_TYPES[self.engine.get_tensor_dtype(self.output).name])
         self.slots = [Slot(gpu, self.stream, batch, result) for _ in range(2)]
         self.infer(batch)  # allocates and, with RTX, compiles; a capture allows neither
         self.graph = self.capture()
-        proof = inspect_plan(trt, self.engine, job.case.precision)
+        proof = inspect_plan(trt, self.engine, job.case.precision, Path(artifact.path).with_suffix(".json"))
         artifact.proof = {**artifact.proof, **proof, "cuda_graph": self.graph is not None}
         if kernels is not None:
             write_beside(cache, bytes(kernels.serialize()))
@@ -1806,6 +2146,20 @@ class TensorRtRunner:
         self.stream.sync()
 
 
+def load_plan(trt: Any, artifact: Artifact) -> tuple[Any, Any]:
+    """TensorRT's runtime, which must outlive it, and the engine of a plan.
+
+    Raises:
+      UserError: TensorRT cannot load it; its log says why.
+    """
+    logger = trt_logger(trt)
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(read_unchanged(artifact.path, artifact.sha256))
+    if engine is None:
+        raise trt_error("load the plan", logger.errors)
+    return runtime, engine
+
+
 def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
     """An execution context; with TensorRT-RTX also its cache of compiled kernels, read from a file if it fits."""
     config = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
@@ -1818,30 +2172,56 @@ def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
     return engine.create_execution_context(config), kernels
 
 
-def inspect_plan(trt: Any, engine: Any, precision: str) -> dict[str, Any]:
-    """The share of a plan's convolutions and matrix products that take float16 or int8 in, by the engine inspector.
+def inspect_plan(trt: Any, engine: Any, precision: str, listing: Path) -> dict[str, Any]:
+    """The share of a plan's convolutions and matrix products that have the precision; its layers go to `listing`.
 
     Raises:
       UserError: the plan computes nothing at the precision asked for.
     """
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    share = plan_share(json.loads(text), precision)
+    write_beside(listing, text.encode())
+    share = plan_share(read_inspector(text), precision)
     if precision in ("fp16", "int8") and share.get("executed_share_of_nodes") == 0:
         raise UserError(f"TensorRT computes nothing in {precision.upper()} here: it would time another precision")
     return share
 
 
-HEAVY_LAYERS = re.compile("conv|gemm|matmul|matrix", re.I)
+def read_inspector(text: str) -> list[dict[str, Any]]:
+    """The layers of the engine inspector's JSON, which from 8.6 on holds raw control characters between names."""
+    layers = json.loads(text, strict=False).get("Layers", [])
+    return [layer for layer in layers if isinstance(layer, dict)]  # names only, where it was built without DETAILED
 
 
-def plan_share(information: dict[str, Any], precision: str) -> dict[str, Any]:
-    """The same from the inspector's JSON: TensorRT 10 tells types in `Format/Datatype`, TensorRT 11 in `DataType`."""
-    words = {"fp16": ("half", "fp16"), "int8": ("int8",)}.get(precision, ("float", "fp32"))
-    layers = [layer for layer in information.get("Layers", []) if isinstance(layer, dict) and layer.get("Inputs")]
-    heavy = [layer["Inputs"][0] for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))]
-    kinds = [str(source.get("DataType") or source.get("Format/Datatype")).lower() for source in heavy]
-    low = sum(any(word in kind for word in words) for kind in kinds)
-    return {"executed_nodes": len(heavy), "executed_share_of_nodes": low / len(heavy)} if heavy else {}
+HEAVY_LAYERS = re.compile("conv|correlation|gemm|matmul|matrix", re.I)
+TYPE_WORDS = {  # "float" stands also in bfloat16 and float16, "int8" in uint8
+    "fp16": r"\bhalf\b|\bfp16\b|\bfloat16\b",
+    "int8": r"\bint8\b",
+    "fp32": r"\bfloat\b|\bfp32\b|\bfloat32\b",
+}
+ANY_TYPE = re.compile(r"\b(half|b?float(16|32)?|[bf]p?\d+|u?int\d+|bool)\b", re.I)
+
+
+def plan_share(layers: list[dict[str, Any]], precision: str) -> dict[str, Any]:
+    """How many of a plan's convolutions and matrix products take in the precision, of those whose type is told.
+
+    TensorRT 8 and 10 tell a tensor's type in `Format/Datatype`, RTX and 11 in `Datatype`. `unknown_nodes` counts those
+    that do not tell it; blocks that TensorRT fuses tell nothing of what is inside.
+    """
+    word = re.compile(TYPE_WORDS.get(precision, TYPE_WORDS["fp32"]), re.I)
+    told = [input_type(layer) for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))]
+    known = [kind for kind in told if ANY_TYPE.search(kind)]
+    share: dict[str, Any] = {"executed_nodes": len(known), "unknown_nodes": len(told) - len(known)}
+    if known:
+        share["executed_share_of_nodes"] = sum(bool(word.search(kind)) for kind in known) / len(known)
+    return share
+
+
+def input_type(layer: dict[str, Any]) -> str:
+    """How a layer's listing words the type of its first input, or ""."""
+    source = (layer.get("Inputs") or [{}])[0]
+    if not isinstance(source, dict):
+        return ""
+    return str(source.get("Datatype") or source.get("DataType") or source.get("Format/Datatype") or "")
 
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TensorRt(), TfTrt(), Xla(), OnnxRuntime())}
@@ -2030,6 +2410,13 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
 # ----------------------------------------------------------------------------------------- predictions and agreement
 
 
+SAME_TOP1 = 0.99  # share of the images that must keep native's first class, or of the decisions, to be the same model
+SAME_SNR_DB = 17.0  # an error of 1/50 of native's power, which turns its outputs by a cosine of 0.99
+DECISION = 0.5  # independent scores from here up say yes
+SUMS_TO_ONE = 1e-2  # how far from one a row of probabilities may add up, in float16
+CLASS_KINDS = ("probabilities", "logits")  # kinds of outputs whose largest value is the answer
+
+
 @functools.cache
 def labels() -> dict[str, str]:
     """Names of ImageNet's classes by class id; none where the file was not copied along."""
@@ -2049,13 +2436,34 @@ def label_of(index: int, classes: int, one_indexed: bool) -> str:
     return known.get(str(identity), f"class {identity}")
 
 
-def probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Rows [images, classes] that sum to one: softmax of those that do not yet, in float64."""
-    rows = outputs.astype(np.float64)
-    if np.all(rows >= 0) and np.allclose(rows.sum(axis=1), 1, atol=1e-2):
-        return rows
-    rows = np.exp(rows - rows.max(axis=1, keepdims=True))
-    return rows / rows.sum(axis=1, keepdims=True)
+def rows_of(values: np.ndarray) -> np.ndarray:
+    """An output as float64 [images, values]."""
+    return values.reshape(len(values), -1).astype(np.float64)
+
+
+def kind_of(op: str, values: np.ndarray) -> str:
+    """What an output says, by the op that computes it and native's values [images, ...].
+
+    `probabilities` (a row sums to one), `logits` (a row's largest is its class), `scores` (each in [0, 1] by itself:
+    several may be true) or `values` (one number, a map, an embedding: nothing that has classes).
+    """
+    if sum(side > 1 for side in values.shape[1:]) > 1:
+        return "values"
+    rows = rows_of(values)
+    within = bool(np.all((rows >= 0) & (rows <= 1)))
+    if op == "Sigmoid" and within:
+        return "scores"
+    if rows.shape[1] == 1 or op == "Tanh":
+        return "values"
+    if within:
+        return "probabilities" if np.allclose(rows.sum(axis=1), 1, atol=SUMS_TO_ONE) else "scores"
+    return "logits"
+
+
+def probabilities(rows: np.ndarray) -> np.ndarray:
+    """Softmax of logits [images, classes], in float64."""
+    powers = np.exp(rows - rows.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def top(outputs: np.ndarray, count: int) -> np.ndarray:
@@ -2063,61 +2471,166 @@ def top(outputs: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-outputs, axis=1, kind="stable")[:, :count]
 
 
-def predictions(outputs: np.ndarray, config: Config) -> list[tuple[str, float]]:
-    """Labels and probabilities of the first image's best classes."""
-    row, classes = probabilities(outputs[:1])[0], outputs.shape[1]
-    best = top(outputs[:1], config.predictions_to_print)[0]
-    return [(label_of(int(index), classes, config.ids_are_one_indexed), float(row[index])) for index in best]
+def predictions(values: np.ndarray, kind: str, config: Config) -> list[tuple[str, float]]:
+    """Labels and probabilities (or independent scores) of the first image's best classes; none of mere values."""
+    if kind == "values":
+        return []
+    row = rows_of(values[:1])
+    shown = probabilities(row) if kind == "logits" else row
+    best = top(row, config.predictions_to_print)[0]
+    return [(label_of(int(index), row.shape[1], config.ids_are_one_indexed), float(shown[0, index])) for index in best]
 
 
-def agreement(outputs: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """How far two outputs [images, classes] of the same images are the same model's.
+def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | None]:
+    """How far two outputs [images, values] are apart as numbers.
 
-    top1: share of images with the same first class; top5: mean share of the five best in common; cosine: lowest
-    cosine similarity of an image's outputs; difference: largest absolute difference.
+    cosine: lowest cosine similarity of an image's values; difference: largest absolute difference; snr_db:
+    signal-to-noise ratio over all images, 10 log10(sum theirs^2 / sum (theirs - ours)^2), None where nothing differs.
     """
-    ours, theirs = outputs.astype(np.float64), reference.astype(np.float64)
-    five = min(5, ours.shape[1])
-    common = [len(set(a) & set(b)) / five for a, b in zip(top(ours, five), top(theirs, five))]
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    noise, signal = float(np.sum((theirs - ours) ** 2)), float(np.sum(theirs**2))
+    tiny = np.finfo(float).tiny
     return {
-        "top1": float(np.mean(top(ours, 1) == top(theirs, 1))),
-        "top5": float(np.mean(common)),
-        "cosine": float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, np.finfo(float).tiny))),
+        "cosine": float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, tiny))),
         "difference": float(np.max(np.abs(ours - theirs))),
+        "snr_db": 10 * math.log10(max(signal, tiny) / noise) if noise else None,
     }
 
 
-def accuracy(outputs: np.ndarray, ids: list[int], one_indexed: bool) -> dict[str, float]:
-    """Share of images whose class id is the first, or among the first five."""
-    hits = top(outputs, 5) + shift(outputs.shape[1], one_indexed) == np.asarray(ids)[:, None]
-    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean())}
+def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any], list[int]]:
+    """Agreement of two outputs [images, classes] on the classes, and which images changed theirs.
+
+    An image whose first two outputs in `theirs` are nearer than SAME_OUTPUT of its largest is undecided: rounding of
+    any kind may turn it, so it is neither the same nor changed. top1: share of the decided images with the same first
+    class; top5: mean share of the five best in common, over all images.
+    """
+    count = min(5, ours.shape[1])
+    best, wanted = top(ours, count), top(theirs, count)
+    common = [len(set(mine) & set(native)) / count for mine, native in zip(best, wanted)]
+    first, second = (np.take_along_axis(theirs, wanted[:, at : at + 1], 1)[:, 0] for at in (0, 1))
+    decided = first - second >= SAME_OUTPUT * np.max(np.abs(theirs), axis=1)
+    equal = best[:, 0] == wanted[:, 0]
+    counts = counts_of(equal, decided)
+    changed = np.flatnonzero(decided & ~equal).tolist()
+    return {**counts, "top1": share_same(counts), "top5": float(np.mean(common))}, changed
 
 
-def judge(result: Result, reference: np.ndarray | None, images: Images, config: Config) -> None:
-    """Adds predictions, agreement with native and accuracy to a result, and a sentence on what is suspicious."""
+def score_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, int]:
+    """Counts of equal decisions at DECISION; those nearer to it than SAME_OUTPUT in `theirs` are undecided."""
+    decided = np.abs(theirs - DECISION) >= SAME_OUTPUT
+    return counts_of((ours >= DECISION) == (theirs >= DECISION), decided)
+
+
+def counts_of(equal: np.ndarray, decided: np.ndarray) -> dict[str, int]:
+    same, sure = int(np.sum(equal & decided)), int(np.sum(decided))
+    return {"same": same, "decided": sure, "undecided": equal.size - sure}
+
+
+def share_same(counts: dict[str, Any]) -> float | None:
+    """The share of the decided that stayed the same; None where nothing was decided."""
+    return counts["same"] / counts["decided"] if counts["decided"] else None
+
+
+def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[dict[str, Any], list[int]]:
+    """All agreement of one output with native's for the same images, and which images changed their class."""
+    ours, theirs, changed = rows_of(ours), rows_of(theirs), []
+    found: dict[str, Any] = {"kind": kind, **numeric_agreement(ours, theirs)}
+    if kind in CLASS_KINDS:
+        classes, changed = class_agreement(ours, theirs)
+        found |= classes
+    elif kind == "scores":
+        found |= score_agreement(ours, theirs)
+    return found, changed
+
+
+def accuracy(values: np.ndarray, ids: list[int], one_indexed: bool) -> dict[str, float | int]:
+    """Share of images [images, classes] whose class id is the first, or among the first five, and of how many."""
+    rows = rows_of(values)
+    hits = top(rows, 5) + shift(rows.shape[1], one_indexed) == np.asarray(ids)[:, None]
+    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean()), "images": len(ids)}
+
+
+def judge(
+    result: Result, reference: dict[str, np.ndarray] | None, images: Images, config: Config, graph: Graph
+) -> None:
+    """Adds kinds of outputs, predictions, agreement with native and accuracy to a result, and what is suspicious.
+
+    Args:
+      result: its outputs hold any number of images, the first rows those of `images`; the rest are copies.
+      reference: native's outputs for the same images, or None where there are none.
+    """
     if result.outputs is None:
         return
-    outputs, precision = result.outputs[: len(images.pixels)], result.case.precision  # the rest are copies
-    result.facts["predictions"] = predictions(outputs, config)
+    outputs = {name: values[: len(images.pixels)] for name, values in result.outputs.items()}
+    kinds = result.facts["kinds"] = kinds_of(graph, reference or outputs)
+    main, kind = outputs[graph.output], kinds[graph.output]
+    if best := predictions(main, kind, config):
+        result.facts["predictions"] = best
     if built_in(config) and config.weights == "random":
         result.notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
-    if outputs.shape[1] == 1000 and not config.ids_are_one_indexed:
+    if kind in CLASS_KINDS and rows_of(main).shape[1] == 1000 and not config.ids_are_one_indexed:
         result.notes.append("1000 classes: class ids are shifted by one, there is no background class")
-    if not np.isfinite(outputs).all():
+    if not all(np.isfinite(values).all() for values in outputs.values()):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
-    elif reference is not None and precision != "native":
-        same = result.facts["agreement"] = agreement(outputs[: len(reference)], reference[: len(outputs)])
-        if same["top1"] < SAME_TOP1 or same["cosine"] < SAME_COSINE:
-            what = "predictions" if same["top1"] < SAME_TOP1 else "outputs"
-            result.notes.append(f"{precision.upper()} changed the {what}: top-1 agrees with native on "
-                                f"{same['top1']:.1%} of the images, lowest cosine {same['cosine']:.3f}")  # fmt: skip
-    ids = [config.label] * len(outputs) if config.label is not None else (images.labels or [])[: len(outputs)]
-    if ids and max(ids) >= outputs.shape[1] + shift(outputs.shape[1], config.ids_are_one_indexed):
-        result.notes.append(f"class id {max(ids)} is none of the network's {outputs.shape[1]} classes: check --label, "
-                            f"or the names of the class folders")  # fmt: skip
+    elif reference is not None and result.case.precision != "native":
+        judge_agreement(result, outputs, reference, images, config)
+    judge_accuracy(result, main, images, config)
+
+
+def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
+    """The kind of each output by its name."""
+    return {tensor.name: kind_of(tensor.op, outputs[tensor.name]) for tensor in graph.outputs}
+
+
+def judge_agreement(
+    result: Result, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray], images: Images, config: Config
+) -> None:
+    """Adds the agreement of each output with native's, and a sentence where it changed."""
+    count = min(len(next(iter(outputs.values()))), len(next(iter(reference.values()))))
+    found: dict[str, Any] = {}
+    for name, kind in result.facts["kinds"].items():
+        ours, theirs = outputs[name][:count], reference[name][:count]
+        found[name], changed = output_agreement(ours, theirs, kind)
+        if kind in CLASS_KINDS:
+            found[name]["changed"] = changed_classes(ours, theirs, changed, images, config)
+        result.notes += agreement_notes(result.case.precision, found[name])
+    result.facts["agreement"] = {"images": count, "outputs": found}
+
+
+def changed_classes(
+    ours: np.ndarray, theirs: np.ndarray, changed: list[int], images: Images, config: Config
+) -> list[dict[str, str]]:
+    """The images whose first class changed: their names, native's class, and the one now."""
+    ours, theirs = rows_of(ours), rows_of(theirs)
+
+    def named(rows: np.ndarray, image: int) -> str:
+        return label_of(int(np.argmax(rows[image])), rows.shape[1], config.ids_are_one_indexed)
+
+    return [{"image": images.names[at], "native": named(theirs, at), "now": named(ours, at)} for at in changed]
+
+
+def agreement_notes(precision: str, found: dict[str, Any]) -> list[str]:
+    """A sentence where a precision changed an output, or its classes or decisions."""
+    share = share_same(found) if "decided" in found else None
+    if share is not None and share < SAME_TOP1:
+        what = "decisions" if found["kind"] == "scores" else "images"
+        return [f"{precision.upper()} changed the predictions: {found['same']} of {found['decided']} {what} are as in "
+                f"native"]  # fmt: skip
+    if found["snr_db"] is not None and found["snr_db"] < SAME_SNR_DB:
+        return [f"{precision.upper()} changed the outputs: {found['snr_db']:.1f} dB signal to noise, lowest cosine "
+                f"{found['cosine']:.3f}"]  # fmt: skip
+    return []
+
+
+def judge_accuracy(result: Result, values: np.ndarray, images: Images, config: Config) -> None:
+    """Adds accuracy where the images' classes are known."""
+    count = rows_of(values).shape[1]
+    ids = [config.label] * len(values) if config.label is not None else (images.labels or [])[: len(values)]
+    if ids and max(ids) >= count + shift(count, config.ids_are_one_indexed):
+        result.notes.append(f"class id {max(ids)} is none of the network's {count} classes: check --label, or the "
+                            f"names of the class folders")  # fmt: skip
     if ids:
-        result.facts["accuracy"] = accuracy(outputs, ids, config.ids_are_one_indexed)
+        result.facts["accuracy"] = accuracy(values, ids, config.ids_are_one_indexed)
 
 
 # ---------------------------------------------------------------------------------------------------- log and report
@@ -2147,7 +2660,7 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         "batch_size": case.batch_size,
         "input_dtype": job.dtype,
         "timings": timings,
-        "graph": {name: getattr(job.graph, name) for name in ("name", "sha256", "input", "output", "shape", "layout")},
+        "graph": {name: value for name, value in dataclasses.asdict(job.graph).items() if name != "path"},
         "images": "random" if job.images.random else len(job.images.pixels),
         "first_image": job.images.names[0],
         "artifact": artifact and {"name": Path(artifact.path).name, "bytes": artifact.bytes,
@@ -2181,10 +2694,27 @@ def log_block(record: dict[str, Any]) -> str:
         devices, sums = (record["together"][name] for name in ("devices", "throughput"))
         speeds = ", \t".join(f"{inputs} {speed:.1f} images/s" for inputs, speed in sums.items())
         lines.append(f"  together \t{len(devices)} devices, \tthroughput: {speeds}")
-    for name in ("agreement", "accuracy"):
-        if name in record:
-            lines.append(f"  {name} \t" + ", \t".join(f"{key}: {value:.4f}" for key, value in record[name].items()))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *judged_lines(record)]) + "\n"
+
+
+def judged_lines(record: dict[str, Any]) -> list[str]:
+    """The block's lines on agreement, one for each output, and accuracy."""
+    lines = []
+    for found in (record.get("agreement") or {"outputs": {}})["outputs"].values():
+        numbers = {
+            name: found[name] for name in ("top1", "top5", "cosine", "difference") if found.get(name) is not None
+        }
+        parts = [f"{name}: {value:.4f}" for name, value in numbers.items()]
+        parts.append(f"snr: {math.inf if found['snr_db'] is None else found['snr_db']:.1f} dB")
+        if "decided" in found:
+            parts.append(f"same: {found['same']} of {found['decided']}")
+            parts += [f"undecided: {found['undecided']}"] if found["undecided"] else []
+        lines.append("  agreement \t" + ", \t".join([*parts, f"images: {record['agreement']['images']}"]))
+    if found := record.get("accuracy"):
+        lines.append(
+            f"  accuracy \ttop1: {found['top1']:.4f}, \ttop5: {found['top5']:.4f}, \timages: {found['images']}"
+        )
+    return lines
 
 
 def append(path: Path, text: str) -> None:
@@ -2310,8 +2840,11 @@ def run_case(job: Job, clock: Callable[[], float] = time.perf_counter) -> Result
         refuse_unfinished(runner, batch, result.timings["device"])
     if config.inputs in ("host", "both"):
         result.timings["host"] = time_host(runner, job, batch, clock)
-    result.outputs = outputs_of(runner, batch)
-    result.notes += [*proof_notes(job.case.precision, result.artifact.proof), *doubts(runner, batch, result.outputs)]
+    result.outputs = outputs_of(runner, batch, job.graph)
+    result.notes += [
+        *proof_notes(job.case.precision, result.artifact.proof),
+        *doubts(runner, batch, job.graph, result.outputs),
+    ]
     return result
 
 
@@ -2358,9 +2891,12 @@ def try_case(job: Job) -> Result:
     return dataclasses.replace(run_case(dataclasses.replace(job, config=once(job.config))), outputs=None)
 
 
-def outputs_of(runner: Runner, batch: np.ndarray) -> np.ndarray:
-    """Outputs as float32 [images, classes]."""
-    return np.array(runner.infer(batch), np.float32).reshape(len(batch), -1)
+def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.ndarray]:
+    """The graph's outputs for a batch by their names, as float32 with the images along the first axis."""
+    values = np.array(runner.infer(batch), np.float32)
+    if values.shape[:1] != (len(batch),):
+        values = values.reshape(len(batch), -1)
+    return {graph.output: values}
 
 
 def refuse_unfinished(runner: Runner, batch: np.ndarray, timing: Timing) -> None:
@@ -2380,18 +2916,23 @@ def refuse_unfinished(runner: Runner, batch: np.ndarray, timing: Timing) -> None
                     f"after {usual:.3f} s, so its timings are not real")  # fmt: skip
 
 
-def doubts(runner: Runner, batch: np.ndarray, outputs: np.ndarray) -> list[str]:
+def doubts(runner: Runner, batch: np.ndarray, graph: Graph, outputs: dict[str, np.ndarray]) -> list[str]:
     """Sentences on outputs that change from run to run, or do not depend on the input; overwrites the batch."""
-    if not np.isfinite(outputs).all():
+    if not all(np.isfinite(values).all() for values in outputs.values()):
         return []  # said elsewhere
-    again = outputs_of(runner, batch)
+    again = outputs_of(runner, batch, graph)
     np.subtract(batch.max(), batch, out=batch)  # a negative of the images
-    other, tolerance = outputs_of(runner, batch), SAME_OUTPUT * np.max(np.abs(outputs), initial=0)
-    if not np.allclose(again, outputs, rtol=0, atol=tolerance):
+    other = outputs_of(runner, batch, graph)
+    if not all(nearly_equal(again[name], values) for name, values in outputs.items()):
         return ["the output changes from run to run: is there a random op in the graph?"]
-    if np.array_equal(other, outputs):
+    if all(np.array_equal(other[name], values) for name, values in outputs.items()):
         return ["the output does not depend on the input: check --input_node and --output_node"]
     return []
+
+
+def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
+    """Whether no value differs by more than SAME_OUTPUT of the largest."""
+    return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
 
 
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
@@ -2403,7 +2944,7 @@ def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
     return [f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"] if ran < 0.5 else []
 
 
-NO_MEMORY = r"out of memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
+NO_MEMORY = r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
 
 
 def attempt(job: Job, work: Callable[[Job], Result] = run_case) -> Result:
@@ -2710,7 +3251,7 @@ def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, d
             if result.case.precision == "int8" and isinstance(job, Job):
                 result.facts["calibration"] = facts = calibration_of(result, job, onnx)
                 result.notes += calibration_notes(facts)
-            judge(result, reference, images, config)
+            judge(result, reference, images, config, graph)
             done(result)
             if config.gpus or cluster:
                 speeds = ", ".join(
@@ -2739,7 +3280,7 @@ def calibration_of(result: Result, job: Job, onnx: Onnx) -> dict[str, Any]:
 
 
 def untimed_reference(cases: list[Case], config: Config, graph: Graph, images: Images,
-                      run: Callable[..., None]) -> np.ndarray | None:  # fmt: skip
+                      run: Callable[..., None]) -> dict[str, np.ndarray] | None:  # fmt: skip
     """Native's outputs where no native case comes first: agreement needs them, at the largest batch."""
     if run is run_in_turn and any(case.precision == "native" for case in cases):
         return None
@@ -2919,7 +3460,7 @@ def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     gpus.cache_clear()  # the same worker may have had another GPU before
     places = [f"gpu{gpu['index']}" for gpu in gpus()] or [""]
-    graph, source = Graph(**parts["graph"]), parts["source"] and Artifact(**parts["source"])
+    graph, source = graph_of(parts["graph"]), parts["source"] and Artifact(**parts["source"])
     paths = [Path(folder, graph.name), *([Path(folder, Path(source.path).name)] if source else [])]
     for path, data in zip(paths, files, strict=True):
         path.write_bytes(data)
@@ -2933,6 +3474,12 @@ def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files
             result.notes.append(note)
     tried = job.tried if isinstance(job, Job) else {}
     return tried, [[dataclasses.asdict(result) for result in results] for results in rounds]
+
+
+def graph_of(found: dict[str, Any]) -> Graph:
+    """A graph from plain data."""
+    tensors = {name: tuple(Tensor(**tensor) for tensor in found[name]) for name in ("inputs", "outputs")}
+    return Graph(**{**found, **tensors})
 
 
 def result_of(found: dict[str, Any]) -> Result:

@@ -1,6 +1,7 @@
 """Fixtures: the program as a module and as a command, and a small network that is really trained."""
 
 import importlib.util
+import inspect
 import json
 import os
 import signal
@@ -45,10 +46,17 @@ def tries(count):
 
 
 def validate(record):
-    """Checks a record against the written schema."""
+    """Checks a record against the written schema of its version."""
     import jsonschema
 
-    jsonschema.validate(record, json.loads((ROOT / "tests" / "schema.json").read_text()))
+    name = "schema_1.json" if record["record"] == 1 else "schema.json"
+    jsonschema.validate(record, json.loads((ROOT / "tests" / name).read_text()))
+
+
+def agreement(record):
+    """A record's agreement of its only output."""
+    (found,) = record["agreement"]["outputs"].values()
+    return found
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
@@ -176,7 +184,8 @@ def forms(network, tmp_path_factory):
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     folder = tmp_path_factory.mktemp("forms")
-    network.export(str(folder / "tf2"), verbose=False)
+    quiet = {"verbose": False} if "verbose" in inspect.signature(network.export).parameters else {}  # Keras 3
+    network.export(str(folder / "tf2"), **quiet)
     network.save(folder / "net.keras")
     network.save(folder / "net.h5")
     spec = tf.TensorSpec([None, 8, 8, 1], tf.float32, name="input_tensor")

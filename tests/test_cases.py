@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import children_of, needs_proc
+from conftest import agreement, children_of, needs_proc
 
 LOG_BLOCK = re.compile(r"""
 ==========================
@@ -66,7 +66,7 @@ def test_agreement_without_native_among_the_cases(main, forms, digits):
         "--batch_size=4,8",
     )
     assert ran.status == 0 and [record["batch_size"] for record in ran.records] == [4, 8]
-    assert all(record["agreement"]["top1"] == 1.0 for record in ran.records)
+    assert all(agreement(record)["top1"] == 1.0 for record in ran.records)
 
 
 def test_rounds_interleave_and_are_pooled(main, forms):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import agreement
 
 pytestmark = pytest.mark.cluster
 PROGRAM = str(Path(__file__).parent.parent / "tensorrt.py")
@@ -97,7 +98,7 @@ def test_every_case_on_every_node(cluster, flags, tmp_path, command):
         assert record["node"] in record["device"] and record["device"].startswith(record["device_kind"])
         assert {"python", "tensorflow", "numpy", "ray"} <= record["versions"].keys()
         assert len(record["timings"]["device"]["seconds"]) == 40
-        assert record["precision"] == "native" or record["agreement"]["top1"] == 1.0
+        assert record["precision"] == "native" or agreement(record)["top1"] == 1.0
     for node in nodes:
         assert f"({node})" in ran.stdout  # a table for each
     assert left_over() == before

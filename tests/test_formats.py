@@ -30,8 +30,16 @@ def test_log_block_keeps_the_old_lines_to_the_letter(bench):
 
 
 def test_log_block_tells_agreement_and_failure(bench):
-    text = bench.log_block(record(bench, agreement={"top1": 1.0, "cosine": 0.99951}))
-    assert text.endswith("  agreement \ttop1: 1.0000, \tcosine: 0.9995\n")
+    same = {"kind": "logits", "top1": 0.875, "top5": 1.0, "cosine": 0.99951, "difference": 0.25, "snr_db": 30.14}
+    counts = {"same": 7, "decided": 8, "undecided": 2, "changed": []}
+    text = bench.log_block(record(bench, agreement={"images": 10, "outputs": {"y:0": {**same, **counts}}}))
+    assert text.endswith(
+        "  agreement \ttop1: 0.8750, \ttop5: 1.0000, \tcosine: 0.9995, \tdifference: 0.2500, \tsnr: 30.1 dB, "
+        "\tsame: 7 of 8, \tundecided: 2, \timages: 10\n"
+    )
+    numbers = {"kind": "values", "cosine": 1.0, "difference": 0.0, "snr_db": None}
+    text = bench.log_block(record(bench, agreement={"images": 3, "outputs": {"y:0": numbers}}))
+    assert text.endswith("  agreement \tcosine: 1.0000, \tdifference: 0.0000, \tsnr: inf dB, \timages: 3\n")
     failed = bench.log_block(record(bench, timings={}, status="failed", error="out of memory"))
     assert "network: native_net.pb,\t batchsize 8, steps 0\n  failed \tout of memory\n" in failed
 
@@ -141,10 +149,12 @@ def test_synsets_name_the_same_classes(bench):
 def test_agreement_and_accuracy_by_hand(bench):
     ours = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], np.float32)
     theirs = np.array([[0.6, 0.3, 0.1], [0.8, 0.1, 0.1]], np.float32)
-    same = bench.agreement(ours, theirs)
+    same, changed = bench.output_agreement(ours, theirs, "probabilities")
     assert same["top1"] == 0.5 and same["top5"] == 1.0 and same["difference"] == pytest.approx(0.7)
     assert same["cosine"] == pytest.approx((0.08 + 0.08 + 0.01) / 0.66)
-    assert bench.accuracy(ours, [0, 0], False) == {"top1": 0.5, "top5": 1.0}
+    assert same["snr_db"] == pytest.approx(10 * np.log10(1.12 / (0.02 + 0.98)))
+    assert (same["same"], same["decided"], same["undecided"], changed) == (1, 2, 0, [1])
+    assert bench.accuracy(ours, [0, 0], False) == {"top1": 0.5, "top5": 1.0, "images": 2}
 
 
 def test_clock_sentences(bench):
@@ -203,7 +213,9 @@ def test_rounds_are_pooled_and_kept_apart(bench):
     ],
 )
 def test_a_channels_first_graph_gets_its_layout(bench, dtype, host_dtype, shape, kind):
-    graph = bench.Graph("g.pb", "g.pb", "x:0", "y:0", (None, 3, 4, 5), dtype, "NCHW", "")
+    graph = bench.Graph(
+        "g.pb", "g.pb", (bench.Tensor("x:0", (None, 3, 4, 5), dtype),), (bench.Tensor("y:0"),), "NCHW", ""
+    )
     pixels = np.arange(120, dtype=np.uint8).reshape(2, 4, 5, 3)
     config = bench.Config(preprocessing="none", host_dtype=host_dtype)
     batch = bench.Job(bench.Case("native", "native", 2), config, graph, bench.Images(pixels, ["a", "b"])).batch()

@@ -86,7 +86,14 @@ def test_a_gate_waits_for_all_but_those_that_left(bench):
 def job(bench, tmp_path):
     """A job of a case whose batch size is to be found."""
     config = bench.parse_flags(["tensorrt.py", f"--output_dir={tmp_path}"])
-    graph = bench.Graph("graph.pb", "graph.pb", "x:0", "y:0", (None, 8, 8, 1), "float32", "NHWC", "0" * 64)
+    graph = bench.Graph(
+        "graph.pb",
+        "graph.pb",
+        (bench.Tensor("x:0", (None, 8, 8, 1), "float32"),),
+        (bench.Tensor("y:0"),),
+        "NHWC",
+        "0" * 64,
+    )
     return bench.Job(bench.Case("native", "native", bench.MAX), config, graph, None)
 
 

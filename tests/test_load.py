@@ -1,5 +1,6 @@
 """Every form of a model loads, finds its input and output, and classifies what it was trained on."""
 
+import hashlib
 import re
 
 import numpy as np
@@ -20,7 +21,7 @@ def test_each_form_classifies_digits(main, forms, digits, form):
     ran = main("--native", *flags)
     assert ran.status == 0, ran.err
     assert ran.records[0]["accuracy"]["top1"] > 0.95
-    assert ran.records[0]["network"] == ("native_net.pb" if form == "frozen_graph" else "native_frozen_graph.pb")
+    assert ran.records[0]["network"] == ("native_frozen_graph.pb" if form in ("tf1", "tf2") else "native_net.pb")
 
 
 def test_the_frozen_file_gives_the_same_predictions(main, forms, digits, tmp_path):
@@ -28,6 +29,43 @@ def test_the_frozen_file_gives_the_same_predictions(main, forms, digits, tmp_pat
     first = main(f"--savedmodel_dir={forms['tf2']}", *common)
     again = main(f"--frozen_graph={tmp_path / 'frozen_graph.pb'}", *common)
     assert first.records[0]["predictions"] == again.records[0]["predictions"]
+
+
+def test_a_keras_file_is_frozen_under_its_own_name(main, forms, tmp_path):
+    ran = main("--fp32", "--engine=onnxruntime", f"--keras_model={forms['keras']}", "--preprocessing=none",
+               "--batch_size=2")  # fmt: skip
+    assert ran.records[0]["network"] == "onnxruntime_fp32_net.pb" and ran.records[0]["graph"]["name"] == "net.pb"
+    assert (tmp_path / "net.pb").exists() and (tmp_path / "onnxruntime_fp32_net.onnx").exists()
+
+
+def test_the_built_in_network_has_a_name(bench):
+    assert bench.frozen_name(bench.parse_flags(["tensorrt.py"])) == "resnet50_v2.pb"
+
+
+def test_no_model_overwrites_another_s_files(main, graph_file, tmp_path):
+    """Two graphs of one file name; each keeps its name when it is run again."""
+    paths = [graph_file(softmax_graph(classes=classes), "net.pb") for classes in (10, 11)]
+    flags = ["--fp32", "--engine=onnxruntime", "--batch_size=2"]
+    names, files = [], []
+    for path in (*paths, *paths):
+        ran = main(f"--frozen_graph={path}", *flags)
+        assert ran.status == 0, ran.err
+        names.append(ran.records[0]["graph"]["name"])
+        files.append((tmp_path / ran.records[0]["artifact"]["name"]).read_bytes())
+    first, second = names[:2]
+    assert first == "net.pb" and names[2:] == [first, second]
+    digits = hashlib.sha256(paths[1].read_bytes()).hexdigest()[:8]
+    assert second == f"net_{digits}.pb" and ran.records[0]["network"] == f"onnxruntime_fp32_net_{digits}.pb"
+    assert (tmp_path / "onnxruntime_fp32_net.onnx").read_bytes() == files[2] != files[3]
+
+
+def test_two_savedmodels_in_one_folder(main, forms, tmp_path):
+    for form in ("tf2", "tf1"):
+        ran = main(f"--savedmodel_dir={forms[form]}", "--preprocessing=none", "--batch_size=2")
+        assert ran.status == 0, ran.err
+    name = ran.records[0]["graph"]["name"]
+    assert re.fullmatch(r"frozen_graph_[0-9a-f]{8}\.pb", name) and ran.records[0]["network"] == f"native_{name}"
+    assert sorted(path.name for path in tmp_path.glob("frozen*.pb")) == ["frozen_graph.pb", name]
 
 
 def test_frozen_graph_wins_over_savedmodel(main, forms):
@@ -50,7 +88,7 @@ def test_node_names_may_carry_an_index(main, graph_file):
     path = graph_file(softmax_graph())
     ran = main(f"--frozen_graph={path}", "--input_node=x:0", "--output_node=y:0", "--batch_size=2")
     assert ran.status == 0, ran.err
-    assert ran.records[0]["graph"]["input"] == "x:0"
+    assert ran.records[0]["graph"]["inputs"][0]["name"] == "x:0"
 
 
 def test_candidates_are_listed_when_the_output_is_ambiguous(main, graph_file):
@@ -74,7 +112,7 @@ def test_usual_names_are_taken_first(main, graph_file):
 
     ran = main(f"--frozen_graph={graph_file(build)}", "--batch_size=2")
     assert ran.status == 0, ran.err
-    assert ran.records[0]["graph"]["output"] == "softmax_tensor:0"
+    assert ran.records[0]["graph"]["outputs"][0]["name"] == "softmax_tensor:0"
 
 
 def test_a_fixed_batch_is_taken_or_refused(main, graph_file):
@@ -118,11 +156,11 @@ def test_labels(bench, classes, flags, index, label):
     config = bench.parse_flags(["tensorrt.py", *flags])
     outputs = np.zeros((1, classes), np.float32)
     outputs[0, index] = 1
-    assert bench.predictions(outputs, config)[0] == (label, 1.0)
+    assert bench.predictions(outputs, "probabilities", config)[0] == (label, 1.0)
 
 
 def test_random_images_follow_the_seed(bench):
-    graph = bench.Graph("", "g", "x:0", "y:0", (None, 8, 8, 3), "float32", "NHWC", "")
+    graph = bench.Graph("", "g", (bench.Tensor("x:0", (None, 8, 8, 3), "float32"),), (bench.Tensor("y:0"),), "NHWC", "")
     config = [bench.parse_flags(["tensorrt.py", f"--seed={seed}"]) for seed in (1, 1, 2)]
     one, same, other = (bench.load_images(c, graph, 2).pixels for c in config)
     assert np.array_equal(one, same) and not np.array_equal(one, other)

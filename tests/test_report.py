@@ -202,6 +202,29 @@ def test_a_case_that_fails_now_fails_ci(run, written, kept):
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+def version_2(record):
+    """The record as version 2 has it: its graph's tensors and its agreement by output."""
+    record = copy.deepcopy({**record, "record": 2})
+    graph = record["graph"]
+    shape, source, sink = (graph.pop(name) for name in ("shape", "input", "output"))
+    tensor = {"dtype": "float32", "op": "", "key": ""}
+    graph["inputs"] = [{**tensor, "name": source, "shape": shape}]
+    graph["outputs"] = [{**tensor, "name": sink, "shape": [None, 1000], "op": "Softmax"}]
+    record["kinds"] = {sink: "probabilities"}
+    if "agreement" in record:
+        same = {"kind": "probabilities", "snr_db": 30.0, "same": 1, "decided": 1, "undecided": 0, "changed": []}
+        record["agreement"] = {"images": 1, "outputs": {sink: {**same, **record["agreement"]}}}
+    validate(record)
+    return record
+
+
+def test_the_two_versions_are_compared(run, written, kept):
+    ran = run(written([version_2(record) for record in kept]), f"--compare={KEPT}")
+    assert ran.returncode == 0, ran.stderr
+    assert "INT8      onnxruntime     4    34.6*  1.5     34.8  2.48x 115.48 148.66    100.0%  25.8   5.2" in ran.stdout
+    assert ran.stdout.count("1.000") == 4 and "not comparable" not in ran.stdout
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

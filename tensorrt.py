@@ -63,9 +63,9 @@ import threading
 import time
 import types
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 HERE = Path(__file__).resolve().parent
 # A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it imports.
@@ -2439,6 +2439,159 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
     return []
 
 
+# What follows estimates over rounds: a round is the seconds of its waited steps, in the order of time. What was chosen
+# among several by simulation, and how often each interval held: docs/statistics.md, tests/bench/coverage.py.
+
+LEAST_ROUNDS = 5  # under which lowest and highest hold the median less than nine times in ten
+BATCHES = 8  # of consecutive rounds: neighbours are alike, so that each says little that is new
+QUIET = 0.1  # share of a round's steps, and of the rounds, that nothing disturbed
+KNOWN = 0.02  # share to which --num_loops=auto wants the typical speed and the times native
+MOST_SECONDS = 60.0  # of a case, after which --num_loops=auto stops all the same
+P99 = 0.99
+P99_STEPS = 299  # the fewest of which one exceeds the 99th percentile with 95 %: 0.99 ** 299 < 0.05
+
+Rounds = Sequence[Sequence[float]]
+
+
+class Estimate(NamedTuple):
+    """A number, and the ends of an interval that holds what other runs say with about 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def uncertainty(self) -> float:
+        """The longer side of the interval, as a share of the number."""
+        return max(self.high - self.value, self.value - self.low) / self.value
+
+
+def typical(rounds: Rounds, batch_size: int) -> Estimate:
+    """The median of the rounds' median speeds in images/s: what the machine gives while others use it too."""
+    return as_speed(middle(levels(rounds, 0.5)), batch_size)
+
+
+def undisturbed(rounds: Rounds, batch_size: int) -> Estimate:
+    """The speed of the quiet steps of the quiet rounds in images/s: what the case can do.
+
+    Other programs only ever slow a step down, so the fast end repeats from run to run where the median does not
+    (timeit's manual argues the same way for the minimum): two runs are compared by this.
+    """
+    return as_speed(quiet_end(levels(rounds, QUIET)), batch_size)
+
+
+def times_native(rounds: Rounds, native: Rounds) -> Estimate:
+    """How many times as fast as native a case is: the median over the rounds, each paired with native's of its turn.
+
+    What slows both rounds of a pair cancels. Rounds that only one of them has are left out.
+    """
+    pairs = min(len(rounds), len(native))
+    ours, theirs = levels(rounds[:pairs], 0.5), levels(native[:pairs], 0.5)
+    both = min(len(ours), len(theirs))
+    return Estimate(*np.exp(middle(theirs[:both] - ours[:both])).tolist())
+
+
+def levels(rounds: Rounds, share: float) -> np.ndarray:
+    """The logarithm of that quantile of the seconds of each round; of parts of rounds where there are too few."""
+    return np.log([np.quantile(part, share) for part in in_parts(rounds)])
+
+
+def in_parts(rounds: Rounds) -> list[np.ndarray]:
+    """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES consecutive parts, which is all that they can tell."""
+    if len(rounds) >= LEAST_ROUNDS:
+        return [np.asarray(seconds) for seconds in rounds]
+    each = math.ceil(BATCHES / len(rounds))
+    return [part for seconds in rounds for part in np.array_split(seconds, min(each, len(seconds)))]
+
+
+def in_batches(values: np.ndarray) -> list[np.ndarray]:
+    """At most BATCHES groups of consecutive values (batch means: Law, Simulation Modeling and Analysis, 9.5.3)."""
+    return np.array_split(values, min(BATCHES, len(values)))
+
+
+def middle(values: np.ndarray) -> Estimate:
+    """The median of values in the order of time, between the ends of its batches' medians.
+
+    Of five to eight independent batches lowest and highest hold the median with 93.8 to 99.2 % (`median_interval`);
+    batches of consecutive rounds stay nearly independent where the machine drifts or switches between speeds.
+    """
+    low, high = median_interval([np.median(batch) for batch in in_batches(values)])
+    return Estimate(float(np.median(values)), low, high)
+
+
+def quiet_end(values: np.ndarray) -> Estimate:
+    """The QUIET quantile of values in the order of time, give or take what the quieter batches lie apart.
+
+    The lowest values of batches are compared: the lower half of them and one more. Where these agree, the value is the
+    machine's; where they do not, another run may find one as much lower, or none as low.
+    """
+    value = float(np.quantile(values, QUIET))
+    lowest = sorted(float(np.min(batch)) for batch in in_batches(values))
+    apart = lowest[min((len(lowest) + 1) // 2, len(lowest) - 1)] - lowest[0]
+    return Estimate(value, value - apart, value + apart)
+
+
+def as_speed(level: Estimate, batch_size: int) -> Estimate:
+    """Images/s for the logarithm of a step's seconds."""
+    value, low, high = (batch_size / math.exp(end) for end in (level.value, level.high, level.low))
+    return Estimate(value, low, high)
+
+
+def known_well_enough(rounds: Rounds, native: Rounds | None = None) -> bool:
+    """Whether --num_loops=auto may stop: the typical speed, and the times native, are known to KNOWN."""
+    if len(rounds) < LEAST_ROUNDS or typical(rounds, 1).uncertainty > KNOWN:
+        return False
+    return native is None or times_native(rounds, native).uncertainty <= KNOWN
+
+
+def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | None:
+    """The smallest step that the 99th percentile does not exceed, with this confidence; None under 299 steps.
+
+    The k-th smallest of n is such a bound where at most k - 1 of n lie under the percentile with this probability, by
+    the binomial distribution (order statistics; David and Nagaraja, Order Statistics, 7.1): 0.99 ** 299 < 0.05.
+    """
+    n, beyond, bound = len(seconds), 0.0, None
+    for k in range(n, 0, -1):
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        beyond += math.exp(ways + k * math.log(P99) + (n - k) * math.log1p(-P99))
+        if beyond > 1 - confidence:
+            break
+        bound = k
+    return None if bound is None else float(np.sort(seconds)[bound - 1])
+
+
+def rounds_of(result: Result, inputs: str) -> Rounds:
+    """The seconds of each round of a result; of one loop where there were no rounds."""
+    whole = [{inputs: {"seconds": result.timings[inputs].seconds}}]
+    return [timings[inputs]["seconds"] for timings in result.facts.get("rounds", whole)]
+
+
+def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
+    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps."""
+    numbers: dict[str, float] = {"rounds": len(rounds)}
+    for name, estimate in (("typical", typical), ("undisturbed", undisturbed)):
+        found = estimate(rounds, batch_size)
+        numbers |= {f"fps_{name}": found.value, f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
+    bound = p99_bound([second for seconds in rounds for second in seconds])
+    return numbers if bound is None else {**numbers, "latency_99th_high": bound}
+
+
+def p99_note(steps: int) -> str:
+    """Why p99 has no upper bound; empty where it has one."""
+    if steps >= P99_STEPS:
+        return ""
+    return f"p99 of {steps} steps has no upper bound: {P99_STEPS} are needed, pass --num_loops={P99_STEPS} or auto"
+
+
+def rounds_verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
+    """`steady` or `noisy`, and for a noisy case the speeds between which it moved; `cause`: what was seen meanwhile."""
+    speed = typical(rounds, batch_size)
+    if speed.uncertainty <= STEADY:
+        return "steady", ""
+    moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} images/s"
+    return "noisy", f"{moved}{f' ({cause})' if cause else ''}: quiet the machine, or leave --num_loops to auto"
+
+
 # ----------------------------------------------------------------------------------------- predictions and agreement
 
 
@@ -2675,6 +2828,7 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
     for inputs, timing in result.timings.items():
         steady, remedy = verdict(timing.seconds, case.batch_size)
         numbers = statistics(timing.seconds, case.batch_size)
+        numbers |= round_statistics(rounds_of(result, inputs), case.batch_size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
     settings = ("num_loops", "num_warmup", "rounds", "preprocessing", "tf32", "seed", "workspace_size", "threads",

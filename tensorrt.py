@@ -1013,22 +1013,54 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     This is the evaluation preprocessing of the official TensorFlow ResNets (bilinear, no antialiasing).
     """
     import tensorflow as tf
-    from PIL import Image, UnidentifiedImageError
 
     height, width, channels = shape
-    try:
-        with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
-            if math.prod(header.size) > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
-            image = tf.io.decode_image(tf.io.read_file(str(path)), channels=channels, expand_animations=False)
-    except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        why = "no image's header" if isinstance(error, UnidentifiedImageError) else one_line(error, 80)
-        raise UserError(f"{path} is no whole JPEG, PNG, GIF or BMP ({why}): pass another") from error
+    image = decode_image(path, channels)
     scale = max(round(height * CENTRAL) / image.shape[0], round(width * CENTRAL) / image.shape[1])
     rows, columns = (max(round(side * scale), crop) for side, crop in zip(image.shape[:2], (height, width)))
     resized = tf.image.resize(image, (rows, columns)).numpy()
     top, left = (rows - height) // 2, (columns - width) // 2
     return np.clip(np.rint(resized[top : top + height, left : left + width]), 0, 255).astype(np.uint8)
+
+
+EXIF_ORIENTATION = 0x0112  # the tag
+# its values: quarter turns against the clock, and whether left and right are swapped then (Exif 2.3, 4.6.4)
+TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (-1, True), 6: (-1, False), 7: (1, True), 8: (1, False)}
+
+
+def decode_image(path: str | Path, channels: int) -> np.ndarray:
+    """An image's pixels as uint8 [height, width, channels], turned as its EXIF data say, as viewers do.
+
+    Raises:
+      UserError: no whole image of a known format.
+    """
+    import tensorflow as tf
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
+            if math.prod(header.size) > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
+            wanted = 0 if header.format == "BMP" else channels  # of BMPs TensorFlow takes the channels that there are
+            turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION), (0, False))
+            image = tf.io.decode_image(tf.io.read_file(str(path)), channels=wanted, expand_animations=False)
+            pixels = fit_channels(tf, image, channels)
+    except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        why = "no image's header" if isinstance(error, UnidentifiedImageError) else one_line(error, 80)
+        raise UserError(f"{path} is no whole JPEG, PNG, GIF or BMP ({why}): pass another") from error
+    turned = np.rot90(pixels, turns)
+    return turned[:, ::-1] if mirrored else turned
+
+
+def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
+    """Grey as three colours, colours as grey, and no alpha, where the decoder left that to others."""
+    if image.shape[-1] not in (1, channels):
+        image = image[..., :3]
+    if image.shape[-1] == 1 and channels == 3:
+        image = tf.image.grayscale_to_rgb(image)
+    if image.shape[-1] == 3 and channels == 1:
+        image = tf.image.rgb_to_grayscale(image)
+    return image.numpy()
 
 
 def image_paths(folder: str, flag: str) -> list[Path]:

@@ -154,7 +154,7 @@ def test_agreement_and_accuracy_by_hand(bench):
     assert same["cosine"] == pytest.approx((0.08 + 0.08 + 0.01) / 0.66)
     assert same["snr_db"] == pytest.approx(10 * np.log10(1.12 / (0.02 + 0.98)))
     assert (same["same"], same["decided"], same["undecided"], changed) == (1, 2, 0, [1])
-    assert bench.accuracy(ours, [0, 0], False) == {"top1": 0.5, "top5": 1.0, "images": 2}
+    assert bench.accuracy(ours, np.array([0, 0])) == {"top1": 0.5, "top5": 1.0, "images": 2}
 
 
 def test_clock_sentences(bench):
@@ -164,7 +164,9 @@ def test_clock_sentences(bench):
     assert "power cap" in bench.clock_notes({**calm, "throttled": ["power cap"]})[0]
 
 
-def test_clocks_from_a_stand_in_nvml(bench, monkeypatch):
+@pytest.fixture
+def nvml(bench, monkeypatch):
+    """A stand-in for NVML and a GPU that it watches."""
     import sys
     import types
 
@@ -180,12 +182,75 @@ def test_clocks_from_a_stand_in_nvml(bench, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(bench, "gpus", lambda: [{"index": 0}])
+    return nvml
+
+
+def test_clocks_from_a_stand_in_nvml(bench, nvml):
     clocks = bench.Clocks()
     clocks.sample()
     clocks.seconds = 2.0
     facts = clocks.facts(1000)
     assert facts["sm_mhz"] == [1980.0] * 3 and facts["power_w"] == [500.0] * 3 and facts["celsius"] == [40.0] * 3
     assert facts["throttled"] == ["power cap"] and facts["images_per_joule"] == pytest.approx(1000 / (500 * 2))
+
+
+@pytest.mark.parametrize(
+    ("reader", "lost"),
+    [
+        ("nvmlDeviceGetClockInfo", {"sm_mhz"}),
+        ("nvmlDeviceGetPowerUsage", {"power_w", "images_per_joule"}),
+        ("nvmlDeviceGetTemperature", {"celsius"}),
+        ("nvmlDeviceGetCurrentClocksEventReasons", {"throttled"}),
+    ],
+)
+def test_a_missing_sensor_takes_no_other_along(bench, nvml, reader, lost):
+    def missing(*_):
+        raise nvml.NVMLError("not supported")
+
+    setattr(nvml, reader, missing)
+    clocks = bench.Clocks()
+    clocks.sample()
+    clocks.seconds = 2.0
+    every = {"sm_mhz", "power_w", "celsius", "throttled", "images_per_joule", "samples", "cost_share"}
+    assert set(facts := clocks.facts(1000)) == every - lost
+    assert bench.clock_notes(facts) == (
+        [] if lost == {"throttled"} else bench.clock_notes({"throttled": ["power cap"]})
+    )
+
+
+def test_images_per_joule_leave_out_the_wait_for_neighbours(bench, nvml, monkeypatch):
+    """A GPU that waits 6 s of 10 at the barrier computed for 4 s."""
+    now = [0.0]
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+    with bench.Clocks() as clocks:
+        now[0] = 3.0
+        with clocks.paused():
+            assert clocks.waiting
+            now[0] = 9.0
+        now[0] = 10.0
+    clocks.sample()
+    assert clocks.facts(1000)["images_per_joule"] == pytest.approx(1000 / (500 * 4))
+
+
+def test_the_barrier_is_waited_at_outside_the_measured_energy(bench):
+    """time_loops itself pauses the clocks where a neighbour is late."""
+    config, seen = bench.Config(num_loops=2, num_warmup=0), []
+
+    def meet():
+        (clocks,) = [thread for thread in made if not hasattr(thread, "seconds")] or [None]
+        seen.append(clocks is not None and clocks.waiting)
+
+    made, real = [], bench.Clocks.__init__
+
+    def init(self):
+        real(self)
+        made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.Clocks, "__init__", init)
+        job = bench.Job(bench.Case("native", "native", 1), config, None, None, gate=meet)
+        bench.time_loops(lambda: None, lambda: None, job, "steps", iter(range(99)).__next__)
+    assert seen == [False, True], "before the clocks begin, and paused between the loops"
 
 
 def test_no_nvml_no_fields(bench, monkeypatch):

@@ -9,10 +9,10 @@
 Nothing here imports TensorFlow or tensorrt.py, which prints its own run with `print_records`. Several files are one.
 Records belong together by graph (its hash) and device: only those are set against one another.
 
-Comparison. Of each case the newest records that ran are compared: the ratio of the medians of images/s, new to old. Its
-interval reaches from the lower end of new over the upper end of old to the upper over the lower: both medians lie
-within their ends with 95 % confidence each, so their ratio within it with at least 90 %. A case is faster or slower
-when the whole interval says so and the ratio is over 2.5 % from one, which two runs of the same program may be apart.
+Comparison. Of each case the newest records that ran are compared: the ratio of the undisturbed images/s, new to old,
+which repeats from run to run where the median does not, with an interval from those of both runs (docs/statistics.md).
+A case is faster or slower when the whole interval says so and the ratio is over 2.5 % from one. Records of one loop,
+as older versions wrote them, are compared by their medians, and the verdict says that a loop knows little of itself.
 
 Exit status: 0; 2 a file cannot be read, or a line of it is no record; 3 with --fail_slower: a case lost more than that
 beyond its interval, or fails now. Environment: NO_COLOR (plain table), COLUMNS (its width where stdout is a terminal).
@@ -35,7 +35,8 @@ from typing import Any, NamedTuple
 Record = dict[str, Any]
 VERSION = "1.0"
 RECORD_VERSION = 2  # the newest that this program reads
-SAME = 0.025  # medians nearer than that are the same: tensorrt.py's limit for a steady case
+SAME = 0.025  # speeds nearer than that are the same: tensorrt.py's limit for a steady case
+FEWEST_ROUNDS = 5  # under which a case knows too little of itself: tensorrt.py's LEAST_ROUNDS
 TITLES = ["precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative", "p50\nms",
           "p99\nms", "as\nnative", "noise\ndB", "size\nMB", "build\ns"]  # fmt: skip
 NEEDED = {"time": str, "device": str, "status": str, "engine": str, "precision": str, "batch_size": int,
@@ -869,10 +870,37 @@ def part_of(record: Record, part: str) -> Record:
     return {**found, **names}
 
 
-def ratio_of(new: dict[str, Any], old: dict[str, Any]) -> tuple[float, float, float]:
-    """New to old images/s: the ratio of the medians, and its interval's ends (see the module's docstring)."""
+Ends = tuple[float, float, float]  # a number, and the low and the high end of its interval
+
+
+def ratio_of(new: dict[str, Any], old: dict[str, Any]) -> Ends:
+    """New to old images/s with its interval: of the undisturbed speeds, or of medians where one has none."""
     n, o = new["statistics"], old["statistics"]
-    return n["fps_median"] / o["fps_median"], n["fps_low"] / o["fps_high"], n["fps_high"] / o["fps_low"]
+    by = "fps_undisturbed" if "fps_undisturbed" in n.keys() & o.keys() else "fps_median"
+    return ratio_of_estimates(speed_of(n, by), speed_of(o, by))
+
+
+def speed_of(numbers: dict[str, float], name: str) -> Ends:
+    """A speed with the ends of its interval, which of the median stand under shorter names."""
+    ends = "fps" if name == "fps_median" else name
+    return numbers[name], numbers[f"{ends}_low"], numbers[f"{ends}_high"]
+
+
+def ratio_of_estimates(new: Ends, old: Ends) -> Ends:
+    """The ratio of two numbers that were found independently, and its interval, from theirs.
+
+    In logarithms the difference of two estimates is as uncertain as the root of the sum of their squared distances to
+    the ends that count (MOVER; Zou and Donner, Statistics in Medicine 27, 2008).
+    """
+    ratio = new[0] / old[0]
+    below = math.hypot(math.log(new[0] / new[1]), math.log(old[2] / old[0]))
+    above = math.hypot(math.log(new[2] / new[0]), math.log(old[0] / old[1]))
+    return ratio, ratio * math.exp(-below), ratio * math.exp(above)
+
+
+def rounds_in(timing: dict[str, Any]) -> int:
+    """How many rounds a record's numbers come from; records of older versions were one loop."""
+    return int(timing["statistics"].get("rounds", 1))
 
 
 def verdict(ratio: float, low: float, high: float) -> str:
@@ -892,7 +920,9 @@ def compare(new: list[Record], old: list[Record], fail_slower: float | None) -> 
             ratio, low, high = ratio_of(record["timings"][inputs], before[key]["timings"][inputs])
             lost |= fail_slower is not None and high < 1 - fail_slower / 100
             name = case_of(record) + (" (host)" if inputs == "host" else "")
-            rows.append([name, f"{ratio:.3f}", f"{low:.3f} to {high:.3f}", verdict(ratio, low, high)])
+            fewest = min(rounds_in(each["timings"][inputs]) for each in (record, before[key]))
+            known = "" if fewest >= FEWEST_ROUNDS else f" (as far as {fewest} round{'s' * (fewest > 1)} can tell)"
+            rows.append([name, f"{ratio:.3f}", f"{low:.3f} to {high:.3f}", verdict(ratio, low, high) + known])
     return rows, lost
 
 

@@ -46,10 +46,8 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
-import io
 import itertools
 import json
-import logging
 import math
 import multiprocessing
 import os
@@ -64,11 +62,10 @@ import tempfile
 import threading
 import time
 import types
-import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 HERE = Path(__file__).resolve().parent
 # A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it imports.
@@ -87,7 +84,6 @@ PRECISIONS = ("native", "fp32", "fp16", "int8")
 LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
 OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
-FP16_MAX = 65504.0  # largest finite float16 (IEEE 754 binary16)
 STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
 MAX = 0  # the batch size of --batch_size=max, until it is found
@@ -370,8 +366,15 @@ def say(sentence: str) -> None:
 
 
 def waiting(what: str) -> Any:
-    """A context that shows on a terminal what takes so long."""
-    return terminal().status(what) if terminal().is_terminal else contextlib.nullcontext()
+    """A context that shows on a terminal what takes so long, and for how long it has."""
+    if not terminal().is_terminal:
+        return contextlib.nullcontext()
+    from rich import progress as bars
+
+    columns = (bars.SpinnerColumn(), "{task.description}", bars.TimeElapsedColumn())
+    shown = bars.Progress(*columns, console=terminal(), transient=True)
+    shown.add_task(what, total=None)
+    return shown
 
 
 @contextlib.contextmanager
@@ -1125,12 +1128,34 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int]:
 
 # --------------------------------------------------------------------------------------------------------- precision
 
-OPSET = 18
-HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # where the arithmetic is; a precision is judged by these
-ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "PRelu")
-INT8_KERNELS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
 FP16_SAMPLES = 4  # images on which float16's overflow is looked for
-ENTROPY_BINS = 512  # ONNX Runtime's 128 can choose nothing; TensorRT's 2048 take minutes in Python
+
+
+@functools.cache
+def precision_py() -> Any:
+    """precision.py, which lies beside this file, as a module of a name that hides none.
+
+    Raises:
+      UserError: it was not copied along.
+    """
+    if reason := missing_precision_py():
+        raise UserError(reason)
+    return load_file("tensorrt_precision", HERE / "precision.py")
+
+
+def missing_precision_py() -> str | None:
+    """What keeps this program from writing ONNX graphs, and the remedy."""
+    if (HERE / "precision.py").exists():
+        return None
+    return "precision.py is missing: copy it to where tensorrt.py lies (native, XLA and TF-TRT do without)"
+
+
+def int8_saturates() -> bool:
+    """Whether sums of two uint8 x int8 products overflow here: x86 without VNNI, where weights must do with 7 bits.
+
+    Source: ONNX Runtime's documentation, "Quantize ONNX models", on VPMADDUBSW.
+    """
+    return " avx" in cpu_info() and "vnni" not in cpu_info()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1146,20 +1171,27 @@ class Onnx:
 
     def __init__(self, config: Config, graph: Graph, images: Images) -> None:
         self.config, self.graph, self.images = config, graph, images
-        self.export = functools.cache(lambda: attempt_export(graph))  # a failure too is found only once
+
+    @functools.cached_property
+    def precisions(self) -> Any:
+        """precision.py's view of the graph."""
+        data = read_unchanged(self.graph.path, self.graph.sha256)
+        module = precision_py()
+        steps = functools.partial(progress, unit="steps")
+        settings = module.Settings(opset=ENGINES["tensorrt"].opset)
+        return module.Precisions(data, [self.graph.input], [self.graph.output], settings, steps)
 
     @property
     def fp32(self) -> Any:
         """The exported model; raises the UserError of its export."""
-        model, error = self.export()
-        if error:
-            raise error
-        return model
+        with precision_errors(), waiting("Exporting to ONNX"), quiet():
+            return self.precisions.fp32
 
-    @functools.cached_property
+    @property
     def folded(self) -> Any:
         """The exported model with constants and batch norm folded, shapes inferred."""
-        return fold(self.fp32)
+        with precision_errors(), waiting("Exporting to ONNX"), quiet():
+            return self.precisions.folded
 
     @functools.cached_property
     def calibration(self) -> Calibration:
@@ -1170,11 +1202,12 @@ class Onnx:
         if precision == "fp32":
             return self.fp32, {}
         if precision == "int8":
-            model = to_int8(self.folded, self.calibration.ranges, cpu=engine == "onnxruntime")
-        else:
-            samples = feeds(self.graph, self.images.pixels[:FP16_SAMPLES], self.config.preprocessing)
-            model = to_fp16(self.folded, tensor_ranges(self.folded, samples, "minmax"))
-        return model, share_of(model, precision)
+            ranges = self.calibration.ranges
+            with precision_errors():
+                return self.precisions.int8(ranges, int8_settings(engine))
+        pixels = self.images.pixels[:FP16_SAMPLES]
+        with precision_errors():
+            return self.precisions.fp16(feeds(self.graph, pixels, self.config.preprocessing))
 
     def write(self, case: Case) -> Artifact:
         """Writes the ONNX file of a case's engine and precision into the output directory."""
@@ -1186,53 +1219,26 @@ class Onnx:
             return write_artifact(path, model.SerializeToString(), start, proof)
 
 
-def attempt_export(graph: Graph) -> tuple[Any, UserError | None]:
+@contextlib.contextmanager
+def precision_errors() -> Iterator[None]:
+    """What precision.py cannot do as a UserError, with the engine that needs no ONNX graph."""
     try:
-        return export_onnx(graph), None
-    except UserError as error:
-        return None, error
+        yield
+    except precision_py().ExportError as error:
+        raise UserError(f"{error}: --engine=xla needs none") from error
+    except precision_py().PrecisionError as error:
+        raise UserError(str(error)) from error
 
 
-def export_onnx(graph: Graph) -> Any:
-    """The frozen graph as an ONNX model with float32 inside and the graph's own input and output names.
+def int8_settings(engine: str) -> Any:
+    """How an engine wants its Q/DQ: ONNX Runtime's kernels for CPUs unsigned, TensorRT symmetric.
 
-    Raises:
-      UserError: an op that ONNX has no counterpart for, named with its node.
+    A strongly typed network falls back to nothing by itself: what is not quantised is written as float16 for it.
     """
-    import onnx
-    import tf2onnx
-
-    logging.disable(logging.ERROR)  # tf2onnx reports to a logger what is said below in one line
-    try:
-        with waiting("Exporting to ONNX"), contextlib.redirect_stdout(io.StringIO()), quiet():
-            os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"  # else it copies the whole model before each optimisation
-            model, _ = tf2onnx.convert.from_graph_def(graph_def_of(graph), input_names=[graph.input],
-                                                      output_names=[graph.output], opset=OPSET)  # fmt: skip
-        unknown = [f"{n.op_type} ({n.name})" for n in model.graph.node if not n.domain and not onnx.defs.has(n.op_type)]
-        if unknown:
-            raise UserError(f"ONNX has no counterpart for {', '.join(unknown)}: --engine=xla needs none")
-        onnx.checker.check_model(model)
-        return model
-    except UserError:
-        raise
-    except Exception as error:  # tf2onnx raises what its handlers happen to raise
-        raise UserError(f"no ONNX export of this graph ({one_line(error)}): --engine=xla needs none") from error
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def fold(model: Any) -> Any:
-    """ONNX Runtime's basic, still portable, optimisations: constants and batch norm folded."""
-    import onnx
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as scratch:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = os.path.join(scratch, "folded.onnx")
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
+    module = precision_py()
+    if engine != "onnxruntime":
+        return module.Settings(half=not ENGINES["tensorrt"].weakly_typed)
+    return module.Settings(unsigned=True, weight_bits=7 if int8_saturates() else 8)
 
 
 def feeds(graph: Graph, pixels: np.ndarray, preprocessing: str, size: int = 1) -> list[dict[str, np.ndarray]]:
@@ -1240,27 +1246,6 @@ def feeds(graph: Graph, pixels: np.ndarray, preprocessing: str, size: int = 1) -
     size = graph.shape[0] or size
     parts = (pixels[first : first + size] for first in range(0, len(pixels), size))
     return [{graph.input: Images(part, []).batch(size, preprocessing, graph.layout, graph.dtype)} for part in parts]
-
-
-def tensor_ranges(model: Any, samples: list[dict[str, np.ndarray]], method: str) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value of each tensor over the samples, or the clipped ones that the method chooses."""
-    from onnxruntime.quantization import CalibrationMethod
-    from onnxruntime.quantization.calibrate import create_calibrator
-
-    kind = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}.get(method)
-    options = {"num_bins": ENTROPY_BINS} if method == "entropy" else {}
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        path = os.path.join(scratch, "model.onnx")
-        write_beside(path, model.SerializeToString())
-        warnings.simplefilter("ignore", RuntimeWarning)  # of ranges that are not finite; told from the outputs
-        calibrator = create_calibrator(path, None, os.path.join(scratch, "augmented.onnx"),
-                                       kind or CalibrationMethod.Percentile, extra_options=options)  # fmt: skip
-        with progress(f"Calibrating ({method})", len(samples), "steps") as advance:
-            for sample in samples:  # one by one: the collector keeps every tensor of a call in memory
-                calibrator.collect_data(types.SimpleNamespace(get_next=iter([sample, None]).__next__))
-                advance()
-        data = calibrator.compute_data()
-        return {name: tuple(float(np.min(end)) for end in data[name].range_value) for name in list(data.keys())}
 
 
 def calibration_images(config: Config, graph: Graph, images: Images) -> tuple[np.ndarray, dict[str, Any]]:
@@ -1289,7 +1274,8 @@ def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calib
         if kept["key"] == key:
             ranges = {name: (float(low), float(high)) for name, (low, high) in kept["ranges"].items()}
             return Calibration(ranges, {**facts, "reused": True})
-    ranges = tensor_ranges(model, feeds(graph, pixels, config.preprocessing), config.calibration_method)
+    samples, method = feeds(graph, pixels, config.preprocessing), config.calibration_method
+    ranges = precision_py().tensor_ranges(model, samples, method, progress)
     write_beside(path, json.dumps({"key": key, "ranges": ranges}).encode())
     return Calibration(ranges, {**facts, "reused": False})
 
@@ -1305,164 +1291,13 @@ def calibration_notes(facts: dict[str, Any]) -> list[str]:
     return [f"INT8 was calibrated on {what} being predicted: pass {other}--calibration_dir to judge its predictions"]
 
 
-def to_fp16(model: Any, ranges: dict[str, tuple[float, float]]) -> Any:
-    """float16 inside, float32 at the edges and wherever a value would overflow float16."""
-    from onnx import ModelProto, TensorProto
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    half = TensorProto.FLOAT16
-    too_large = {name for name, (low, high) in ranges.items() if max(abs(low), abs(high)) > FP16_MAX / 2}
-    kept = [node.name for node in model.graph.node if too_large.intersection([*node.input, *node.output])]
-    model = ModelProto.FromString(model.SerializeToString())
-    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
-    casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
-    for node in model.graph.node:  # between two nodes kept in float32 the converter leaves a round trip through float16
-        for index, name in enumerate(node.input if node.op_type != "Cast" else ()):
-            there = casts.get(casts[name].input[0]) if name in casts else None
-            if there and there.attribute[0].i == half:
-                node.input[index] = there.input[0]
-    return model
-
-
-def to_int8(model: Any, ranges: dict[str, tuple[float, float]], cpu: bool) -> Any:
-    """Explicit Q/DQ around what is worth it, per-channel int8 weights, ranges from one calibration.
-
-    For TensorRT (cpu=False) activations are int8 with zero point 0, on the inputs of convolutions and matrix products
-    and on residual branches. For ONNX Runtime on CPUs they are uint8, also behind every convolution and its activation
-    and around Add and MaxPool: its int8 kernels take int8 in and give int8 out.
-    """
-    from onnx import ModelProto
-    from onnxruntime.quantization import CalibrationMethod, QuantType
-    from onnxruntime.quantization.calibrate import TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
-    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
-    constants = {tensor.name for tensor in model.graph.initializer}
-    quantizer = QDQQuantizer(
-        ModelProto.FromString(model.SerializeToString()),
-        per_channel=True,
-        reduce_range=cpu and int8_saturates(),
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8 if cpu else QuantType.QInt8,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, data),
-        nodes_to_quantize=[],
-        nodes_to_exclude=[n.name for n in model.graph.node if n.op_type == "Add" and constants.intersection(n.input)],
-        op_types_to_quantize=[*HEAVY, *(("Add", "MaxPool", "Pad") if cpu else ())],
-        extra_options={
-            "ActivationSymmetric": not cpu,
-            "WeightSymmetric": True,
-            "QuantizeBias": cpu,  # TensorRT takes the bias in float32
-            "OpTypesToExcludeOutputQuantization": [*HEAVY, "Add"],
-        },
-    )
-    for tensor in outputs_behind_activations(model.graph) if cpu else residual_tensors(model.graph):
-        if tensor in ranges:
-            quantizer.quantize_activation_tensor(tensor)
-    return quantizer.quantize_model()
-
-
-def int8_saturates() -> bool:
-    """Whether sums of two uint8 x int8 products overflow here: x86 without VNNI, where weights must do with 7 bits.
-
-    Source: ONNX Runtime's documentation, "Quantize ONNX models", on VPMADDUBSW.
-    """
-    return " avx" in cpu_info() and "vnni" not in cpu_info()
-
-
-def consumers(graph: Any) -> dict[str, list[Any]]:
-    found = collections.defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            found[name].append(node)
-    return found
-
-
-def outputs_behind_activations(graph: Any) -> list[str]:
-    """Outputs of convolutions and residual Adds, behind their activation if they have one, but not Softmax's input."""
-    readers, last = consumers(graph), {"Softmax", "Reshape", "Squeeze", "Flatten"}
-    constants = {tensor.name for tensor in graph.initializer}
-    found = []
-    for node in graph.node:
-        if node.op_type == "Conv" or (node.op_type == "Add" and not constants.intersection(node.input)):
-            name = node.output[0]
-            while len(readers[name]) == 1 and readers[name][0].op_type in ACTIVATIONS:
-                name = readers[name][0].output[0]
-            if not last.issuperset(reader.op_type for reader in readers[name]):
-                found.append(name)
-    return found
-
-
-def residual_tensors(graph: Any) -> list[str]:
-    """What TensorRT wants quantised in ResNets beside the inputs of convolutions.
-
-    One branch of a residual Add, the one that the last convolution does not feed, so that Conv and Add fuse; the input
-    of a batch norm that no convolution feeds (spelled Mul by a constant here); the input of a MaxPool on a shortcut.
-    Source: NVIDIA tensorflow-quantization, custom Q/DQ insertion cases for ResNet v1 and v2.
-    """
-    constants = {tensor.name for tensor in graph.initializer}
-    made = {name: (node.op_type == "Conv", index) for index, node in enumerate(graph.node) for name in node.output}
-    readers, found = consumers(graph), []
-    for node in graph.node:
-        free = [name for name in node.input if name not in constants and name in made]
-        if node.op_type == "Add" and len(free) == 2:
-            found.append(min(free, key=made.__getitem__))
-        elif node.op_type in ("BatchNormalization", "Mul") and len(free) == 1 and not made[free[0]][0]:
-            found.append(free[0])
-        elif node.op_type == "MaxPool" and any(reader.op_type == "Add" for reader in readers[node.output[0]]):
-            found.append(node.input[0])
-    return list(dict.fromkeys(found))
-
-
-def share_of(model: Any, precision: str) -> dict[str, Any]:
-    """The share of convolutions and matrix products, and of weights, that really have the precision.
-
-    Works on Q/DQ graphs and on what ONNX Runtime made of them: its integer kernels count as int8, and a float16 weight
-    behind a Cast to float32 does not count as float16.
-    """
-    from onnx import TensorProto
-
-    wanted = {"fp16": TensorProto.FLOAT16, "int8": TensorProto.INT8}.get(precision, TensorProto.FLOAT)
-    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    made = {name: node.op_type for node in model.graph.node for name in node.output}
-    heavy = [n for n in model.graph.node if n.op_type in INT8_KERNELS or any(op in n.op_type for op in HEAVY)]
-    if precision == "int8":
-        pairs = (all(made.get(name) == "DequantizeLinear" for name in n.input[:2]) for n in heavy)
-        low = sum(pair or n.op_type in INT8_KERNELS for n, pair in zip(heavy, pairs))
-    else:
-        low = sum(weights.get(n.input[1]) == wanted for n in heavy)
-    sizes: collections.Counter[bool] = collections.Counter()
-    for tensor in model.graph.initializer:
-        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8):
-            sizes[tensor.data_type == wanted] += math.prod(tensor.dims)
-    return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1),
-            "share_of_weights": sizes[True] / max(sum(sizes.values()), 1)}  # fmt: skip
-
-
 def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
     """The model with raw uint8 pixels [n, height, width, channels] as its input, under the same name."""
-    from onnx import ModelProto, TensorProto, helper, numpy_helper
-
-    model = ModelProto.FromString(model.SerializeToString())
-    old, inner = model.graph.input[0], f"{graph.input}_preprocessed"
-    for node in model.graph.node:
-        node.input[:] = [inner if name == old.name else name for name in node.input]
     reverse, factor, offset = PREPROCESSING[preprocessing]
     order = np.arange(graph.image_shape[2])[:: -1 if reverse else 1]
     axes = [0, 3, 1, 2] if graph.layout == "NCHW" else [0, 1, 2, 3]
-    for name, value in (("order", order), ("factor", np.float32(factor)), ("offset", np.float32(offset))):
-        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), f"pixels_{name}"))
-    steps = [
-        helper.make_node("Cast", [old.name], ["pixels_float"], to=TensorProto.FLOAT),
-        helper.make_node("Gather", ["pixels_float", "pixels_order"], ["pixels_ordered"], axis=3),
-        helper.make_node("Mul", ["pixels_ordered", "pixels_factor"], ["pixels_scaled"]),
-        helper.make_node("Add", ["pixels_scaled", "pixels_offset"], ["pixels_shifted"]),
-        helper.make_node("Transpose", ["pixels_shifted"], [inner], perm=axes),
-    ]  # fmt: skip
-    for index, node in enumerate(steps):
-        model.graph.node.insert(index, node)
     shape = [graph.shape[0] or "batch", *graph.image_shape]
-    old.CopyFrom(helper.make_tensor_value_info(old.name, TensorProto.UINT8, shape))
-    return model
+    return precision_py().prepend_pixels(model, shape, order, factor, offset, axes)
 
 
 # ----------------------------------------------------------------------------------------------------------- engines
@@ -1624,6 +1459,12 @@ def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
     return prepare
 
 
+def pinned_array(memory: Any, like: np.ndarray) -> np.ndarray:
+    """NumPy's writable view of page-locked memory; np.from_dlpack's is read-only before NumPy 2.2."""
+    raw = (ctypes.c_ubyte * like.nbytes).from_address(int(memory.handle))
+    return np.ctypeslib.as_array(raw).view(like.dtype).reshape(like.shape)
+
+
 def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
     """The batch as a host tensor in page-locked memory, which a GPU reads several times faster, and its owner."""
     try:
@@ -1633,8 +1474,7 @@ def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
     Device(0).set_current()
     owner = LegacyPinnedMemoryResource().allocate(batch.nbytes)
     # Not by DLPack: NumPy would tell TensorFlow that the memory is CUDA's, which TensorFlow takes for no host memory.
-    memory = np.ctypeslib.as_array((ctypes.c_ubyte * batch.nbytes).from_address(int(owner.handle)))
-    memory = memory.view(batch.dtype).reshape(batch.shape)
+    memory = pinned_array(owner, batch)
     np.copyto(memory, batch)
     return tf.experimental.dlpack.from_dlpack(memory.__dlpack__()), owner
 
@@ -1780,8 +1620,12 @@ def stderr_lines() -> Iterator[list[str]]:
 
 def tftrt_complaints(lines: list[str]) -> list[str]:
     """What TF-TRT or TensorRT logged as going wrong, each once, without time and place; at most five."""
-    wrong = [line for line in lines if re.search(r"TensorRT|TF-TRT|TRTEngine", line) and re.search(r"[Ff]ail|[Ee]rror|[Cc]annot", line)]
-    return list(dict.fromkeys(one_line(re.sub(r"^.*?\] ", "", line)) for line in wrong))[:5]
+    found = []
+    for line in lines:
+        speaks = re.search(r"TensorRT|TF-TRT|TRTEngine", line)
+        if speaks and re.search(r"fail|error|cannot", line, re.I):
+            found.append(one_line(re.sub(r"^.*?\] ", "", line)))
+    return list(dict.fromkeys(found))[:5]
 
 
 def missing_nvinfer() -> str | None:
@@ -1841,7 +1685,9 @@ class OnnxRuntime(Engine):
         return version_of("onnxruntime-gpu", "onnxruntime") or "missing"
 
     def why_not_build(self, precision: str) -> str | None:
-        return super().why_not_build(precision) if self.version() != "missing" else "missing: pip install onnxruntime"
+        if self.version() == "missing":
+            return "missing: pip install onnxruntime"
+        return missing_precision_py() or super().why_not_build(precision)
 
     def why_not(self, precision: str) -> str | None:
         reason = self.why_not_build(precision)
@@ -1962,7 +1808,7 @@ def prove_what_ran(artifact: Artifact, optimised: str, precision: str) -> None:
 
     if precision == "fp32" or not os.path.exists(optimised):
         return
-    ran = share_of(onnx.load(optimised), precision)
+    ran = precision_py().coverage(onnx.load(optimised), precision)
     artifact.proof = {**artifact.proof, "executed_share_of_nodes": ran["share_of_nodes"]}
     if precision == "int8":
         artifact.proof["weight_bits"] = 7 if int8_saturates() else 8
@@ -2024,12 +1870,12 @@ class TensorRt(Engine):
     @property
     def opset(self) -> int:
         """The ONNX operator set that its parser takes: TensorRT 8.5 and 8.6 know 17 and none that is newer."""
-        return 17 if self.package == "tensorrt" and self.numbers < (9,) else OPSET
+        return 17 if self.weakly_typed else 18
 
     @property
     def weakly_typed(self) -> bool:
         """Whether TensorRT chooses types itself, within flags: up to 9 it cannot keep to the graph's."""
-        return self.package == "tensorrt" and self.numbers < (10,)
+        return self.package == "tensorrt" and self.numbers < (9,)
 
     def why_not_build(self, precision: str) -> str | None:
         if not self.package:
@@ -2039,7 +1885,7 @@ class TensorRt(Engine):
             return f"TensorRT {self.version().split()[1]} is none of 8.5 to 11: pip install 'tensorrt>=10,<12'"
         if self.package == "tensorrt" and not gpus():
             return "tensorrt builds only where there is an NVIDIA GPU: pip install tensorrt-rtx, which builds anywhere"
-        return super().why_not_build(precision)
+        return missing_precision_py() or super().why_not_build(precision)
 
     def why_not(self, precision: str) -> str | None:
         if (reason := self.why_not_build(precision)) or not gpus():
@@ -2146,7 +1992,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
 
 
 def network_flags(trt: Any) -> int:
-    """Strongly typed where TensorRT can (10 and later); up to 9 with the batch as a dimension, which it had to be told."""
+    """Strongly typed where TensorRT can (10 and later); before that with the batch as a dimension."""
     kinds = trt.NetworkDefinitionCreationFlag
     wanted = getattr(kinds, "STRONGLY_TYPED", None)
     if wanted is None:
@@ -2192,7 +2038,7 @@ def allow_precision(trt: Any, network: Any, config: Any, precision: str, model: 
     config.set_flag(trt.BuilderFlag.FP16)
     if precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)
-    kept = kept_in_float32(model)
+    kept = precision_py().kept_in_float32(model)
     if not kept:
         return
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
@@ -2233,12 +2079,6 @@ NUMPY_TYPES = {  # by the names of TensorRT's DataType; its own nptype fails on 
     "UINT8": "uint8",
     "BOOL": "bool",
 }
-
-
-def pinned_array(memory: Any, like: np.ndarray) -> np.ndarray:
-    """NumPy's writable view of page-locked memory; np.from_dlpack's is read-only before NumPy 2.2."""
-    raw = (ctypes.c_ubyte * like.nbytes).from_address(int(memory.handle))
-    return np.ctypeslib.as_array(raw).view(like.dtype).reshape(like.shape)
 
 
 class Slot:
@@ -2395,8 +2235,8 @@ ANY_TYPE = re.compile(r"\b(half|b?float(16|32)?|[bf]p?\d+|u?int\d+|bool)\b", re.
 def plan_share(layers: list[dict[str, Any]], precision: str) -> dict[str, Any]:
     """How many of a plan's convolutions and matrix products take in the precision, of those whose type is told.
 
-    TensorRT 8 and 10 tell a tensor's type in `Format/Datatype`, RTX and 11 in `Datatype`. Layers that TensorRT fused into
-    blocks of its own tell nothing of what is inside; `unknown_nodes` counts heavy layers that do not tell their type.
+    TensorRT 8 and 10 tell a tensor's type in `Format/Datatype`, RTX and 11 in `Datatype`. `unknown_nodes` counts those
+    that do not tell it; blocks that TensorRT fuses tell nothing of what is inside.
     """
     word = re.compile(TYPE_WORDS.get(precision, TYPE_WORDS["fp32"]), re.I)
     told = [input_type(layer) for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))]
@@ -2622,6 +2462,159 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
     if high - low > CLOCKS_MOVED * middle:
         return [f"the SM clock moved between {low:.0f} and {high:.0f} MHz: raise --num_warmup, or lock the clocks"]
     return []
+
+
+# What follows estimates over rounds: a round is the seconds of its waited steps, in the order of time. What was chosen
+# among several by simulation, and how often each interval held: docs/statistics.md, tests/bench/coverage.py.
+
+LEAST_ROUNDS = 5  # under which lowest and highest hold the median less than nine times in ten
+BATCHES = 8  # of consecutive rounds: neighbours are alike, so that each says little that is new
+QUIET = 0.1  # share of a round's steps, and of the rounds, that nothing disturbed
+KNOWN = 0.02  # share to which --num_loops=auto wants the typical speed and the times native
+MOST_SECONDS = 60.0  # of a case, after which --num_loops=auto stops all the same
+P99 = 0.99
+P99_STEPS = 299  # the fewest of which one exceeds the 99th percentile with 95 %: 0.99 ** 299 < 0.05
+
+Rounds = Sequence[Sequence[float]]
+
+
+class Estimate(NamedTuple):
+    """A number, and the ends of an interval that holds what other runs say with about 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def uncertainty(self) -> float:
+        """The longer side of the interval, as a share of the number."""
+        return max(self.high - self.value, self.value - self.low) / self.value
+
+
+def typical(rounds: Rounds, batch_size: int) -> Estimate:
+    """The median of the rounds' median speeds in images/s: what the machine gives while others use it too."""
+    return as_speed(middle(levels(rounds, 0.5)), batch_size)
+
+
+def undisturbed(rounds: Rounds, batch_size: int) -> Estimate:
+    """The speed of the quiet steps of the quiet rounds in images/s: what the case can do.
+
+    Other programs only ever slow a step down, so the fast end repeats from run to run where the median does not
+    (timeit's manual argues the same way for the minimum): two runs are compared by this.
+    """
+    return as_speed(quiet_end(levels(rounds, QUIET)), batch_size)
+
+
+def times_native(rounds: Rounds, native: Rounds) -> Estimate:
+    """How many times as fast as native a case is: the median over the rounds, each paired with native's of its turn.
+
+    What slows both rounds of a pair cancels. Rounds that only one of them has are left out.
+    """
+    pairs = min(len(rounds), len(native))
+    ours, theirs = levels(rounds[:pairs], 0.5), levels(native[:pairs], 0.5)
+    both = min(len(ours), len(theirs))
+    return Estimate(*np.exp(middle(theirs[:both] - ours[:both])).tolist())
+
+
+def levels(rounds: Rounds, share: float) -> np.ndarray:
+    """The logarithm of that quantile of the seconds of each round; of parts of rounds where there are too few."""
+    return np.log([np.quantile(part, share) for part in in_parts(rounds)])
+
+
+def in_parts(rounds: Rounds) -> list[np.ndarray]:
+    """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES consecutive parts, which is all that they can tell."""
+    if len(rounds) >= LEAST_ROUNDS:
+        return [np.asarray(seconds) for seconds in rounds]
+    each = math.ceil(BATCHES / len(rounds))
+    return [part for seconds in rounds for part in np.array_split(seconds, min(each, len(seconds)))]
+
+
+def in_batches(values: np.ndarray) -> list[np.ndarray]:
+    """At most BATCHES groups of consecutive values (batch means: Law, Simulation Modeling and Analysis, 9.5.3)."""
+    return np.array_split(values, min(BATCHES, len(values)))
+
+
+def middle(values: np.ndarray) -> Estimate:
+    """The median of values in the order of time, between the ends of its batches' medians.
+
+    Of five to eight independent batches lowest and highest hold the median with 93.8 to 99.2 % (`median_interval`);
+    batches of consecutive rounds stay nearly independent where the machine drifts or switches between speeds.
+    """
+    low, high = median_interval([np.median(batch) for batch in in_batches(values)])
+    return Estimate(float(np.median(values)), low, high)
+
+
+def quiet_end(values: np.ndarray) -> Estimate:
+    """The QUIET quantile of values in the order of time, give or take what the quieter batches lie apart.
+
+    The lowest values of batches are compared: the lower half of them and one more. Where these agree, the value is the
+    machine's; where they do not, another run may find one as much lower, or none as low.
+    """
+    value = float(np.quantile(values, QUIET))
+    lowest = sorted(float(np.min(batch)) for batch in in_batches(values))
+    apart = lowest[min((len(lowest) + 1) // 2, len(lowest) - 1)] - lowest[0]
+    return Estimate(value, value - apart, value + apart)
+
+
+def as_speed(level: Estimate, batch_size: int) -> Estimate:
+    """Images/s for the logarithm of a step's seconds."""
+    value, low, high = (batch_size / math.exp(end) for end in (level.value, level.high, level.low))
+    return Estimate(value, low, high)
+
+
+def known_well_enough(rounds: Rounds, native: Rounds | None = None) -> bool:
+    """Whether --num_loops=auto may stop: the typical speed, and the times native, are known to KNOWN."""
+    if len(rounds) < LEAST_ROUNDS or typical(rounds, 1).uncertainty > KNOWN:
+        return False
+    return native is None or times_native(rounds, native).uncertainty <= KNOWN
+
+
+def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | None:
+    """The smallest step that the 99th percentile does not exceed, with this confidence; None under 299 steps.
+
+    The k-th smallest of n is such a bound where at most k - 1 of n lie under the percentile with this probability, by
+    the binomial distribution (order statistics; David and Nagaraja, Order Statistics, 7.1): 0.99 ** 299 < 0.05.
+    """
+    n, beyond, bound = len(seconds), 0.0, None
+    for k in range(n, 0, -1):
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        beyond += math.exp(ways + k * math.log(P99) + (n - k) * math.log1p(-P99))
+        if beyond > 1 - confidence:
+            break
+        bound = k
+    return None if bound is None else float(np.sort(seconds)[bound - 1])
+
+
+def rounds_of(result: Result, inputs: str) -> Rounds:
+    """The seconds of each round of a result; of one loop where there were no rounds."""
+    whole = [{inputs: {"seconds": result.timings[inputs].seconds}}]
+    return [timings[inputs]["seconds"] for timings in result.facts.get("rounds", whole)]
+
+
+def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
+    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps."""
+    numbers: dict[str, float] = {"rounds": len(rounds)}
+    for name, estimate in (("typical", typical), ("undisturbed", undisturbed)):
+        found = estimate(rounds, batch_size)
+        numbers |= {f"fps_{name}": found.value, f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
+    bound = p99_bound([second for seconds in rounds for second in seconds])
+    return numbers if bound is None else {**numbers, "latency_99th_high": bound}
+
+
+def p99_note(steps: int) -> str:
+    """Why p99 has no upper bound; empty where it has one."""
+    if steps >= P99_STEPS:
+        return ""
+    return f"p99 of {steps} steps has no upper bound: {P99_STEPS} are needed, pass --num_loops={P99_STEPS} or auto"
+
+
+def rounds_verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
+    """`steady` or `noisy`, and for a noisy case the speeds between which it moved; `cause`: what was seen meanwhile."""
+    speed = typical(rounds, batch_size)
+    if speed.uncertainty <= STEADY:
+        return "steady", ""
+    moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} images/s"
+    return "noisy", f"{moved}{f' ({cause})' if cause else ''}: quiet the machine, or leave --num_loops to auto"
 
 
 # ----------------------------------------------------------------------------------------- predictions and agreement
@@ -2909,6 +2902,7 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
     for inputs, timing in result.timings.items():
         steady, remedy = verdict(timing.seconds, case.batch_size)
         numbers = statistics(timing.seconds, case.batch_size)
+        numbers |= round_statistics(rounds_of(result, inputs), case.batch_size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
     settings = ("num_loops", "num_warmup", "rounds", "preprocessing", "tf32", "seed", "workspace_size", "threads",
@@ -3613,6 +3607,7 @@ class Cluster:
                             f"{remedy}") from error  # fmt: skip
         self.ray, self.images = ray, None
         self.ship = functools.cache(lambda path: ray.put(Path(path).read_bytes()))
+        self.scripts = ray.put(scripts_for_nodes())
         alive = [node for node in ray.nodes() if node["Alive"]]
         self.unit = "GPU" if any(node["Resources"].get("GPU", 0) >= 1 for node in alive) else "CPU"
         nodes = [node for node in alive if node["Resources"].get(self.unit, 0) >= 1]
@@ -3630,7 +3625,7 @@ class Cluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         @self.ray.remote(max_retries=0)  # Ray ships it by value: it may use nothing of this module
-        def on_node(module: str, script: bytes, work: str, *data: Any) -> tuple[str, Any]:
+        def on_node(module: str, scripts: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
             import importlib
             import sys
             import tempfile
@@ -3638,8 +3633,9 @@ class Cluster:
             import ray
 
             with tempfile.TemporaryDirectory(prefix=f"{module}_") as folder:
-                with open(f"{folder}/{module}.py", "wb") as file:
-                    file.write(script)
+                for name, script in scripts.items():
+                    with open(f"{folder}/{name}", "wb") as file:
+                        file.write(script)
                 sys.path.insert(0, folder)
                 program = importlib.import_module(module)
                 main, sys.modules["__main__"] = sys.modules["__main__"], program  # a case's process loads that
@@ -3655,7 +3651,7 @@ class Cluster:
             wanted, where = self.sizes[node], NodeAffinitySchedulingStrategy(node, soft=False)
         units = {"num_gpus": wanted, "num_cpus": 0} if self.unit == "GPU" else {"num_cpus": wanted}
         task = on_node.options(scheduling_strategy=where, **units)
-        return task.remote(MODULE, self.ship(__file__), work, *data)
+        return task.remote(MODULE, self.scripts, work, *data)
 
     def choose_cases(self, config: Config, batch_sizes: list[int]) -> list[Case]:
         """choose_cases as a node of the cluster sees it: this machine may have no GPU."""
@@ -3712,6 +3708,12 @@ class Cluster:
             facts |= {"device": f"{facts['device_kind']} ({', '.join([name, *place.groups()] if place else [name])})"}
             facts |= {"node": name, "versions": {**facts["versions"], "ray": self.ray.__version__}}
         finish(dataclasses.replace(job, case=rounds[0][0].case, tried=tried), rounds)
+
+
+def scripts_for_nodes() -> dict[str, bytes]:
+    """This file and precision.py as a node must have them beside each other, by their names there."""
+    files = {f"{MODULE}.py": Path(__file__), "precision.py": HERE / "precision.py"}
+    return {name: path.read_bytes() for name, path in files.items() if path.exists()}
 
 
 # What follows runs on a node. Only plain data travels: there these classes belong to another module.

@@ -1,6 +1,7 @@
 """Fixtures: the program as a module and as a command, and a small network that is really trained."""
 
 import importlib.util
+import inspect
 import json
 import os
 import signal
@@ -31,6 +32,12 @@ def load(name="bench", file="tensorrt.py"):
 def bench():
     """tensorrt.py as a module of another name."""
     return sys.modules.get("bench") or load()
+
+
+@pytest.fixture(scope="session")
+def precision(bench):
+    """precision.py as tensorrt.py loads it."""
+    return bench.precision_py()
 
 
 def tries(count):
@@ -177,7 +184,8 @@ def forms(network, tmp_path_factory):
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     folder = tmp_path_factory.mktemp("forms")
-    network.export(str(folder / "tf2"), verbose=False)
+    quiet = {"verbose": False} if "verbose" in inspect.signature(network.export).parameters else {}  # Keras 3
+    network.export(str(folder / "tf2"), **quiet)
     network.save(folder / "net.keras")
     network.save(folder / "net.h5")
     spec = tf.TensorSpec([None, 8, 8, 1], tf.float32, name="input_tensor")

@@ -43,7 +43,7 @@ def stand_in_trt(context):
         num_io_tensors=2,
         get_tensor_name=lambda index: "xy"[index],
         get_tensor_mode=lambda name: {"x": "in", "y": "out"}[name],
-        get_tensor_dtype=lambda name: "float32",
+        get_tensor_dtype=lambda name: types.SimpleNamespace(name="FLOAT"),
         create_execution_context=lambda: context,
         create_engine_inspector=lambda: inspector,
     )
@@ -56,7 +56,6 @@ def stand_in_trt(context):
         Runtime=lambda logger: types.SimpleNamespace(deserialize_cuda_engine=lambda plan: engine),
         TensorIOMode=types.SimpleNamespace(INPUT="in", OUTPUT="out"),
         LayerInformationFormat=types.SimpleNamespace(JSON=0),
-        nptype=np.dtype,
     )
 
 
@@ -137,3 +136,101 @@ def test_clocks_are_sampled_at_little_cost(bench, network):
     assert 0 < low <= middle <= high
     assert clocks["images_per_joule"] > 0
     assert clocks["cost_share"] < 0.005
+
+
+# ------------------------------------------------------------------- TensorRT and TF-TRT, where they are installed
+
+
+@pytest.fixture
+def trained(bench, forms, digits, tmp_path):
+    """Makes jobs of the digits network on held-out digits, with the ONNX file if the engine takes one."""
+
+    def make(engine, precision, batch_size=8):
+        if reason := bench.ENGINES[engine].why_not(precision):
+            pytest.skip(reason)
+        flags = [f"--output_dir={tmp_path}", f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none"]
+        flags += [f"--image_dir={digits.folder}", f"--calibration_dir={digits.folder}", "--noisolate"]
+        config = bench.parse_flags(["tensorrt.py", "--num_loops=20", *flags])
+        graph = bench.load_graph(config)
+        images = bench.load_images(config, graph, batch_size)
+        case = bench.Case(engine, precision, batch_size)
+        needs = bench.ENGINES[engine].needs_onnx
+        source = bench.Onnx(config, graph, images).write(case) if needs else None
+        return bench.Job(case, config, graph, images, source)
+
+    return make
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "tftrt", "xla", "onnxruntime"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_engine_and_precision_names_the_digits(bench, trained, engine, precision):
+    if precision not in bench.ENGINES[engine].precisions:
+        pytest.skip(f"{engine} has no {precision}")
+    job = trained(engine, precision)
+    result = bench.run_case(job)
+    ((name, outputs),) = result.outputs.items()
+    assert np.mean(outputs.argmax(axis=1) == job.images.labels) >= 7 / 8
+    assert result.timings["device"].throughput > 0
+    print(engine, precision, result.artifact.proof)
+
+
+def test_a_plan_tells_the_type_of_every_layer(bench, trained, tmp_path):
+    proof = bench.run_case(trained("tensorrt", "int8")).artifact.proof
+    assert proof["unknown_nodes"] == 0
+    assert proof["executed_share_of_nodes"] == 1
+    assert proof["cuda_graph"]
+    assert bench.read_inspector((tmp_path / "tensorrt_int8_net_batch8.json").read_text())
+
+
+def test_plans_of_two_batch_sizes_lie_side_by_side(bench, trained, tmp_path):
+    bench.run_case(trained("tensorrt", "fp16", 2))
+    proof = bench.run_case(trained("tensorrt", "fp16", 4)).artifact.proof
+    assert {path.name for path in tmp_path.glob("*.engine")} >= {
+        "tensorrt_fp16_net_batch2.engine",
+        "tensorrt_fp16_net_batch4.engine",
+    }
+    assert proof["timing_cache"] == "warm"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_what_overflows_float16_stays_in_float32(bench, graph_file, tmp_path, precision):
+    """Values of a million between two convolutions: float16 ends at 65,504."""
+    if reason := bench.ENGINES["tensorrt"].why_not(precision):
+        pytest.skip(reason)
+
+    def build(tf, v1):
+        generator = np.random.default_rng(0)
+        images = v1.placeholder(tf.float32, [None, 32, 32, 3], name="input_tensor")
+        first = tf.constant(generator.normal(0, 1e4, (3, 3, 3, 32)), tf.float32)
+        second = tf.constant(generator.normal(0, 1e-6, (3, 3, 32, 10)), tf.float32)
+        x = tf.nn.relu(tf.nn.conv2d(images, first, 1, "SAME"))
+        x = tf.reduce_mean(tf.nn.conv2d(x, second, 1, "SAME"), [1, 2])
+        tf.nn.softmax(x, name="softmax_tensor")
+
+    path = graph_file(build)
+    flags = [f"--output_dir={tmp_path}", f"--frozen_graph={path}", "--preprocessing=inception", "--noisolate"]
+    config = bench.parse_flags(["tensorrt.py", "--num_loops=5", *flags])
+    graph = bench.load_graph(config)
+    images = bench.load_images(config, graph, 4)
+    outputs = {}
+    for engine, kind in (("native", "native"), ("tensorrt", precision)):
+        case = bench.Case(engine, kind, 4)
+        needs = bench.ENGINES[engine].needs_onnx
+        source = bench.Onnx(config, graph, images).write(case) if needs else None
+        (outputs[engine],) = bench.run_case(bench.Job(case, config, graph, images, source)).outputs.values()
+    assert np.isfinite(outputs["tensorrt"]).all()
+    assert np.allclose(outputs["tensorrt"], outputs["native"], atol=0.02)
+
+
+def test_a_tftrt_engine_that_cannot_run_is_refused(bench, trained):
+    """Built for two images and given eight, TF-TRT has TensorFlow run its part of the graph, and does not say so."""
+    built = bench.TfTrt().build(trained("tftrt", "fp16", 2))
+    job = trained("tftrt", "fp16", 8)
+    with pytest.raises(bench.UserError, match="a TF-TRT engine cannot run"):
+        bench.TfTrt().open(job, built, job.batch())
+
+
+def test_a_tftrt_engine_that_runs_is_proved(bench, trained):
+    result = bench.run_case(trained("tftrt", "fp16"))
+    assert result.artifact.proof["engines_ran"] is True
+    assert result.artifact.proof["trt_engines"] >= 1

@@ -1,13 +1,20 @@
 """ONNX export, FP16, INT8 and TensorRT plans on a trained network: right, where they should be, and proved."""
 
+import importlib.util
 import json
+import re
+import shutil
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import agreement
 
 onnxruntime = pytest.importorskip("onnxruntime")
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +104,7 @@ def test_fp16_is_half_inside_and_float_at_the_edges(onnx):
     assert {edge.type.tensor_type.elem_type for edge in edges} == {1}, "1 is float32"
 
 
-def test_fp16_keeps_float32_where_it_would_overflow(bench):
+def test_fp16_keeps_float32_where_it_would_overflow(precision):
     from onnx import TensorProto, helper, numpy_helper
 
     weights = [
@@ -111,11 +118,13 @@ def test_fp16_keeps_float32_where_it_would_overflow(bench):
     graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     x = np.full((1, 4), 2.0, np.float32)
-    ranges = bench.tensor_ranges(model, [{"x": x}], "minmax")
+    ranges = precision.tensor_ranges(model, [{"x": x}], "minmax")
     assert ranges["big"] == (240000.0, 240000.0)
-    assert np.allclose(run(bench.to_fp16(model, ranges), x), 9.6, rtol=1e-2)
-    assert bench.share_of(bench.to_fp16(model, ranges), "fp16")["low_nodes"] == 0
-    assert bench.share_of(bench.to_fp16(model, {}), "fp16")["low_nodes"] == 2, "the ranges alone keep it in float32"
+    assert np.allclose(run(precision.to_fp16(model, ranges), x), 9.6, rtol=1e-2)
+    assert precision.coverage(precision.to_fp16(model, ranges), "fp16")["low_nodes"] == 0
+    assert precision.coverage(precision.to_fp16(model, {}), "fp16")["low_nodes"] == 2, (
+        "the ranges alone keep it in float32"
+    )
 
 
 def quantised_inputs(model):
@@ -226,20 +235,20 @@ def test_an_op_without_counterpart_is_named(main, graph_file):
 
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
-def test_each_method_finds_ranges_inside_minmax(bench, onnx, method):
+def test_each_method_finds_ranges_inside_minmax(bench, precision, onnx, method):
     samples = bench.feeds(onnx.graph, onnx.images.pixels[:8], "none")
-    widest = bench.tensor_ranges(onnx.folded, samples, "minmax")
-    ranges = bench.tensor_ranges(onnx.folded, samples, method)
+    widest = precision.tensor_ranges(onnx.folded, samples, "minmax")
+    ranges = precision.tensor_ranges(onnx.folded, samples, method)
     assert ranges.keys() == widest.keys()
     assert any(high > 0 for _, high in ranges.values())
     limit = {name: 1.02 * max(abs(low), abs(high)) + 1e-3 for name, (low, high) in widest.items()}
     assert all(max(abs(low), abs(high)) <= limit[name] for name, (low, high) in ranges.items())
 
 
-def test_a_calibration_is_reused_until_its_question_changes(bench, onnx, digits, tmp_path, monkeypatch):
+def test_a_calibration_is_reused_until_its_question_changes(bench, precision, onnx, digits, tmp_path, monkeypatch):
     calls = []
-    real = bench.tensor_ranges
-    monkeypatch.setattr(bench, "tensor_ranges", lambda *args: calls.append(args[2]) or real(*args))
+    real = precision.tensor_ranges
+    monkeypatch.setattr(precision, "tensor_ranges", lambda *args: calls.append(args[2]) or real(*args))
 
     def calibrate(**changes):
         settings = {"output_dir": str(tmp_path), "calibration_dir": str(digits.folder), "num_calibration_images": 8}
@@ -296,7 +305,7 @@ def test_tensorrt_builds_real_plans_without_a_gpu(main, forms, tmp_path):
                "--engine=tensorrt", "--batch_size=4", "--build_only")  # fmt: skip
     assert ran.status == 0, ran.out + ran.err
     for precision, record in zip(("fp32", "fp16", "int8"), ran.records):
-        plan = tmp_path / f"tensorrt_{precision}_net.engine"
+        plan = tmp_path / f"tensorrt_{precision}_net_batch4.engine"
         assert record["status"] == "built" and plan.stat().st_size == record["artifact"]["bytes"] > 10_000
         assert (tmp_path / f"tensorrt_{precision}_net.onnx").exists()
         assert plan.read_bytes()[:4] != b"\x08\x08\x12\x07", "a plan, not the ONNX file"
@@ -319,59 +328,138 @@ def test_an_unsupported_gpu_is_told_in_words(bench, monkeypatch):
     assert reason == "TensorRT-RTX does not support this GPU's compute capability 9.0: pip install tensorrt"
 
 
-def test_every_tensorrt_attribute_exists():
-    trt = pytest.importorskip("tensorrt_rtx")
-    used = {
-        trt: "ILogger Builder NetworkDefinitionCreationFlag OnnxParser MemoryPoolType ProfilingVerbosity BuilderFlag "
-        "Runtime TensorIOMode LayerInformationFormat nptype ComputeCapability __version__",
-        trt.ILogger: "ERROR INTERNAL_ERROR log",
-        trt.NetworkDefinitionCreationFlag: "STRONGLY_TYPED",
-        trt.Builder: "create_network create_builder_config create_optimization_profile build_serialized_network",
-        trt.INetworkDefinition: "get_input",
-        trt.OnnxParser: "parse get_error",
-        trt.ParserError: "desc",
-        trt.IBuilderConfig: "set_memory_pool_limit profiling_verbosity set_flag clear_flag add_optimization_profile "
-        "create_timing_cache set_timing_cache get_timing_cache num_compute_capabilities "
-        "set_compute_capability",
-        trt.ITimingCache: "serialize",
-        trt.BuilderFlag: "TF32",
-        trt.MemoryPoolType: "WORKSPACE",
-        trt.ProfilingVerbosity: "DETAILED",
-        trt.ComputeCapability: "CURRENT SM89",
-        trt.IOptimizationProfile: "set_shape",
-        trt.Runtime: "deserialize_cuda_engine",
-        trt.ICudaEngine: "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype create_execution_context "
-        "create_runtime_config create_engine_inspector",
-        trt.IExecutionContext: "set_input_shape get_tensor_shape set_tensor_address execute_async_v3 "
-        "is_stream_capturable",
-        trt.IRuntimeConfig: "create_runtime_cache set_runtime_cache",
-        trt.IRuntimeCache: "deserialize serialize",
-        trt.EngineInspector: "get_engine_information",
-        trt.LayerInformationFormat: "JSON",
-        trt.TensorIOMode: "INPUT",
-    }
-    for owner, names in used.items():
-        missing = [name for name in names.split() if not hasattr(owner, name)]
-        assert not missing, (owner, missing)
+def test_what_tensorrt_logs_first_is_told_with_a_remedy(bench):
+    """pybind11 says `factory function returned nullptr`; the reason stands in the log before it."""
+    told = bench.trt_error("start", ["CUDA initialization failure with error: 35. Please check your CUDA installation"])
+    assert str(told).startswith("TensorRT cannot start (CUDA initialization failure with error: 35")
+    assert "driver is older" in str(told)
+    told = bench.trt_error("build the plan", ["skipping tactic", "Error Code 1: Cuda OutOfMemory"])
+    assert "pass a smaller --batch_size" in str(told)
+    assert re.search(bench.NO_MEMORY, str(told), re.I), "--batch_size=max knows it as memory"
+    assert (
+        str(bench.trt_error("build the plan", []))
+        == "TensorRT cannot build the plan (no reason given): try --engine=xla"
+    )
 
 
-@pytest.mark.parametrize(("version", "key"), [(10, "Format/Datatype"), (11, "DataType")])
-def test_plan_share_reads_both_inspectors(bench, version, key):
+def test_a_builder_that_is_a_null_pointer_is_one_line(bench):
+    def refuse(logger):
+        logger.errors.append("CUDA initialization failure with error: 100")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    with pytest.raises(bench.UserError, match="NVIDIA GPU that this process may use"):
+        bench.create_builder(types.SimpleNamespace(Builder=refuse), types.SimpleNamespace(errors=[]))
+
+
+@pytest.fixture
+def installed(bench, monkeypatch):
+    """Pretends that these packages are installed, at these versions, and that there is this number of GPUs."""
+
+    def pretend(gpus=0, **versions):
+        found = importlib.util.find_spec
+        absent = {"tensorrt", "tensorrt_rtx"} - versions.keys()
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name in absent else name in versions or found(name)
+        )
+        names = {name.replace("_", "-"): version for name, version in versions.items()}
+        real = bench.version_of
+        monkeypatch.setattr(bench, "version_of", lambda *asked: names.get(asked[0]) or real(*asked))
+        monkeypatch.setattr(bench, "gpus", lambda: [{"name": "a GPU", "compute_capability": "8.9"}] * gpus)
+        return bench.ENGINES["tensorrt"]
+
+    return pretend
+
+
+@pytest.mark.parametrize("version", ["8.5.3.1", "8.6.0", "10.0.1", "10.12.0.36", "11.4.0.106"])
+def test_tensorrt_8_to_11_are_taken(installed, version):
+    engine = installed(gpus=1, tensorrt=version)
+    assert engine.why_not_build("int8") is None
+    assert engine.version() == "tensorrt " + ".".join(version.split(".")[:3])
+    assert engine.opset == (17 if version.startswith("8") else 18)
+    assert engine.weakly_typed == version.startswith("8")
+
+
+@pytest.mark.parametrize("version", ["7.2.3.4", "8.4.3.1", "12.0.0"])
+def test_another_tensorrt_is_refused_with_the_command(installed, version):
+    reason = installed(gpus=1, tensorrt=version).why_not_build("fp16")
+    assert reason == f"TensorRT {'.'.join(version.split('.')[:3])} is none of 8.5 to 11: pip install 'tensorrt>=10,<12'"
+
+
+def test_of_two_packages_the_one_that_can_is_taken_and_that_is_said(installed):
+    assert installed(gpus=1, tensorrt="10.12.0", tensorrt_rtx="1.7.1").choice[0] == "tensorrt"
+    engine = installed(gpus=0, tensorrt="10.12.0", tensorrt_rtx="1.7.1")
+    package, why = engine.choice
+    assert package == "tensorrt_rtx"
+    assert "builds only where there is an NVIDIA GPU" in why
+
+
+def test_data_centre_tensorrt_does_not_build_without_a_gpu(installed):
+    assert "builds only where there is an NVIDIA GPU" in installed(gpus=0, tensorrt="8.6.0").why_not_build("fp32")
+
+
+@pytest.mark.parametrize(
+    ("key", "half", "full"),
+    [
+        ("Format/Datatype", "Channel major FP16 format where channel % 8 == 0", "Row major linear FP32"),
+        ("Datatype", "Half", "Float"),
+        ("Datatype", "Half", "BFloat16"),
+    ],
+)
+def test_plan_share_reads_every_inspector(bench, key, half, full):
     def layer(kind, words):
         return {"LayerType": kind, "Inputs": [{"Name": "x", key: words}], "Outputs": []}
 
-    half = "Half" if version == 11 else "Channel major FP16 format where channel % 8 == 0"
-    full = "Float" if version == 11 else "Row major linear FP32"
-    layers = [layer("CaskConvolution", half), layer("CaskConvolution", full), layer("Reformat", half), "a name only"]
-    share = bench.plan_share({"Layers": layers}, "fp16")
-    assert share == {"executed_nodes": 2, "executed_share_of_nodes": 0.5}
-    assert bench.plan_share({"Layers": ["names only"]}, "fp16") == {}
+    layers = [layer("CaskConvolution", half), layer("correlation", full), layer("Reformat", half)]
+    share = bench.plan_share(layers, "fp16")
+    assert share == {"executed_nodes": 2, "unknown_nodes": 0, "executed_share_of_nodes": 0.5}
+    assert bench.plan_share(layers, "fp32")["executed_share_of_nodes"] == (0 if full == "BFloat16" else 0.5)
 
 
-def test_a_plan_of_another_precision_is_an_error(bench):
+def test_a_type_that_is_not_told_is_not_another_type(bench):
+    layers = [{"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "N/A due to dynamic shapes"}]}]
+    assert bench.plan_share(layers, "int8") == {"executed_nodes": 0, "unknown_nodes": 1}
+    assert bench.plan_share([{"LayerType": "CaskConvolution", "Inputs": []}], "int8")["unknown_nodes"] == 1
+    uint8 = [{"LayerType": "gemm", "Inputs": [{"Datatype": "UInt8"}]}]
+    assert bench.plan_share(uint8, "int8")["executed_share_of_nodes"] == 0
+
+
+def test_the_inspectors_control_characters(bench):
+    text = '{"Layers": [{"LayerType": "Shuffle", "Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]"}, "a name only"]}'
+    assert [layer["LayerType"] for layer in bench.read_inspector(text)] == ["Shuffle"]
+
+
+def test_a_plan_of_another_precision_is_an_error(bench, tmp_path):
     text = json.dumps({"Layers": [{"LayerType": "CaskConvolution", "Inputs": [{"DataType": "Float"}]}]})
     inspector = types.SimpleNamespace(get_engine_information=lambda form: text)
     engine = types.SimpleNamespace(create_engine_inspector=lambda: inspector)
     trt = types.SimpleNamespace(LayerInformationFormat=types.SimpleNamespace(JSON=0))
     with pytest.raises(bench.UserError, match="another precision"):
-        bench.inspect_plan(trt, engine, "int8")
+        bench.inspect_plan(trt, engine, "int8", tmp_path / "plan.json")
+    assert (tmp_path / "plan.json").read_text() == text
+
+
+# ------------------------------------------------------------------------------------------------ copied without it
+
+
+def test_tensorrt_py_alone_does_what_the_2018_script_did(tmp_path, forms):
+    """Copied without precision.py: native and XLA run, and what needs ONNX says in one line what is missing."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(ROOT / "tensorrt.py", alone)
+    words = [sys.executable, str(alone / "tensorrt.py"), f"--frozen_graph={forms['frozen_graph']}", "--native",
+             "--fp32", "--int8", "--engine=xla,onnxruntime,auto", "--preprocessing=none", "--batch_size=2",
+             "--num_loops=2", f"--output_dir={tmp_path}"]  # fmt: skip
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=170)
+    records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    by_case = {(record["precision"], record["engine"]): record for record in records}
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert by_case["native", "native"]["status"] == by_case["fp32", "xla"]["status"] == "ok"
+    for case in (("fp32", "onnxruntime"), ("int8", "onnxruntime"), ("int8", "none")):
+        assert "precision.py is missing: copy it" in by_case[case]["error"]
+
+
+def test_precision_py_knows_nothing_of_its_users():
+    """It loads without TensorFlow, ONNX and the program, and names none of what lies above it."""
+    code = f"import runpy, sys; runpy.run_path({str(ROOT / 'precision.py')!r}); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"tensorflow", "onnx", "onnxruntime", "absl", "rich"} & set(loaded)

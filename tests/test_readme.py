@@ -66,7 +66,7 @@ def workplace(tmp_path, monkeypatch):
     """A folder with the program and what the README's commands name: a small network in three forms and photographs."""
     import tensorflow as tf
 
-    for name in ("tensorrt.py", "report.py", "labellist.json", "synsets.txt", "image.jpg"):
+    for name in ("tensorrt.py", "precision.py", "report.py", "labellist.json", "synsets.txt", "image.jpg"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "photos").mkdir()
     for index in range(3):

@@ -360,11 +360,47 @@ def test_comparison(run, written, kept, factor, verdict):
     assert re.search(rf"FP16 onnxruntime 4 +{factor:.3f} .*{verdict}", ran.stdout), ran.stdout
 
 
-def test_ratio_and_interval_by_hand(report):
+def test_records_of_one_loop_are_compared_by_medians(report):
+    """log2(10 / 5) between the roots of log2(10 / 5)^2 + log2(20 / 5)^2, and of log2(40 / 10)^2 + log2(5 / 2.5)^2."""
     new, old = (
-        {"statistics": dict(zip(("fps_low", "fps_median", "fps_high"), row))} for row in ((9, 10, 12), (4, 5, 6))
+        {"statistics": dict(zip(("fps_low", "fps_median", "fps_high"), row))} for row in ((5, 10, 40), (2.5, 5, 20))
     )
-    assert report.ratio_of(new, old) == (2.0, 1.5, 3.0)
+    reach = 2 ** (5**0.5)
+    assert report.ratio_of(new, old) == pytest.approx((2, 2 / reach, 2 * reach))
+
+
+def with_rounds(bench, record, medians):
+    """The record as if it had been measured in rounds of these medians, a fifth of whose steps are undisturbed."""
+    record = copy.deepcopy(record)
+    timing = record["timings"]["device"]
+    rounds = [[0.1, 0.1, *[median] * 8] for median in medians]
+    timing["seconds"] = [second for seconds in rounds for second in seconds]
+    timing["statistics"] = {**bench.statistics(timing["seconds"], 4), **bench.round_statistics(rounds, 4)}
+    validate(record)
+    return record
+
+
+def test_runs_of_rounds_are_compared_by_their_undisturbed_speeds(run, written, kept, bench):
+    """Medians 20 % apart because others used the machine: the same; the same medians and all steps slower: not."""
+    old = with_rounds(bench, kept[2], [0.1] * 6)
+    busy = with_rounds(bench, kept[2], [0.1, 0.1, 0.12, 0.12, 0.12, 0.12])
+    assert busy["timings"]["device"]["statistics"]["fps_typical"] == pytest.approx(4 / 0.12)
+    before = written([old], "before.jsonl")
+    ran = run(written([busy]), f"--compare={before}")
+    assert re.search(r"FP16 onnxruntime 4 +1\.000 +1\.000 to 1\.000 +same *$", ran.stdout, re.M), ran.stdout
+    slower = copy.deepcopy(old)
+    numbers = slower["timings"]["device"]["statistics"]
+    numbers |= {name: 0.9 * value for name, value in numbers.items() if name.startswith("fps_undisturbed")}
+    ran = run(written([slower]), f"--compare={before}", "--fail_slower=5")
+    assert ran.returncode == 3 and re.search(r"0\.900 .*slower *$", ran.stdout, re.M), ran.stdout
+
+
+def test_a_comparison_says_how_little_few_rounds_know(run, written, kept, bench):
+    before = written([with_rounds(bench, kept[2], [0.1] * 5)], "before.jsonl")
+    ran = run(written([kept[2]]), f"--compare={before}")
+    assert "(as far as 1 round can tell)" in ran.stdout
+    ran = run(written([with_rounds(bench, kept[2], [0.1] * 3)]), f"--compare={before}")
+    assert "same (as far as 3 rounds can tell)" in ran.stdout
 
 
 @pytest.mark.parametrize(("factor", "status"), [(0.7, 3), (0.96, 0), (1.3, 0)])

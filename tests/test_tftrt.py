@@ -138,7 +138,7 @@ def test_an_unconverted_graph_is_an_error(bench, job, converter, engine_graph, m
         return
     artifact = bench.TfTrt().build(given)
     assert artifact.path.endswith("tftrt_fp16_net.pb")
-    assert artifact.proof == {"trt_engines": 1, "share_of_nodes": 0.5}
+    assert artifact.proof == {"trt_engines": 1, "share_of_nodes": 0.5, "log": []}
     assert bench.parse_graph_def(Path(artifact.path).read_bytes()) == converter.result
 
 
@@ -159,8 +159,7 @@ def test_why_not(bench, monkeypatch):
     assert "was not built with TensorRT" in engine.why_not("fp32")
     pywrap.get_linked_tensorrt_version = lambda: (8, 6, 1)
     assert "libnvinfer.so.8.6.1 was not found" in engine.why_not("fp32")
-    assert "tensorrt-libs==8.6.1" in engine.why_not("fp32")
-    assert "LD_LIBRARY_PATH" in engine.why_not("fp32")
+    assert "pip install -r requirements-tftrt.txt" in engine.why_not("fp32")
     pywrap.is_tensorrt_enabled = lambda: True
     assert engine.why_not("int8") == "no NVIDIA GPU"
     monkeypatch.setattr(bench, "gpus", lambda: [{"name": "a GPU"}])
@@ -207,3 +206,24 @@ def test_tftrt_asked_for_is_a_failed_row_with_the_reason(main, forms, bench):
     assert ran.status == 1
     assert [record["status"] for record in ran.records] == ["failed"]
     assert "tftrt cannot run FP16: " in ran.records[0]["error"]
+
+
+def test_what_tftrt_logs_is_told_once_without_time_and_place(bench):
+    warning = "2026-11-24 08:00:0{}: W tensorflow/x.cc:10] TF-TRT Warning: Engine creation failed: no space"
+    lines = [
+        warning.format(1),
+        warning.format(2),
+        "2026-11-24 08:00:00.3: I tensorflow/compiler/tf2tensorrt/x.cc:10] Replaced segment 0",
+        "an error of somebody else",
+    ]
+    assert bench.tftrt_complaints(lines) == ["TF-TRT Warning: Engine creation failed: no space"]
+
+
+def test_what_cpp_writes_is_collected_and_stderr_comes_back(bench, capfd):
+    import os
+
+    with bench.stderr_lines() as lines:
+        os.write(2, b"from below\n")
+    os.write(2, b"as before\n")
+    assert lines == ["from below"]
+    assert capfd.readouterr().err == "as before\n"

@@ -16,11 +16,11 @@ from pathlib import Path
 ROUNDS = 8
 
 
-def load():
-    path = Path(__file__).resolve().parents[2] / "tensorrt.py"
-    spec = importlib.util.spec_from_file_location("bench", path)
+def load(name="bench", file="tensorrt.py"):
+    path = Path(__file__).resolve().parents[2] / file
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["bench"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 

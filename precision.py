@@ -1,0 +1,631 @@
+"""Writes a precision into an ONNX graph: export, folding, calibration, FP16, INT8, and the coverage that proves it.
+
+    graph = Precisions(graph_def, ["input:0"], ["softmax:0"], Settings(opset=17), progress)
+    model, coverage = graph.fp16(samples)
+
+In: the bytes of a frozen GraphDef, the names of its inputs and outputs, samples (dicts of arrays by input name),
+settings, and a function that shows progress. Out: an ONNX model, and which share of it really has the precision. What
+cannot be done is a PrecisionError of one line.
+
+This module knows nothing of flags, engines, records or terminals. TensorFlow, ONNX and ONNX Runtime are imported inside
+the functions that need them.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import logging
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Sample = dict[str, np.ndarray]  # one step's arrays by the names of the inputs
+Ranges = dict[str, tuple[float, float]]  # lowest and highest value of a tensor, by its name
+Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[], Any]]]
+
+HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # where the arithmetic is; they judge a precision
+ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "PRelu")
+INT8_KERNELS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
+FP16_MAX = 65504.0  # largest finite float16 (IEEE 754 binary16)
+ENTROPY_BINS = 512  # ONNX Runtime's 128 can choose nothing; TensorRT's 2048 take minutes in Python
+
+
+class PrecisionError(Exception):
+    """What cannot be written at a precision, in one line."""
+
+
+class ExportError(PrecisionError):
+    """What ONNX cannot say, in one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a graph is written for.
+
+    opset: the ONNX operator set; 17 is the newest that TensorRT 8 reads.
+    unsigned: INT8 with uint8 activations, quantised on both sides of a node, as ONNX Runtime's CPU
+      kernels want them; else int8 with zero point 0 in front of a node, as TensorRT wants them.
+    weight_bits: 7 where a CPU adds products of uint8 and int8 in 16 bits, else 8.
+    half: INT8 with float16 instead of float32 for all that is not quantised.
+    """
+
+    opset: int = 18
+    unsigned: bool = False
+    weight_bits: int = 8
+    half: bool = False
+
+
+@contextlib.contextmanager
+def no_progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Shows nothing: the progress of a caller who has no place for it."""
+    yield lambda: None
+
+
+class Precisions:
+    """A graph in ONNX at each precision; the export and the folding are made once, when they are first needed."""
+
+    def __init__(
+        self,
+        graph_def: bytes,
+        inputs: list[str],
+        outputs: list[str],
+        settings: Settings | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        self.graph_def = graph_def
+        self.inputs = inputs
+        self.outputs = outputs
+        self.settings = settings or Settings()
+        self.progress = progress
+        self.failure: ExportError | None = None
+
+    @property
+    def fp32(self) -> Any:
+        """The graph as it was exported.
+
+        Raises:
+          ExportError: it cannot be; that too is found out only once.
+        """
+        if self.failure:
+            raise self.failure
+        try:
+            return self.exported
+        except ExportError as error:
+            self.failure = error
+            raise
+
+    @functools.cached_property
+    def exported(self) -> Any:
+        return export(self.graph_def, self.inputs, self.outputs, self.settings.opset)
+
+    @functools.cached_property
+    def folded(self) -> Any:
+        """The exported graph with constants and batch norm folded, shapes inferred."""
+        return fold(self.fp32)
+
+    def ranges(self, samples: Iterable[Sample], method: str) -> Ranges:
+        """The calibration of the folded graph: what `int8` takes."""
+        return tensor_ranges(self.folded, list(samples), method, self.progress)
+
+    def fp16(self, samples: Iterable[Sample]) -> tuple[Any, dict[str, Any]]:
+        """The graph in float16 and its coverage; the samples show where float16 would overflow."""
+        model = to_fp16(self.folded, self.ranges(samples, "minmax"))
+        return model, coverage(model, "fp16")
+
+    def int8(self, ranges: Ranges, settings: Settings | None = None) -> tuple[Any, dict[str, Any]]:
+        """The graph with explicit Q/DQ from the ranges, and its coverage."""
+        model = to_int8(self.folded, ranges, settings or self.settings)
+        return model, coverage(model, "int8")
+
+
+# ----------------------------------------------------------------------------------------- export
+
+
+def export(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) -> Any:
+    """A frozen graph as an ONNX model with float32 inside and the graph's own input and output names.
+
+    Raises:
+      ExportError: an op that ONNX has no counterpart for, named with its node.
+    """
+    import onnx
+
+    logging.disable(logging.ERROR)  # tf2onnx reports to a logger what is said below in one line
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            model = convert(graph_def, inputs, outputs, opset)
+        refuse_unknown(model)
+        onnx.checker.check_model(model)
+        return model
+    except ExportError:
+        raise
+    except Exception as error:  # tf2onnx raises what its handlers happen to raise
+        raise ExportError(f"no ONNX export of this graph ({first_line(error)})") from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def convert(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) -> Any:
+    """tf2onnx's export."""
+    import tf2onnx
+    from tensorflow.core.framework import graph_pb2
+
+    # else it copies the whole model before each optimisation
+    os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"
+    model, _ = tf2onnx.convert.from_graph_def(
+        graph_pb2.GraphDef.FromString(graph_def), input_names=inputs, output_names=outputs, opset=opset
+    )
+    return model
+
+
+def refuse_unknown(model: Any) -> None:
+    """Raises an ExportError that names the ops that tf2onnx left as they were."""
+    import onnx
+
+    def unknown(node: Any) -> bool:
+        return not node.domain and not onnx.defs.has(node.op_type)
+
+    found = [f"{node.op_type} ({node.name})" for node in model.graph.node if unknown(node)]
+    if found:
+        raise ExportError(f"ONNX has no counterpart for {', '.join(found)}")
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The first line of an error's text, or its class."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:limit].rstrip(" .:")
+
+
+def fold(model: Any) -> Any:
+    """ONNX Runtime's basic, still portable, optimisations: constants and batch norm folded."""
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as scratch:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.graph_optimization_level = level
+        options.optimized_model_filepath = os.path.join(scratch, "folded.onnx")
+        data = model.SerializeToString()
+        onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
+
+
+# ------------------------------------------------------------------------------------ calibration
+
+
+class OneSample:
+    """One sample as ONNX Runtime's CalibrationDataReader gives it: once, then None."""
+
+    def __init__(self, sample: Sample) -> None:
+        self.left = [sample]
+
+    def get_next(self) -> Sample | None:
+        return self.left.pop() if self.left else None
+
+
+def tensor_ranges(model: Any, samples: list[Sample], method: str, progress: Progress = no_progress) -> Ranges:
+    """Lowest and highest value of each tensor over the samples, or what the method clips them to.
+
+    Args:
+      method: minmax, entropy or percentile (99.999 %).
+    """
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        calibrator = make_calibrator(model, method, Path(scratch))
+        with warnings.catch_warnings(), progress(f"Calibrating ({method})", len(samples)) as advance:
+            # of ranges that are not finite; told from the outputs
+            warnings.simplefilter("ignore", RuntimeWarning)
+            for sample in samples:  # one by one: the collector keeps every tensor of a call in memory
+                calibrator.collect_data(OneSample(sample))
+                advance()
+            data = calibrator.compute_data()
+    return {name: range_of(data[name]) for name in list(data.keys())}
+
+
+def make_calibrator(model: Any, method: str, scratch: Path) -> Any:
+    """ONNX Runtime's calibrator of that method, with its files in `scratch`."""
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    kinds = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }
+    path = scratch / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    options = {"num_bins": ENTROPY_BINS} if method == "entropy" else {}
+    augmented = str(scratch / "augmented.onnx")
+    return create_calibrator(str(path), None, augmented, kinds[method], extra_options=options)
+
+
+def range_of(found: Any) -> tuple[float, float]:
+    """Lowest and highest value of what ONNX Runtime's calibration says of a tensor."""
+    low, high = (float(np.min(end)) for end in found.range_value)
+    return low, high
+
+
+# ------------------------------------------------------------------------------------------- FP16
+
+
+def to_fp16(model: Any, ranges: Ranges) -> Any:
+    """float16 inside, float32 at the edges and wherever a value would overflow float16."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = keep_in_float32(model, ranges)
+    kept = kept_in_float32(model.SerializeToString())
+    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    drop_round_trips(model.graph)
+    return sorted_nodes(model)
+
+
+KEPT = "kept_in_float32"  # the key in the model's metadata
+
+
+def keep_in_float32(model: Any, ranges: Ranges) -> Any:
+    """A copy of the model that names in its metadata the nodes whose values would overflow float16."""
+    from onnx import ModelProto, helper
+
+    names = [node.name for node in model.graph.node if overflows(node, ranges)]
+    model = ModelProto.FromString(model.SerializeToString())
+    helper.set_model_props(model, {KEPT: json.dumps(names)})
+    return model
+
+
+def kept_in_float32(data: bytes) -> list[str]:
+    """Names of the nodes of a serialised model that must not compute in float16."""
+    from onnx import ModelProto
+
+    model = ModelProto.FromString(data)
+    return [name for entry in model.metadata_props if entry.key == KEPT for name in json.loads(entry.value)]
+
+
+def overflows(node: Any, ranges: Ranges) -> bool:
+    """Whether a value that a node reads or writes comes over half of what float16 can hold."""
+    known = [ranges[name] for name in (*node.input, *node.output) if name in ranges]
+    return any(max(abs(low), abs(high)) > FP16_MAX / 2 for low, high in known)
+
+
+def drop_round_trips(graph: Any) -> None:
+    """Takes out the casts to float16 and back that the converter leaves between nodes in float32."""
+    from onnx import TensorProto
+
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    for node in graph.node:
+        if node.op_type == "Cast":
+            continue
+        for index, name in enumerate(node.input):
+            there = casts.get(casts[name].input[0]) if name in casts else None
+            if there and there.attribute[0].i == TensorProto.FLOAT16:
+                node.input[index] = there.input[0]
+
+
+# ------------------------------------------------------------------------------------------- INT8
+
+
+def to_int8(model: Any, ranges: Ranges, settings: Settings) -> Any:
+    """Explicit Q/DQ around what is worth it, per-channel int8 weights, ranges from one calibration.
+
+    Signed activations stand on the inputs of convolutions and matrix products and on residual
+    branches. Unsigned ones also stand behind every convolution and its activation and around Add
+    and MaxPool: ONNX Runtime's int8 kernels take int8 in and give int8 out.
+    """
+    unsigned = settings.unsigned
+    model = keep_in_float32(model, ranges)
+    if not unsigned:
+        spell_batch_norms(model.graph)
+    if settings.half:
+        model, ranges = around_int8(model, ranges)
+    quantizer = make_quantizer(model, ranges, settings)
+    where = outputs_behind_activations if unsigned else residual_tensors
+    for tensor in where(model.graph):
+        if tensor in ranges:
+            quantizer.quantize_activation_tensor(tensor)
+    return sorted_nodes(quantizer.quantize_model())
+
+
+def sorted_nodes(model: Any) -> Any:
+    """The model with every node behind those that it reads, as ONNX wants it: the libraries append theirs."""
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    ONNXModel(model).topological_sort()
+    return model
+
+
+def around_int8(model: Any, ranges: Ranges) -> tuple[Any, Ranges]:
+    """The model in float16, in which Q/DQ will stand, and the ranges with those of the new casts.
+
+    QuantizeLinear takes float16 from operator set 19 on; nothing that stands in 18 changed its meaning there.
+    """
+    import onnx
+
+    model = to_fp16(model, ranges)
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = max(opset.version, 19)
+    ranges = dict(ranges)
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] in ranges:
+            ranges.setdefault(node.output[0], ranges[node.input[0]])
+    return onnx.shape_inference.infer_shapes(model), ranges
+
+
+def spell_batch_norms(graph: Any) -> None:
+    """Writes Mul and Add by one constant a channel, where no convolution took them in, as batch norms.
+
+    With random weights the Add is gone, and TensorRT 8.6.0 cannot merge a Mul alone into the scales around it
+    (mergeScales, "Assertion equalOrZero"); a batch norm has both.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    readers = consumers(graph)
+    for node in list(graph.node):
+        if node.op_type != "Mul" or not per_channel(node, constants):
+            continue
+        follower = readers[node.output[0]][0] if len(readers[node.output[0]]) == 1 else node
+        if follower.op_type == "Add" and per_channel(follower, constants):
+            write_batch_norm(graph, node, follower, constants)
+        else:
+            write_batch_norm(graph, node, None, constants)
+
+
+def per_channel(node: Any, constants: dict[str, np.ndarray]) -> bool:
+    """Whether a node takes one tensor and one constant of [1, channels, 1, 1]."""
+    shapes = [constants[name].shape for name in node.input if name in constants]
+    return len(shapes) == 1 and shapes[0][-2:] == (1, 1) and math.prod(shapes[0][:-3]) == 1 and len(shapes[0]) >= 3
+
+
+BATCH_NORM_EPSILON = 1e-5  # ONNX's default; the variance is one less, so that nothing is added
+
+
+def write_batch_norm(graph: Any, mul: Any, add: Any, constants: dict[str, np.ndarray]) -> None:
+    """Puts a BatchNormalization in the place of a Mul and, where there is one, the Add behind it."""
+    from onnx import helper, numpy_helper
+
+    tensor, scale = split_constant(mul, constants)
+    bias = split_constant(add, constants)[1] if add else np.zeros_like(scale)
+    values = {"scale": scale, "bias": bias, "mean": np.zeros_like(scale)}
+    values["var"] = np.full_like(scale, 1 - BATCH_NORM_EPSILON)
+    names = [f"{mul.name}_{what}" for what in values]
+    for name, value in zip(names, values.values()):
+        graph.initializer.append(numpy_helper.from_array(value, name))
+    output = (add or mul).output[0]
+    norm = helper.make_node("BatchNormalization", [tensor, *names], [output], name=mul.name, epsilon=BATCH_NORM_EPSILON)
+    index = list(graph.node).index(mul)
+    for node in (mul, add) if add else (mul,):
+        graph.node.remove(node)
+    graph.node.insert(index, norm)
+
+
+def split_constant(node: Any, constants: dict[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    """The tensor that a node of two inputs reads, and the values of its constant, one a channel."""
+    (name,) = [name for name in node.input if name not in constants]
+    (value,) = [constants[name] for name in node.input if name in constants]
+    return name, value.reshape(-1)
+
+
+def make_quantizer(model: Any, ranges: Ranges, settings: Settings) -> Any:
+    """ONNX Runtime's quantizer of a copy of the model, told what stays in float32."""
+    from onnx import ModelProto
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    data = typed_ranges(model, ranges)
+    between = ("Add", "MaxPool", "Pad") if settings.unsigned else ()
+    return QDQQuantizer(
+        ModelProto.FromString(model.SerializeToString()),
+        per_channel=True,
+        reduce_range=settings.weight_bits == 7,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8 if settings.unsigned else QuantType.QInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+        nodes_to_quantize=[],
+        nodes_to_exclude=biases(model.graph),
+        op_types_to_quantize=[*HEAVY, *between],
+        extra_options={
+            "ActivationSymmetric": not settings.unsigned,
+            "WeightSymmetric": True,
+            "QuantizeBias": settings.unsigned,  # TensorRT takes the bias in float32
+            "OpTypesToExcludeOutputQuantization": [*HEAVY, "Add"],
+        },
+    )
+
+
+def typed_ranges(model: Any, ranges: Ranges) -> dict[str, tuple[Any, Any]]:
+    """The ranges in each tensor's own type, which its scale then has."""
+    from onnx import TensorProto
+
+    half = set()
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            half.add(value.name)
+    data = {}
+    for name, (low, high) in ranges.items():
+        kind = np.float16 if name in half else np.float32
+        data[name] = kind(low), kind(high)
+    return data
+
+
+def biases(graph: Any) -> list[str]:
+    """Names of the Adds of a constant."""
+    constants = {tensor.name for tensor in graph.initializer}
+    adds = [node for node in graph.node if node.op_type == "Add"]
+    return [node.name for node in adds if constants.intersection(node.input)]
+
+
+def consumers(graph: Any) -> dict[str, list[Any]]:
+    """The nodes that read each tensor."""
+    found = collections.defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            found[name].append(node)
+    return found
+
+
+def outputs_behind_activations(graph: Any) -> list[str]:
+    """Outputs of convolutions and residual Adds, behind their activation if they have one.
+
+    The input of the last Softmax is none of them.
+    """
+    readers = consumers(graph)
+    last = {"Softmax", "Reshape", "Squeeze", "Flatten"}
+    excluded = set(biases(graph))
+    found = []
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Add") or node.name in excluded:
+            continue
+        name = behind_activations(node.output[0], readers)
+        if not last.issuperset(reader.op_type for reader in readers[name]):
+            found.append(name)
+    return found
+
+
+def behind_activations(name: str, readers: dict[str, list[Any]]) -> str:
+    """The tensor behind the activations that alone read this one."""
+    while len(readers[name]) == 1 and readers[name][0].op_type in ACTIVATIONS:
+        name = readers[name][0].output[0]
+    return name
+
+
+def residual_tensors(graph: Any) -> list[str]:
+    """What TensorRT wants quantised in ResNets beside the inputs of convolutions.
+
+    One branch of a residual Add, the one that the last convolution does not feed, so that Conv and
+    Add fuse; the input of a batch norm that no convolution feeds (spelled Mul by a constant here);
+    the input of a MaxPool on a shortcut.
+    Source: NVIDIA tensorflow-quantization, custom Q/DQ insertion cases for ResNet v1 and v2.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    made = {}
+    for index, node in enumerate(graph.node):
+        made |= dict.fromkeys(node.output, (node.op_type == "Conv", index))
+    readers = consumers(graph)
+    found = []
+    for node in graph.node:
+        free = [name for name in node.input if name in made.keys() - constants]
+        if node.op_type == "Add" and len(free) == 2:
+            found.append(min(free, key=made.__getitem__))
+        elif node.op_type in ("BatchNormalization", "Mul") and len(free) == 1:
+            found += [free[0]] if not made[free[0]][0] else []
+        elif node.op_type == "MaxPool" and feeds_add(node, readers):
+            found.append(node.input[0])
+    return list(dict.fromkeys(found))
+
+
+def feeds_add(node: Any, readers: dict[str, list[Any]]) -> bool:
+    """Whether an Add reads what a node gives."""
+    return any(reader.op_type == "Add" for reader in readers[node.output[0]])
+
+
+# --------------------------------------------------------------------------------------- coverage
+
+
+def coverage(model: Any, precision: str) -> dict[str, Any]:
+    """The share of convolutions and matrix products, and of weights, that really have the precision.
+
+    Works on Q/DQ graphs and on what ONNX Runtime made of them: its integer kernels count as int8,
+    and a float16 weight behind a Cast to float32 does not count as float16.
+    """
+    heavy = heavy_nodes(model.graph)
+    low = int8_nodes(model.graph) if precision == "int8" else nodes_of_type(model.graph, precision)
+    return {
+        "nodes": len(heavy),
+        "low_nodes": low,
+        "share_of_nodes": low / max(len(heavy), 1),
+        "share_of_weights": share_of_weights(model.graph, precision),
+    }
+
+
+def onnx_type(precision: str) -> int:
+    """ONNX's element type of a precision's weights."""
+    from onnx import TensorProto
+
+    types = {"fp16": TensorProto.FLOAT16, "int8": TensorProto.INT8}
+    return types.get(precision, TensorProto.FLOAT)
+
+
+def heavy_nodes(graph: Any) -> list[Any]:
+    """The convolutions and matrix products, ONNX Runtime's own fused ones among them."""
+
+    def heavy(node: Any) -> bool:
+        return node.op_type in INT8_KERNELS or any(op in node.op_type for op in HEAVY)
+
+    return [node for node in graph.node if heavy(node)]
+
+
+def int8_nodes(graph: Any) -> int:
+    """How many of the heavy nodes take two dequantised inputs or are integer kernels."""
+    made = {name: node.op_type for node in graph.node for name in node.output}
+
+    def low(node: Any) -> bool:
+        pair = [made.get(name) for name in node.input[:2]]
+        return node.op_type in INT8_KERNELS or pair == ["DequantizeLinear"] * 2
+
+    return sum(low(node) for node in heavy_nodes(graph))
+
+
+def nodes_of_type(graph: Any, precision: str) -> int:
+    """How many of the heavy nodes have a weight of the precision's type."""
+    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return sum(weights.get(node.input[1]) == onnx_type(precision) for node in heavy_nodes(graph))
+
+
+def share_of_weights(graph: Any, precision: str) -> float:
+    """The share of the numbers in the graph's weights that have the precision's type."""
+    sizes: collections.Counter[int] = collections.Counter()
+    for tensor in graph.initializer:
+        sizes[tensor.data_type] += math.prod(tensor.dims)
+    types = {onnx_type(name) for name in ("fp32", "fp16", "int8")}
+    return sizes[onnx_type(precision)] / max(sum(sizes[kind] for kind in types), 1)
+
+
+# ------------------------------------------------------------------------------------- raw pixels
+
+
+def prepend_pixels(
+    model: Any, shape: list[int | str], order: np.ndarray, factor: np.ndarray, offset: np.ndarray, axes: list[int]
+) -> Any:
+    """The model with raw uint8 pixels as its input, under the same name.
+
+    Args:
+      shape: [batch, height, width, channels] of the pixels.
+      order: which channel of the pixels each channel of the network is.
+      factor, offset: what float32 pixels are multiplied by, and what is added then; per channel.
+      axes: the permutation that makes the network's layout of the pixels'.
+    """
+    from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+    model = ModelProto.FromString(model.SerializeToString())
+    old = model.graph.input[0]
+    inner = f"{old.name}_preprocessed"
+    for node in model.graph.node:
+        node.input[:] = [inner if name == old.name else name for name in node.input]
+    values = {"order": np.asarray(order), "factor": np.float32(factor), "offset": np.float32(offset)}
+    for name, value in values.items():
+        tensor = numpy_helper.from_array(np.ascontiguousarray(value), f"pixels_{name}")
+        model.graph.initializer.append(tensor)
+    make = helper.make_node
+    steps = [
+        make("Cast", [old.name], ["pixels_float"], to=TensorProto.FLOAT),
+        make("Gather", ["pixels_float", "pixels_order"], ["pixels_ordered"], axis=3),
+        make("Mul", ["pixels_ordered", "pixels_factor"], ["pixels_scaled"]),
+        make("Add", ["pixels_scaled", "pixels_offset"], ["pixels_shifted"]),
+        make("Transpose", ["pixels_shifted"], [inner], perm=axes),
+    ]
+    for index, node in enumerate(steps):
+        model.graph.node.insert(index, node)
+    old.CopyFrom(helper.make_tensor_value_info(old.name, TensorProto.UINT8, shape))
+    return model

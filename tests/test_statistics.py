@@ -1,0 +1,169 @@
+"""Estimates over rounds, against numbers worked out by hand and against what other runs say."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def report():
+    from conftest import load
+
+    return load("report_of_statistics", "report.py")
+
+
+def rounds_of(*medians):
+    """A round for each median: steps a tenth under it, at it, and twice it."""
+    return [[0.9 * median, median, 2 * median] for median in medians]
+
+
+def test_typical_speed_lies_between_the_slowest_and_the_fastest_batch(bench):
+    """Five rounds are five batches: their median, the lowest and the highest, in images/s."""
+    found = bench.typical(rounds_of(0.2, 0.1, 0.4, 0.25, 0.5), 8)
+    assert found == pytest.approx((8 / 0.25, 8 / 0.5, 8 / 0.1))
+    assert found.uncertainty == pytest.approx((80 - 32) / 32)
+
+
+def test_twenty_rounds_are_eight_batches_of_neighbours(bench):
+    """Batches of 3, 3, 3, 3, 2, 2, 2, 2 rounds; the interval of eight medians reaches from lowest to highest."""
+    medians = [0.1, 0.2, 0.1] + [0.2] * 15 + [0.4, 0.2]
+    found = bench.typical(rounds_of(*medians), 1)
+    last = math.sqrt(0.4 * 0.2)  # the median of two logarithms
+    assert found == pytest.approx((1 / 0.2, 1 / last, 1 / 0.1))
+
+
+def test_undisturbed_speed_by_hand(bench):
+    """The tenth of the rounds' tenths, give or take what the four quieter of five batches lie apart."""
+    rounds = [[seconds] * 3 for seconds in (0.100, 0.300, 0.101, 0.102, 0.104)]
+    logs = np.log([0.100, 0.101, 0.102, 0.104, 0.300])
+    value, apart = logs[0] + 0.4 * (logs[1] - logs[0]), logs[3] - logs[0]
+    found = bench.undisturbed(rounds, 4)
+    assert found == pytest.approx([4 / math.exp(value + side * apart) for side in (0, 1, -1)])
+
+
+def test_what_others_do_for_a_while_leaves_the_undisturbed_speed_alone(bench):
+    """Sixteen rounds, six of them at half the speed: the typical speed's interval holds both, the other's only one."""
+    quiet = [[0.100, 0.101, 0.102]] * 16
+    disturbed = [*quiet[:4], *[[0.2, 0.202, 0.204]] * 6, *quiet[:6]]
+    typical = bench.typical(disturbed, 1)
+    assert typical.low == pytest.approx(1 / 0.202) and typical.high == pytest.approx(1 / 0.101)
+    assert bench.undisturbed(disturbed, 1) == pytest.approx(bench.undisturbed(quiet, 1))
+
+
+def test_times_native_pairs_the_rounds_of_one_turn(bench):
+    """What slows both rounds of a pair cancels: exactly twice, although the speed halves on the way."""
+    native = rounds_of(0.2, 0.2, 0.4, 0.4, 0.4, 0.4)
+    ours = rounds_of(0.1, 0.1, 0.2, 0.2, 0.2)
+    assert bench.times_native(ours, native) == pytest.approx((2, 2, 2))
+    assert bench.typical(ours, 1).uncertainty > 0.4
+
+
+def test_fewer_than_five_rounds_are_told_by_their_parts(bench):
+    """One loop of 16 steps is eight pairs of steps; three rounds are three parts of each."""
+    loop = [0.1] * 8 + [0.2] * 8
+    assert bench.typical([loop], 1) == pytest.approx((1 / math.sqrt(0.02), 1 / 0.2, 1 / 0.1))
+    assert len(bench.in_parts([loop] * 3)) == 9 and len(bench.in_parts([loop] * 4)) == 8
+    assert len(bench.in_parts([[0.1, 0.2]])) == 2 and bench.typical([[0.1, 0.2]], 1).high == pytest.approx(10)
+
+
+def test_auto_stops_when_speed_and_times_native_are_known(bench):
+    steady = [[0.1, 0.1005, 0.101]] * 5
+    moving = [[0.1 * factor] * 3 for factor in (1, 1.05, 1, 1.05, 1)]
+    assert not bench.known_well_enough(steady[:4])
+    assert bench.known_well_enough(steady) and bench.known_well_enough(steady, steady)
+    assert not bench.known_well_enough(moving) and not bench.known_well_enough(steady, moving)
+
+
+def test_auto_goes_on_after_a_step_of_the_speed(bench):
+    """Five rounds at one speed are known; a sixth at another is not what they said, and five more make no median."""
+    first, second = [[0.1] * 3] * 5, [[0.12] * 3] * 5
+    assert bench.known_well_enough(first) and not bench.known_well_enough([*first, *second])
+
+
+@pytest.mark.parametrize(("count", "rank"), [(299, 299), (300, 300), (500, 499), (1000, 996)])
+def test_p99_bound_ranks(bench, count, rank):
+    """Ranks of the upper 95 % bound of the 99th percentile, by the binomial distribution's own sum."""
+    bound = bench.p99_bound(list(range(1, count + 1)))
+    assert bound == rank
+
+    def under(k):
+        return sum(math.comb(count, i) * 0.99**i * 0.01 ** (count - i) for i in range(k))
+
+    assert under(rank) >= 0.95 > under(rank - 1)
+
+
+def test_p99_has_no_bound_where_steps_are_too_few(bench):
+    assert bench.p99_bound([0.1] * 298) is None
+    assert "298 steps" in bench.p99_note(298) and "299" in bench.p99_note(298)
+    assert bench.p99_note(299) == "" and bench.P99_STEPS == 299
+
+
+def test_p99_bound_holds_the_percentile_as_often_as_it_says(bench):
+    random, above = np.random.default_rng(0), 0
+    for _ in range(1000):
+        above += bench.p99_bound(random.exponential(size=400)) >= -math.log(0.01)
+    assert above / 1000 > 0.94
+
+
+def test_record_says_what_its_rounds_know(bench):
+    numbers = bench.round_statistics([[0.1] * 60] * 5, 4)
+    speeds = {"fps_typical", "fps_undisturbed"}
+    ends = {f"{name}_{end}" for name in speeds for end in ("low", "high")}
+    assert set(numbers) == {"rounds", *speeds, *ends, "latency_99th_high"}
+    assert numbers["rounds"] == 5 and numbers["fps_undisturbed_low"] == pytest.approx(40)
+    assert "latency_99th_high" not in bench.round_statistics([[0.1] * 20] * 5, 4)
+
+
+def test_noisy_says_between_which_speeds_it_moved(bench):
+    assert bench.rounds_verdict(rounds_of(0.1, 0.1, 0.1, 0.101, 0.1), 8) == ("steady", "")
+    kind, sentence = bench.rounds_verdict(rounds_of(0.1, 0.1, 0.2, 0.1, 0.1), 8, "load of others 1.2")
+    assert kind == "noisy" and "between 40.0 and 80.0 images/s (load of others 1.2)" in sentence
+
+
+some_rounds = st.lists(st.lists(st.floats(1e-5, 10), min_size=2, max_size=9), min_size=1, max_size=30)
+
+
+@given(some_rounds, some_rounds)
+def test_every_estimate_lies_in_its_interval(bench, rounds, native):
+    for found in (bench.typical(rounds, 4), bench.undisturbed(rounds, 4), bench.times_native(rounds, native)):
+        assert 0 < found.low <= found.value * (1 + 1e-9) and found.value <= found.high * (1 + 1e-9)
+        assert math.isfinite(found.high)
+
+
+@pytest.mark.parametrize("estimate", ["typical", "undisturbed"])
+def test_recorded_runs_hold_what_the_others_say(bench, estimate):
+    """Five runs of five rounds on a machine that switches between speeds; what one loop knew of itself held none."""
+    runs = {}
+    for line in (ROOT / "tests/data/rounds.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["series"] == "five rounds":
+            runs.setdefault(row["case"], []).append(row["rounds"])
+    held = by_steps = 0
+    for rounds in runs.values():
+        found = [getattr(bench, estimate)(each, 4) for each in rounds]
+        for index, each in enumerate(found):
+            truth = np.median([other.value for other in found if other is not each])
+            low, high = bench.median_interval(4 / np.concatenate(rounds[index]))
+            held += each.low <= truth <= each.high
+            by_steps += low <= truth <= high
+    assert held / 15 >= 0.9 and by_steps / 15 < 0.5
+
+
+def test_ratio_of_two_runs_by_hand(report):
+    """Both ends 10 % off: together the root of two times that, in logarithms."""
+    ratio, low, high = report.ratio_of_estimates((200, 200 / 1.1, 220), (100, 100 / 1.1, 110))
+    reach = math.exp(math.sqrt(2) * math.log(1.1))
+    assert (ratio, low, high) == pytest.approx((2, 2 / reach, 2 * reach))
+
+
+def test_ratio_has_the_ends_of_its_parts(report):
+    """What only the new one's low end and the old one's high end leave open opens the low end alone."""
+    assert report.ratio_of_estimates((100, 90, 100), (100, 100, 100)) == pytest.approx((1, 0.9, 1))
+    assert report.ratio_of_estimates((100, 100, 100), (100, 80, 100)) == pytest.approx((1, 1, 1.25))

@@ -38,7 +38,7 @@ RECORD_VERSION = 2  # the newest that this program reads
 SAME = 0.025  # speeds nearer than that are the same: tensorrt.py's limit for a steady case
 FEWEST_ROUNDS = 5  # under which a case knows too little of itself: tensorrt.py's LEAST_ROUNDS
 TITLES = ["precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative", "p50\nms",
-          "p99\nms", "as\nnative", "noise\ndB", "size\nMB", "build\ns"]  # fmt: skip
+          "p99\nms", "as\nnative", "SNR\ndB", "size\nMB", "build\ns"]  # fmt: skip
 NEEDED = {"time": str, "device": str, "status": str, "engine": str, "precision": str, "batch_size": int,
           "timings": dict, "notes": list}  # fmt: skip
 NUMBER = (int, float)
@@ -87,6 +87,7 @@ def check(record: Record) -> None:
         if wrong := [name for name, kind in kinds.items() if not isinstance(part[name], kind)]:
             raise TypeError(", ".join(wrong))
     check_agreement(record)
+    check_times(record)
     if record["precision"] not in LOOKS or not all(isinstance(note, str) for note in record["notes"]):
         raise ValueError("precision or notes")
     for timing in record["timings"].values():
@@ -113,6 +114,13 @@ def check_agreement(record: Record) -> None:
     for change in found.get("changed", ()):
         if not all(isinstance(change[name], str) for name in ("image", "native", "now")):
             raise TypeError("changed")
+
+
+def check_times(record: Record) -> None:
+    """check for the times native."""
+    for rated in (record.get("times_native") or {}).values():
+        if not all(0 < rated[name] < 1e15 for name in ("value", "low", "high")):
+            raise ValueError("times_native")
 
 
 def agreement_of(record: Record) -> Record | None:
@@ -171,20 +179,46 @@ def case_of(record: Record) -> str:
     return f"{name_of(record)}{engine} {record['batch_size']}"
 
 
-Speeds = dict[tuple[Group, int, str], float]
+Ends = tuple[float, float, float]  # a number, and the low and the high end of its interval
+Natives = dict[tuple[Group, int, str], Record]
 
 
-def native_speeds(records: list[Record]) -> Speeds:
-    """Native's newest median images/s by group, batch size and where the input lay."""
+def natives_of(records: list[Record]) -> Natives:
+    """Native's newest record by group, batch size and where the input lay."""
     return {
-        (group_of(record), record["batch_size"], inputs): timing["statistics"]["fps_median"]
+        (group_of(record), record["batch_size"], inputs): record
         for record in records
         if record["precision"] == "native"
-        for inputs, timing in record["timings"].items()
+        for inputs in record["timings"]
     }
 
 
-def rows_of(records: list[Record], native: Speeds) -> list[list[str]]:
+def times_native(record: Record, natives: Natives, inputs: str) -> Ends | None:
+    """How many times as fast as native a case is, with its interval; None where native did not run so.
+
+    As tensorrt.py found it from pairs of rounds; of records without it, from both medians.
+    """
+    native = natives.get((group_of(record), record["batch_size"], inputs))
+    if native is None:
+        return None
+    if record is native or record["precision"] == "native":
+        return 1.0, 1.0, 1.0
+    if rated := (record.get("times_native") or {}).get(inputs):
+        return rated["value"], rated["low"], rated["high"]
+    ours, theirs = (speed_of(each["timings"][inputs]["statistics"], "fps_median") for each in (record, native))
+    return ratio_of_estimates(ours, theirs)
+
+
+def times_text(times: Ends | None) -> str:
+    """`2.36x ±0.04`, by the longer side of the interval; native itself has none."""
+    if times is None:
+        return ""
+    ratio, low, high = times
+    half = max(ratio - low, high - ratio)
+    return f"{ratio:.2f}x" + (f" ±{half:.2f}" if half else "")
+
+
+def rows_of(records: list[Record], natives: Natives) -> list[list[str]]:
     """A group's cells, a row for each case and place of its input; the best images/s has a star."""
     speeds = [t["statistics"]["fps_median"] for record in records for t in record["timings"].values()]
     rows = []
@@ -193,8 +227,8 @@ def rows_of(records: list[Record], native: Speeds) -> list[list[str]]:
         for inputs, timing in record["timings"].items():
             if inputs == "host":
                 head[1] += " from host" if not head[0] else " (host)"
-            base = native.get((group_of(record), record["batch_size"], inputs))
-            rows.append([*head, *timing_cells(timing, base, max(speeds)), *ends])
+            times = times_text(times_native(record, natives, inputs))
+            rows.append([*head, *timing_cells(timing, times, max(speeds)), *ends])
             head, ends = ["", "", ""], [""] * len(ends)
         if not record["timings"]:
             rows.append([*head, record["status"], *[""] * 5, *ends])
@@ -220,11 +254,10 @@ def agreement_cells(found: Record | None) -> list[str]:
     return [f"{found['top1']:.1%}" if "top1" in found else "", decibels]
 
 
-def timing_cells(timing: dict[str, Any], native: float | None, best: float) -> list[str]:
+def timing_cells(timing: dict[str, Any], times: str, best: float) -> list[str]:
     s = timing["statistics"]
     speed, half = s["fps_median"], max(s["fps_high"] - s["fps_median"], s["fps_median"] - s["fps_low"])
-    return [f"{speed:,.1f}{'*' if speed == best else ' '}", f"{half:,.1f}",
-            f"{timing['throughput']:,.1f}", f"{speed / native:.2f}x" if native else "",
+    return [f"{speed:,.1f}{'*' if speed == best else ' '}", f"{half:,.1f}", f"{timing['throughput']:,.1f}", times,
             f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}"]  # fmt: skip
 
 
@@ -372,13 +405,13 @@ def answer_lines(records: list[Record]) -> list[str]:
 def ratings_of(records: list[Record], size: int) -> list[Rating]:
     """The newest record of each case of a batch size beside native's, fastest first; none without native."""
     cases = [r for r in newest(records).values() if r["batch_size"] == size and r["timings"]]
-    natives = [record for record in cases if record["precision"] == "native"]
-    rated = []
-    for record in cases if natives else ():
-        native = natives[-1]
-        inputs = next((name for name in record["timings"] if name in native["timings"]), None)
-        if record is not native and inputs:
-            rated.append(Rating(record, native, *ratio_of(record["timings"][inputs], native["timings"][inputs])))
+    natives, rated = natives_of(cases), []
+    for record in cases:
+        inputs = next(iter(record["timings"]))
+        times = times_native(record, natives, inputs)
+        if times and record["precision"] != "native":
+            native = natives[(group_of(record), size, inputs)]
+            rated.append(Rating(record, native, *times))
     return sorted(rated, key=lambda rating: -rating.ratio)
 
 
@@ -456,15 +489,15 @@ def megabytes(count: int) -> str:
 
 
 def console() -> Any:
-    """rich's console on stdout; plain and 100 columns wide where that is no terminal."""
+    """rich's console on stdout; plain and 110 columns wide where that is no terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
 
 
 def print_records(records: list[Record], predictions: bool = True) -> None:
     """The probabilities, the table and the answer of each group, and the sentences of some cases on stdout."""
-    out, native, names = console(), native_speeds(records), model_names(records)
+    out, native, names = console(), natives_of(records), model_names(records)
     if predictions and any("predictions" in record for record in records):
         out.print("", predictions_table(records), sep="\n")
     for group, members in groups_of(records).items():
@@ -498,7 +531,7 @@ def draw(records: list[Record]) -> Any:
     heights = [height_of(members, curves) for _, members, curves in strips]
     figure = Figure(figsize=(16, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(strips), 1, squeeze=False, height_ratios=heights)[:, 0]
-    native = native_speeds(timed)
+    native = natives_of(timed)
     for part, (title, members, curves), height in zip(parts, strips, heights):
         part.suptitle(title, fontweight="bold")
         if curves:
@@ -532,7 +565,7 @@ def height_of(records: list[Record], curves: bool) -> float:
     return max(3.9, 1.9 + 0.34 * rows)
 
 
-def draw_bars(part: Any, records: list[Record], native: Speeds, height: float) -> None:
+def draw_bars(part: Any, records: list[Record], native: Natives, height: float) -> None:
     """Speed with intervals, latency of every step, and agreement against speed; rows as in the table."""
     speed, latency, quality = part.subplots(1, 3, width_ratios=(5, 4, 4))
     rows = [(record, inputs) for record in records for inputs in record["timings"]]
@@ -544,7 +577,7 @@ def draw_bars(part: Any, records: list[Record], native: Speeds, height: float) -
         quality.set(box_aspect=0.8, anchor="N")
 
 
-def draw_speeds(axes: Any, rows: list[tuple[Record, str]], native: Speeds) -> list[float]:
+def draw_speeds(axes: Any, rows: list[tuple[Record, str]], native: Natives) -> list[float]:
     """Bars of images/s with intervals and speed-ups; returns the height of each row. A device's name heads its rows."""
     places, names, place, device = [], [], 0.0, ""
     several = len({record["device"] for record, _ in rows}) > 1
@@ -561,8 +594,8 @@ def draw_speeds(axes: Any, rows: list[tuple[Record, str]], native: Speeds) -> li
         face, hatch, _ = LOOKS[record["precision"]]
         error = [[s["fps_median"] - s["fps_low"]], [s["fps_high"] - s["fps_median"]]]
         axes.barh(place, s["fps_median"], 0.7, color=face, hatch=hatch, edgecolor="black", xerr=error, capsize=3)
-        base = native.get((group_of(record), record["batch_size"], inputs))
-        text = f"{s['fps_median']:,.1f}" + (f"  ({s['fps_median'] / base:.2f}x)" if base else "")
+        times = times_text(times_native(record, native, inputs))
+        text = f"{s['fps_median']:,.1f}" + (f"  ({times})" if times else "")
         axes.text(s["fps_high"] + most / 60, place, text, va="center", fontsize=9)
     axes.set(yticks=places, yticklabels=names, xlim=(0, 1.4 * most), ylim=(max(2.3, max(places) + 0.7), -0.7),
              xlabel="images/s, median with 95 % interval (times native)", title="Speed")  # fmt: skip
@@ -635,10 +668,10 @@ def quality_points(records: list[Record]) -> tuple[list[Point], str]:
     decided = [(record, same) for record, same in found if share_of(same) is not None]
     if decided:
         scores = any(same.get("kind") == "scores" for _, same in decided)
-        points = [Point(r, speed_of(r), 100 * share_of(same), count_of(same)) for r, same in decided]
+        points = [Point(r, median_speed(r), 100 * share_of(same), count_of(same)) for r, same in decided]
         return points, "decisions as in native, %" if scores else "images with native's first class, %"
     noisy = [(record, same) for record, same in found if same.get("snr_db") is not None]
-    points = [Point(r, speed_of(r), same["snr_db"], f"{same['images']} images") for r, same in noisy]
+    points = [Point(r, median_speed(r), same["snr_db"], f"{same['images']} images") for r, same in noisy]
     return points, "signal to noise, dB"
 
 
@@ -653,7 +686,7 @@ def count_of(found: Record) -> str:
     return f"{found['same']} of {found['decided']}" if "decided" in found else ""
 
 
-def speed_of(record: Record) -> float:
+def median_speed(record: Record) -> float:
     return next(iter(record["timings"].values()))["statistics"]["fps_median"]
 
 
@@ -769,7 +802,7 @@ def logarithmic(axis: Any) -> None:
 def best_of_each(records: list[Record]) -> list[Record]:
     """Of each precision and engine the newest record with the most images/s."""
     best: dict[tuple[str, str], Record] = {}
-    for record in sorted(newest(records).values(), key=speed_of):
+    for record in sorted(newest(records).values(), key=median_speed):
         best[(record["precision"], record["engine"])] = record
     return list(best.values())
 
@@ -787,7 +820,7 @@ def page(records: list[Record], figure: Any) -> str:
     svg = buffer.getvalue()
     parts = ["<!doctype html><html lang=en><meta charset=utf-8><title>tensorrt.py</title>", f"<style>{STYLE}</style>"]
     parts.append("<h1>What does TensorRT buy this model, and is it still the same model?</h1>")
-    native, names = native_speeds(records), model_names(records)
+    native, names = natives_of(records), model_names(records)
     for group, members in groups_of(records).items():
         parts.append(f"<h2>{html.escape(f'{names[group.graph]} on {group.device}')}</h2>")
         parts.append(html_table(members, native))
@@ -802,7 +835,7 @@ def page(records: list[Record], figure: Any) -> str:
     return "\n".join(parts) + "</html>\n"
 
 
-def html_table(records: list[Record], native: Speeds) -> str:
+def html_table(records: list[Record], native: Natives) -> str:
     """A group's table."""
     head = "".join(f"<th>{title.replace(chr(10), '<br>')}" for title in TITLES)
     rows = "".join("<tr><td>" + "<td>".join(map(html.escape, row)) for row in rows_of(records, native))
@@ -868,9 +901,6 @@ def part_of(record: Record, part: str) -> Record:
         return found
     names = {role: ", ".join(tensor["name"] for tensor in found[role + "s"]) for role in ("input", "output")}
     return {**found, **names}
-
-
-Ends = tuple[float, float, float]  # a number, and the low and the high end of its interval
 
 
 def ratio_of(new: dict[str, Any], old: dict[str, Any]) -> Ends:

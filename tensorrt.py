@@ -2753,6 +2753,21 @@ def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[d
     return found, changed
 
 
+Natives = dict[tuple[int, str], Result]  # native's newest result by batch size and device
+
+
+def rate(result: Result, natives: Natives) -> None:
+    """Adds how many times as fast as native a result is, where native ran at its batch size on its device."""
+    key = (result.case.batch_size, result.machine["device"])
+    if result.case.precision == "native":
+        natives[key] = result
+    elif key in natives:
+        native = natives[key]
+        both = [inputs for inputs in result.timings if inputs in native.timings]
+        rated = {inputs: times_native(rounds_of(result, inputs), rounds_of(native, inputs)) for inputs in both}
+        result.facts["times_native"] = {inputs: estimate._asdict() for inputs, estimate in rated.items()}
+
+
 def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
     """The outputs' indices of class ids in the user's counting, for a network of so many classes."""
     if config.labels_are_zero_indexed:
@@ -3505,6 +3520,7 @@ def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, d
     onnx = Onnx(config, graph, images)
     run = cluster.run if cluster else run_spread if config.spread else run_in_turn
     reference = None if config.build_only else untimed_reference(cases, config, graph, images, run)
+    natives: Natives = {}
 
     def finish(job: Job | Result, rounds: list[list[Result]]) -> None:
         nonlocal reference
@@ -3522,6 +3538,7 @@ def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, d
                 result.facts["calibration"] = facts = calibration_of(result, job, onnx)
                 result.notes += calibration_notes(facts)
             judge(result, reference, images, config, graph)
+            rate(result, natives)
             done(result)
             if config.gpus or cluster:
                 speeds = ", ".join(

@@ -283,3 +283,18 @@ def test_what_runs_each_precision_is_one_short_line(main, forms):
     ]
     assert max(map(len, lines)) < 100 and sum("--doctor" in line for line in lines) == 1
     assert all("tensorrt: " in record["engine_why"] or record["gpu"] for record in ran.records)
+
+
+def test_times_native_are_in_the_record_and_the_answer(main, forms, digits):
+    """For each batch size against the native of that size."""
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", *FP32, "--batch_size=2,4", f"--image_dir={digits.folder}")
+    assert ran.status == 0, ran.err
+    for native, fp32 in (ran.records[:2], ran.records[2:]):
+        assert "times_native" not in native
+        rated = fp32["times_native"]["device"]
+        ours, theirs = (np.median(record["timings"]["device"]["seconds"]) for record in (fp32, native))
+        assert rated["low"] <= rated["value"] <= rated["high"]
+        assert rated["low"] * 0.9 <= theirs / ours <= rated["high"] * 1.1
+    answers = [line for line in ran.out.splitlines() if " at batch " in line and "native (" in line]
+    assert [line.split(" at batch ")[1][0] for line in answers] == ["2", "4"]
+    assert all("1 of 1" not in line for line in answers)

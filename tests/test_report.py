@@ -67,7 +67,8 @@ def test_records_of_version_1_stay_readable(run, kept):
     ran = run(KEPT, "--output=page.html")
     assert ran.returncode == 0, ran.stderr
     assert (
-        "INT8      onnxruntime     4    34.6*  1.5     34.8  2.48x 115.48 148.66 100.0%        25.8   5.2" in ran.stdout
+        "INT8      onnxruntime     4    34.6*  1.5     34.8 2.48x ±0.19 115.48 148.66 100.0%      25.8   5.2"
+        in ran.stdout
     )
 
 
@@ -133,8 +134,8 @@ def test_the_picture_shows_the_records_numbers(report, kept):
     speed, latency, quality = figure.axes
     medians = [record["timings"]["device"]["statistics"]["fps_median"] for record in kept]
     assert [bar.get_width() for bar in speed.patches] == medians
-    assert [text.get_text() for text in speed.texts] == ["14.0  (1.00x)", "19.8  (1.42x)", "19.1  (1.37x)",
-                                                         "34.6  (2.48x)"]  # fmt: skip
+    assert [text.get_text() for text in speed.texts] == ["14.0  (1.00x)", "19.8  (1.42x ±0.11)", "19.1  (1.37x ±0.08)",
+                                                         "34.6  (2.48x ±0.19)"]  # fmt: skip
     steps = [line for line in latency.lines if line.get_marker() == "."]
     for line, record in zip(steps, kept, strict=True):
         assert list(line.get_xdata()) == pytest.approx([1e3 * s for s in record["timings"]["device"]["seconds"]])
@@ -242,7 +243,17 @@ def test_history_groups_by_model_too(run, written, kept, tmp_path):
 def test_each_model_is_a_strip_of_the_picture(report, kept):
     figure = report.draw([*kept, *other_model(kept[:2], 3)])
     assert [part.get_suptitle().split(" on ")[0] for part in figure.subfigs] == ["frozen_graph.pb", "other.pb"]
-    assert [text.get_text() for text in figure.axes[3].texts] == ["41.9  (1.00x)", "59.3  (1.42x)"]
+    assert [text.get_text() for text in figure.axes[3].texts] == ["41.9  (1.00x)", "59.3  (1.42x ±0.11)"]
+
+
+def test_times_native_are_those_of_the_pairs_of_rounds(report, kept):
+    """Where the record has them, in table, picture and answer; else they come from the medians."""
+    native, int8 = without_weights(kept[0]), judged(kept[3], "logits", 8, 8)
+    int8["times_native"] = {"device": {"value": 2.36, "low": 2.28, "high": 2.44}}
+    validate(int8)
+    assert report.rows_of([native, int8], report.natives_of([native, int8]))[1][6] == "2.36x ±0.08"
+    assert "2.36x native (2.28 to 2.44)" in report.answer_lines([native, int8])[0]
+    assert report.draw([native, int8]).axes[0].texts[1].get_text() == "34.6  (2.36x ±0.08)"
 
 
 def without_weights(record, **changes):
@@ -255,7 +266,7 @@ def test_the_answer(report, kept):
     native, fp32 = without_weights(kept[0]), judged(kept[1], "logits", 8, 8)
     int8 = judged(kept[3], "logits", 8, 8)
     assert report.answer_lines([native, fp32, int8]) == [
-        "Fastest that is still the same model at batch 4: INT8 in onnxruntime, 2.48x native (2.38 to 2.75), top-1 as "
+        "Fastest that is still the same model at batch 4: INT8 in onnxruntime, 2.48x native (2.41 to 2.67), top-1 as "
         "native on 8 of 8 images, 26 MB instead of 103."
     ]
     random = {**int8, "images": "random"}
@@ -268,7 +279,7 @@ def test_the_answer_passes_over_what_is_another_model(report, kept):
     (line,) = report.answer_lines([native, fp32, int8])
     assert line.startswith("Fastest that is still the same model at batch 4: FP32 in onnxruntime, 1.42x native (")
     assert report.answer_lines([native, int8]) == [
-        "Nothing that is faster at batch 4 is still the same model: INT8 in onnxruntime, 2.48x native (2.38 to 2.75), "
+        "Nothing that is faster at batch 4 is still the same model: INT8 in onnxruntime, 2.48x native (2.41 to 2.67), "
         "has top-1 as native on 5 of 8 images, 7 dB signal to noise."
     ]
 
@@ -277,10 +288,10 @@ def test_the_answer_where_nothing_is_faster_or_nobody_knows(report, kept):
     native, int8 = without_weights(kept[0]), judged(kept[3], "logits", 8, 8)
     slow = scaled(int8, 0.3)
     assert report.answer_lines([native, slow]) == [
-        "Nothing is faster than native at batch 4: INT8 in onnxruntime comes next, 0.74x native (0.71 to 0.82)."
+        "Nothing is faster than native at batch 4: INT8 in onnxruntime comes next, 0.74x native (0.72 to 0.80)."
     ]
     assert report.answer_lines(kept) == [
-        "Fastest at batch 4: INT8 in onnxruntime, 2.48x native (2.38 to 2.75), 26 MB instead of 103; random weights "
+        "Fastest at batch 4: INT8 in onnxruntime, 2.48x native (2.41 to 2.67), 26 MB instead of 103; random weights "
         "cannot tell whether it is still the same model."
     ]
     assert report.answer_lines([int8]) == report.answer_lines([native]) == []
@@ -438,7 +449,8 @@ def test_the_two_versions_are_compared(run, written, kept):
     ran = run(written([version_2(record) for record in kept]), f"--compare={KEPT}")
     assert ran.returncode == 0, ran.stderr
     assert (
-        "INT8      onnxruntime     4    34.6*  1.5     34.8  2.48x 115.48 148.66    1/1    30  25.8   5.2" in ran.stdout
+        "INT8      onnxruntime     4    34.6*  1.5     34.8 2.48x ±0.19 115.48 148.66    1/1  30  25.8   5.2"
+        in ran.stdout
     )
     assert ran.stdout.count("1.000") == 4 and "not comparable" not in ran.stdout
 

@@ -149,6 +149,63 @@ def test_int8_for_tensorrt_is_symmetric_and_where_it_should_be(bench, onnx):
     assert not [n for n in model.graph.node if n.op_type == "Softmax" and made[n.input[0]] == "DequantizeLinear"]
 
 
+def test_what_int8_leaves_is_float16_for_a_strongly_typed_network(precision, onnx):
+    """An INT8 plan whose convolutions write float32 moves twice the bytes of one in which they write float16."""
+    from onnx import TensorProto, checker
+
+    ranges = onnx.calibration.ranges
+    full, _ = onnx.precisions.int8(ranges, precision.Settings())
+    half, share = onnx.precisions.int8(ranges, precision.Settings(half=True))
+    checker.check_model(half)
+    assert share["share_of_nodes"] == 1.0
+    kinds = {tensor.data_type for tensor in half.graph.initializer}
+    assert TensorProto.FLOAT16 in kinds
+    assert TensorProto.FLOAT not in kinds
+    assert TensorProto.FLOAT in {tensor.data_type for tensor in full.graph.initializer}
+    assert {edge.type.tensor_type.elem_type for edge in (*half.graph.input, *half.graph.output)} == {TensorProto.FLOAT}
+    images = onnx.images.batch(8, "none", "NHWC")
+    assert np.allclose(run(full, images), run(half, images), atol=0.02)
+
+
+def test_int8_says_what_must_not_become_float16(precision):
+    """TensorRT 8 chooses types itself, within flags: the graph names the nodes that must stay."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.full((4, 4), 3e4, np.float32), "w")
+    edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["big"], "large"), helper.make_node("Relu", ["x"], ["y"], "small")]
+    graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    ranges = {"x": (-2.0, 2.0), "big": (-240000.0, 240000.0), "y": (0.0, 2.0)}
+    quantised = precision.to_int8(model, ranges, precision.Settings())
+    assert precision.kept_in_float32(quantised.SerializeToString()) == ["large"]
+    assert precision.kept_in_float32(precision.to_fp16(model, ranges).SerializeToString()) == ["large"]
+    assert precision.kept_in_float32(model.SerializeToString()) == []
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_batch_norm_that_no_convolution_took_in_is_spelled_as_one(precision, bias):
+    """TensorRT 8.6.0 cannot merge a Mul alone into the scales of Q/DQ around it."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    generator = np.random.default_rng(0)
+    shape = [2, 3, 4, 4]
+    names = ["scale", "bias"] if bias else ["scale"]
+    weights = [numpy_helper.from_array(generator.normal(size=(1, 3, 1, 1)).astype(np.float32), name) for name in names]
+    nodes = [helper.make_node("Mul", ["x", "scale"], ["scaled"], "mul")]
+    if bias:
+        nodes.append(helper.make_node("Add", ["bias", "scaled"], ["shifted"], "add"))
+    nodes.append(helper.make_node("Relu", [nodes[-1].output[0]], ["y"], "relu"))
+    edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = generator.normal(size=shape).astype(np.float32)
+    before = run(model, x)
+    precision.spell_batch_norms(model.graph)
+    assert [node.op_type for node in model.graph.node] == ["BatchNormalization", "Relu"]
+    assert np.allclose(run(model, x), before, atol=1e-5)
+
+
 def test_no_quantisation_between_a_convolution_and_its_activation(onnx):
     for engine in ("tensorrt", "onnxruntime"):
         model, _ = onnx.model(engine, "int8")

@@ -1,0 +1,124 @@
+"""The measurements behind README's table of a GPU: runs what is still missing, and writes the table.
+
+    python tests/bench/gpu_table.py --output_dir=DIR --seconds=520        runs cases until the time is up
+    python tests/bench/gpu_table.py --table tests/data/h100.jsonl         prints the table of kept records
+
+Each case is `tensorrt.py`'s own, with native beside it in the same run. What DIR/results.jsonl holds already for this
+TensorFlow is not run again, so that a machine that is lent for minutes can be used again and again. Ratios are to the
+native of the same TensorFlow.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from overhead import load
+
+ROOT = Path(__file__).resolve().parents[2]
+# engine, precision, batch sizes: what is worth most stands first
+QUEUE = [
+    ("tensorrt", "int8", "8,128"),
+    ("tensorrt", "fp16", "8,128"),
+    ("xla", "fp16", "8,128"),
+    ("tftrt", "fp16", "8"),
+    ("tensorrt", "fp16", "1,32,256"),
+    ("tensorrt", "int8", "1,32,256"),
+    ("tensorrt", "fp32", "8,128"),
+    ("xla", "fp16", "1,32,256"),
+    ("tftrt", "int8", "8"),
+    ("tftrt", "fp32", "8"),
+    ("tftrt", "fp16", "128"),
+    ("tftrt", "int8", "128"),
+    ("tensorrt", "fp32", "1,32,256"),
+    ("xla", "fp32", "1,8,32,128,256"),
+    ("onnxruntime", "fp16", "1,8,128"),
+    ("tftrt", "fp32", "128"),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", default="/tmp/gpu_table")
+    parser.add_argument("--seconds", type=float, default=520)
+    parser.add_argument("--table")
+    given, flags = parser.parse_known_args()
+    if given.table:
+        print(table(read_records(Path(given.table))))
+        return 0
+    bench = load()
+    folder = Path(given.output_dir)
+    until = time.monotonic() + given.seconds
+    for engine, precision, sizes in QUEUE:
+        reason = bench.ENGINES[engine].why_not(precision)
+        done = measured(read_records(folder / "results.jsonl"), bench.version_of("tensorflow"))
+        missing = [size for size in sizes.split(",") if (engine, precision, int(size)) not in done]
+        left = until - time.monotonic()
+        if reason or not missing or left < 20:
+            print(f"{engine} {precision} {sizes}: {reason or ('no time left' if missing else 'kept')}", flush=True)
+            continue
+        run(engine, precision, missing, folder, left, flags)
+    return 0
+
+
+def read_records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def measured(records, tensorflow):
+    """Engine, precision and batch size of what ran with this TensorFlow."""
+    mine = [r for r in records if r["versions"]["tensorflow"] == tensorflow and r["status"] == "ok"]
+    return {(record["engine"], record["precision"], record["batch_size"]) for record in mine}
+
+
+def run(engine, precision, sizes, folder, seconds, flags):
+    """One run of the program, ended when the time is up: what it measured until then is kept."""
+    command = [sys.executable, str(ROOT / "tensorrt.py"), "--native", f"--{precision}", f"--engine={engine}"]
+    command += [f"--batch_size={','.join(sizes)}", f"--output_dir={folder}", *flags]
+    graph = folder / "resnet50_v2.pb"
+    if graph.exists() and not any("graph" in flag or "model" in flag for flag in flags):
+        command += [f"--frozen_graph={graph}", "--preprocessing=inception"]
+    print("$", *command[1:], flush=True)
+    start = time.monotonic()
+    try:
+        subprocess.run(command, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        print("the time is up", flush=True)
+    print(f"[{time.monotonic() - start:.0f} s, load {os.getloadavg()[0]:.1f}]", flush=True)
+
+
+def table(records):
+    """A Markdown table: a row for each stack, engine and precision, a column for each batch size."""
+    newest = {row_of(r) + (r["batch_size"],): r for r in records if r["status"] == "ok" and "device" in r["timings"]}
+    sizes = sorted({key[-1] for key in newest})
+    rows = list(dict.fromkeys(key[:-1] for key in newest))
+    lines = ["| images/s, waited / enqueued (times native) | " + " | ".join(map(str, sizes)) + " |"]
+    lines.append("|---" * (len(sizes) + 1) + "|")
+    for row in sorted(rows, key=lambda row: (row[0], row[1] != "native")):
+        cells = [cell(newest.get((*row, size)), newest.get((row[0], "native", "native", size))) for size in sizes]
+        name = row[1] if row[1] == "native" else f"{row[1]} {row[2].upper()}"
+        lines.append(f"| TensorFlow {row[0]}: {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def row_of(record):
+    return record["versions"]["tensorflow"], record["engine"], record["precision"]
+
+
+def cell(record, native):
+    """Images/s of a case, each step waited for and enqueued, and how many times native's that is."""
+    if record is None:
+        return ""
+    timing = record["timings"]["device"]
+    speed = timing["statistics"]["fps_median"]
+    text = f"{speed:,.0f} / {timing['throughput']:,.0f}"
+    if native is None or record is native:
+        return text
+    return f"{text} ({speed / native['timings']['device']['statistics']['fps_median']:.2f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

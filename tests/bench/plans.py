@@ -1,0 +1,149 @@
+"""How fast a real TensorRT runs this program's graphs, how many bytes they move, and what has another type.
+
+    python tests/bench/plans.py --networks=ResNet50V2,MobileNetV2 --batch_size=1,8,128 [--seconds=500]
+
+For each Keras network (random weights), precision and batch size: images/s waited for and enqueued, the activations
+that the plan's layers read and write by the engine inspector, and the convolutions and matrix products that do not have
+the precision. What plans.jsonl in --output_dir holds already is not measured again; no plan is begun after --seconds.
+"""
+
+import argparse
+import collections
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+from overhead import load
+
+BYTES = {"fp32": 4, "float": 4, "int32": 4, "fp16": 2, "half": 2, "bfloat16": 2, "int8": 1, "fp8": 1, "bool": 1}
+LOOP_SECONDS = 1.5
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default="ResNet50,ResNet50V2,MobileNetV2,EfficientNetB0")
+    parser.add_argument("--precisions", default="fp32,fp16,int8")
+    parser.add_argument("--batch_size", default="1,8,128")
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--output_dir", default="/tmp/plans")
+    given, flags = parser.parse_known_args()
+    bench = load()
+    folder = Path(given.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    listing = folder / "plans.jsonl"
+    done = {question(row) for row in read_rows(listing)}
+    until = time.monotonic() + given.seconds
+    sizes = [int(size) for size in given.batch_size.split(",")]
+    for network in given.networks.split(","):
+        asked = [(network, kind, size) for size in sizes for kind in given.precisions.split(",")]
+        if set(asked) <= done or time.monotonic() > until:
+            continue
+        onnx = prepare(bench, network, folder, flags)
+        for name, precision, size in asked:
+            if (name, precision, size) in done or time.monotonic() > until:
+                continue
+            row = measure(bench, onnx, bench.Case("tensorrt", precision, size))
+            row |= {"network": network, "precision": precision, "batch_size": size}
+            bench.append(listing, json.dumps(row) + "\n")
+            print(sentence(row), flush=True)
+    print(f"{bench.device_name(bench.parse_flags(['tensorrt.py']))}, load {os.getloadavg()[0]:.1f}")
+
+
+def question(row):
+    return row["network"], row["precision"], row["batch_size"]
+
+
+def read_rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def prepare(bench, network, folder, flags):
+    """The program's ONNX maker for a Keras network, frozen once."""
+    import tensorflow as tf
+
+    model = folder / f"{network}.keras"
+    if not model.exists():
+        tf.keras.utils.set_random_seed(0)
+        getattr(tf.keras.applications, network)(weights=None).save(model)
+    given = [f"--keras_model={model}", "--preprocessing=inception", "--noisolate", f"--output_dir={folder}"]
+    config = bench.parse_flags(["tensorrt.py", *given, *flags])
+    graph = bench.load_graph(config)
+    return bench.Onnx(config, graph, bench.load_images(config, graph, 16))
+
+
+def measure(bench, onnx, case):
+    """One plan, built and timed; an error is a row too."""
+    engine = bench.ENGINES["tensorrt"]
+    try:
+        job = bench.Job(case, onnx.config, onnx.graph, onnx.images, onnx.write(case))
+        start = time.perf_counter()
+        artifact = engine.build(job)
+        seconds = time.perf_counter() - start
+        runner = engine.open(job, artifact, job.batch())
+    except bench.UserError as error:
+        return {"engine": engine.version(), "error": str(error)}
+    layers = bench.read_inspector(Path(artifact.path).with_suffix(".json").read_text())
+    waited, enqueued = speeds(bench, runner, case.batch_size)
+    facts = {"engine": engine.version(), "build_seconds": seconds, "waited": waited, "enqueued": enqueued}
+    facts |= {"traffic_mb": traffic(layers) / 1e6, "layers": len(layers), "proof": artifact.proof}
+    return facts | {"other_types": other_types(bench, layers, case.precision)}
+
+
+def speeds(bench, runner, size):
+    """Images/s of steps that are each waited for, and of steps that are enqueued and waited for once."""
+
+    def waited():
+        runner.enqueue()
+        runner.sync()
+
+    def enqueued(count):
+        bench.repeat(runner.enqueue, count)
+        runner.sync()
+
+    (one,) = bench.time_steps(waited, 1)
+    count = max(10, int(LOOP_SECONDS / max(one, 1e-4)))
+    bench.repeat(waited, count // 4)
+    each = sorted(bench.time_steps(waited, count))[count // 2]
+    (total,) = bench.time_steps(lambda: enqueued(count), 1)
+    return size / each, size * count / total
+
+
+def traffic(layers):
+    """Bytes of activations that the layers read and write, by their dimensions and types."""
+    total = 0
+    for layer in layers:
+        for tensor in (*layer.get("Inputs", []), *layer.get("Outputs", [])):
+            words = str(tensor.get("Datatype") or tensor.get("Format/Datatype")).lower()
+            size = next((size for word, size in BYTES.items() if word in words), 4)
+            total += size * math.prod(tensor.get("Dimensions", [0]))
+    return total
+
+
+def other_types(bench, layers, precision):
+    """How often which type stands at the input of a heavy layer that does not have the precision."""
+    found = collections.Counter()
+    for layer in layers:
+        if bench.HEAVY_LAYERS.search(str(layer.get("LayerType"))):
+            share = bench.plan_share([layer], precision)
+            if share.get("executed_share_of_nodes") != 1:
+                found[f"{layer.get('Name', '')[:60]}: {bench.input_type(layer)}"] += 1
+    return found
+
+
+def sentence(row):
+    what = f"{row['network']:16}{row['precision']:5}{row['batch_size']:4}  {row['engine']}"
+    if "error" in row:
+        return f"{what}  {row['error']}"
+    step = 1e3 * row["batch_size"] / row["waited"]
+    return (
+        f"{what}  {row['waited']:9,.0f} images/s waited ({step:.2f} ms), {row['enqueued']:9,.0f} enqueued, "
+        f"{row['traffic_mb']:7,.0f} MB in {row['layers']} layers, built in {row['build_seconds']:.0f} s"
+        + "".join(f"\n    not {row['precision']}: {name} ({count})" for name, count in row["other_types"].items())
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

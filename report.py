@@ -134,10 +134,11 @@ def agreement_of(record: Record) -> Record | None:
 
 
 def merged(paths: list[str]) -> list[Record]:
-    """All records: group by group, the newest run of all last."""
+    """All records: graph by graph, in each device by device, the newest run of all last."""
     records = sorted((r for path in paths for r in read_records(path)), key=lambda r: r["time"])
-    newest = {group_of(record): index for index, record in enumerate(records)}
-    return sorted(records, key=lambda record: newest[group_of(record)])
+    groups = {group_of(record): index for index, record in enumerate(records)}
+    graphs = {group_of(record).graph: index for index, record in enumerate(records)}
+    return sorted(records, key=lambda r: (graphs[group_of(r).graph], groups[group_of(r)]))
 
 
 class Group(NamedTuple):
@@ -158,6 +159,14 @@ def groups_of(records: list[Record]) -> dict[Group, list[Record]]:
     for record in records:
         groups[group_of(record)].append(record)
     return dict(groups)
+
+
+def graphs_of(records: list[Record]) -> list[list[Record]]:
+    """The records of each graph, in order."""
+    graphs = collections.defaultdict(list)
+    for record in records:
+        graphs[group_of(record).graph].append(record)
+    return list(graphs.values())
 
 
 def model_names(records: list[Record]) -> dict[str, str]:
@@ -495,28 +504,36 @@ def console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
 
 
+SENTENCES = (together_lines, slowest_lines, accuracy_lines, agreement_lines, note_lines)
+
+
 def print_records(records: list[Record], predictions: bool = True) -> None:
-    """The probabilities, the table and the answer of each group, and the sentences of some cases on stdout."""
+    """The probabilities, then of each graph the tables, the answers and the sentences of some cases on stdout."""
     out, native, names = console(), natives_of(records), model_names(records)
     if predictions and any("predictions" in record for record in records):
         out.print("", predictions_table(records), sep="\n")
-    for group, members in groups_of(records).items():
-        print()
-        out.print(grid(TITLES, rows_of(members, native), 2, 1, f"{names[group.graph]} on {group.device}"))
-        if lines := answer_lines(members):
-            print("\n" + "\n".join(lines))
-    for find in (together_lines, slowest_lines, accuracy_lines, agreement_lines, note_lines):
-        if lines := find(records):
-            print("\n" + "\n".join(lines))
+    for of_graph in graphs_of(records):
+        for group, members in groups_of(of_graph).items():
+            print()
+            title = f"{names[group.graph]} on {group.device}"
+            out.print(grid(TITLES, rows_of(members, native), 2, 1, title))
+            print_lines(answer_lines(members))
+        for find in SENTENCES:
+            print_lines(find(of_graph))
+
+
+def print_lines(lines: list[str]) -> None:
+    """A paragraph, if there is one."""
+    if lines:
+        print("\n" + "\n".join(lines))
 
 
 # ------------------------------------------------------------------------------------------------------------ picture
 
 # by precision: face of the bar, hatch, and the marker of the third panel; told apart without colour
 LOOKS = {"native": ("1.0", "", "o"), "fp32": ("0.85", "", "s"), "fp16": ("0.65", "///", "^"), "int8": ("0.35", "", "D")}
-FILLS = ("black", "white", "0.6", "0.85", "0.3")  # of the markers, by engine
-
-
+# of the markers, by engine
+FILLS = {"native": "black", "tensorrt": "0.6", "tftrt": "0.3", "xla": "0.85", "onnxruntime": "white"}
 CURVES = 3  # batch sizes from which a group is drawn as curves
 
 
@@ -637,17 +654,16 @@ class Point(NamedTuple):
 def draw_quality(axes: Any, records: list[Record]) -> None:
     """Agreement with native against speed, with the number it comes from; markers by precision, fill by engine."""
     points, label = quality_points(records)
-    axes.set(xlabel="images/s", ylabel=label, title="Is it still the same model?")
-    axes.grid(alpha=0.4)
+    axes.set(title="Is it still the same model?")
     if not points:
-        axes.text(0.5, 0.5, "no outputs of other precisions\nto compare with native", ha="center",
-                  transform=axes.transAxes)  # fmt: skip
+        axes.text(0.5, 0.5, "no outputs to compare with native", ha="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return
-    engines = list(dict.fromkeys(record["engine"] for record in records))
+    axes.set(xlabel="images/s", ylabel=label)
+    axes.grid(alpha=0.4)
     for point in points:
-        axes.plot(point.speed, point.height, label=case_of(point.record).rsplit(" ", 1)[0],
-                  linestyle="none", **marker_of(point.record, engines))  # fmt: skip
+        name = case_of(point.record).rsplit(" ", 1)[0]
+        axes.plot(point.speed, point.height, label=name, linestyle="none", **marker_of(point.record))
     lowest, highest = (end(point.height for point in points) for end in (min, max))
     whole = 100 if label.endswith("%") else highest
     room = max(3.0, 0.15 * (whole - lowest))
@@ -690,11 +706,10 @@ def median_speed(record: Record) -> float:
     return next(iter(record["timings"].values()))["statistics"]["fps_median"]
 
 
-def marker_of(record: Record, engines: list[str]) -> dict[str, Any]:
+def marker_of(record: Record) -> dict[str, Any]:
     """The marker of a case: its shape by precision, its fill by engine."""
-    fill = FILLS[engines.index(record["engine"]) % len(FILLS)]
     return {"marker": LOOKS[record["precision"]][2], "markersize": 8, "markeredgecolor": "black",
-            "markerfacecolor": fill}  # fmt: skip
+            "markerfacecolor": FILLS.get(record["engine"], "white")}  # fmt: skip
 
 
 def name_counts(axes: Any, points: list[Point]) -> None:
@@ -719,9 +734,8 @@ def draw_curves(part: Any, records: list[Record]) -> None:
     """images/s and latency against batch size, one against the other, and agreement: a curve for each case."""
     speed, latency, trade, quality = part.subplots(1, 4, width_ratios=(4, 4, 4, 3.4))
     sizes = sorted({record["batch_size"] for record in records})
-    engines = list(dict.fromkeys(record["engine"] for record in records))
     for curve in curves_of(records):
-        draw_curve((speed, latency, trade), curve, engines)
+        draw_curve((speed, latency, trade), curve)
     speed.set(title="Speed", xlabel="batch size", ylabel="images/s, median with 95 % interval")
     latency.set(title="Latency", xlabel="batch size", ylabel="ms a step, median")
     trade.set(title="Trade-off", xlabel=f"images/s, at batch {sizes[0]:,} to {sizes[-1]:,}", ylabel="ms a step, median")
@@ -764,14 +778,15 @@ class Curve(NamedTuple):
 def curves_of(records: list[Record]) -> list[Curve]:
     """The newest record of each case with each place of its input, by batch size."""
     found = collections.defaultdict(list)
-    for record in sorted(newest(records).values(), key=lambda record: record["batch_size"]):
+    order = list(LOOKS)
+    for record in sorted(newest(records).values(), key=lambda r: (order.index(r["precision"]), r["batch_size"])):
         for inputs in record["timings"]:
             found[(case_of(record).rsplit(" ", 1)[0], inputs)].append(record)
     host = " (host)"
     return [Curve(name + host * (inputs == "host"), inputs, some) for (name, inputs), some in found.items()]
 
 
-def draw_curve(panels: tuple[Any, Any, Any], curve: Curve, engines: list[str]) -> None:
+def draw_curve(panels: tuple[Any, Any, Any], curve: Curve) -> None:
     """One case in the panels of speed, latency and trade-off; grey where its input came from the host."""
     speed, latency, trade = panels
     first, numbers = curve.records[0], curve.statistics
@@ -780,7 +795,7 @@ def draw_curve(panels: tuple[Any, Any, Any], curve: Curve, engines: list[str]) -
     milliseconds = [1e3 * s["latency_median"] for s in numbers]
     error = [[s["fps_median"] - s["fps_low"] for s in numbers], [s["fps_high"] - s["fps_median"] for s in numbers]]
     shade = "0.6" if curve.inputs == "host" else "black"
-    look = {**marker_of(first, engines), "color": shade, "markeredgecolor": shade, "markersize": 6, "linewidth": 1,
+    look = {**marker_of(first), "color": shade, "markeredgecolor": shade, "markersize": 6, "linewidth": 1,
             "linestyle": STROKES[first["precision"]], "label": curve.name}  # fmt: skip
     speed.errorbar(sizes, speeds, error, capsize=2, **look)
     latency.plot(sizes, milliseconds, **look)
@@ -821,18 +836,20 @@ def page(records: list[Record], figure: Any) -> str:
     parts = ["<!doctype html><html lang=en><meta charset=utf-8><title>tensorrt.py</title>", f"<style>{STYLE}</style>"]
     parts.append("<h1>What does TensorRT buy this model, and is it still the same model?</h1>")
     native, names = natives_of(records), model_names(records)
-    for group, members in groups_of(records).items():
-        parts.append(f"<h2>{html.escape(f'{names[group.graph]} on {group.device}')}</h2>")
-        parts.append(html_table(members, native))
-        parts += [f"<p><strong>{html.escape(line)}</strong>" for line in answer_lines(members)]
+    for of_graph in graphs_of(records):
+        for group, members in groups_of(of_graph).items():
+            parts.append(f"<h2>{html.escape(f'{names[group.graph]} on {group.device}')}</h2>")
+            parts.append(html_table(members, native))
+            parts += [f"<p><strong>{html.escape(line)}</strong>" for line in answer_lines(members)]
+        parts += [html_list(title, find(of_graph)) for title, find in SECTIONS.items()]
     parts.append(svg[svg.index("<svg") :])
-    sections = {"Together": together_lines, "Slowest": slowest_lines, "Accuracy": accuracy_lines,
-                "Agreement": agreement_lines, "Notes": note_lines, "Calibration": calibration_lines,
-                "Environment": environment_lines}  # fmt: skip
-    for title, find in sections.items():
-        if items := "".join(f"<li>{html.escape(line)}" for line in find(records)):
-            parts.append(f"<h2>{title}</h2><ul>{items}</ul>")
     return "\n".join(parts) + "</html>\n"
+
+
+def html_list(title: str, lines: list[str]) -> str:
+    """A heading and its sentences, if there are any."""
+    items = "".join(f"<li>{html.escape(line)}" for line in lines)
+    return f"<h3>{title}</h3><ul>{items}</ul>" if items else ""
 
 
 def html_table(records: list[Record], native: Natives) -> str:
@@ -859,6 +876,17 @@ def environment_lines(records: list[Record]) -> list[str]:
         lines += [f"{r['device']}{driver}; {versions}", f"{r['engine']} {r.get('engine_version', '')}; {settings}",
                   "graph " + ", ".join(f"{key} {tensor_text(value)}" for key, value in graph.items())]  # fmt: skip
     return list(dict.fromkeys(lines))
+
+
+SECTIONS = {
+    "Together": together_lines,
+    "Slowest": slowest_lines,
+    "Accuracy": accuracy_lines,
+    "Agreement": agreement_lines,
+    "Notes": note_lines,
+    "Calibration": calibration_lines,
+    "Environment": environment_lines,
+}
 
 
 def tensor_text(value: Any) -> str:

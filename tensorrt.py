@@ -258,7 +258,10 @@ DEFINE_integer("num_calibration_images", 64, "Images to calibrate on at most.", 
 DEFINE_enum("calibration_method", "percentile", ["minmax", "entropy", "percentile"], "How ranges are chosen for INT8.")
 DEFINE_boolean("ids_are_one_indexed", False, "Shift class ids by one: the output has no background class at 0. A "
                "1000-class output is shifted by itself.")  # fmt: skip
-DEFINE_integer("label", None, "Class id of the images, as labellist.json counts: gives accuracy.", lower_bound=0)
+DEFINE_integer("label", None, "Class id of the images: gives accuracy. --label and class folders count as "
+               "labellist.json does: 0 is the background, 1 the tench.", lower_bound=0)  # fmt: skip
+DEFINE_boolean("labels_are_zero_indexed", False, "--label and class folders count as Keras and PyTorch do: 0 is the "
+               "first class.")  # fmt: skip
 DEFINE_integer("predictions_to_print", 5, "Classes on each predictions line.", lower_bound=1)
 DEFINE_integer("workspace_size", None, "Memory in MB that TensorRT may use while it builds; default: all that there "
                "is (TF-TRT: 2048).", lower_bound=1)  # fmt: skip
@@ -276,6 +279,27 @@ DEFINE_boolean("version", False, "Print the version.")
 DEFINE_boolean("help", False, "Print this help.")
 
 
+# The 2018 script's short flags, which argparse took with their value behind a space or an equals sign.
+SHORT_FLAGS = {
+    "-fg": "frozen_graph",
+    "-sd": "savedmodel_dir",
+    "-od": "output_dir",
+    "-on": "output_node",
+    "-in": "input_node",
+    "-bs": "batch_size",
+    "-if": "image_file",
+    "-nl": "num_loops",
+    "-ws": "workspace_size",
+    "-pp": "predictions_to_print",
+}
+
+
+def long_flag(word: str) -> str:
+    """A word of the command line with a short flag of 2018 by its long name."""
+    name, equals, value = word.partition("=")
+    return f"--{SHORT_FLAGS[name]}{equals}{value}" if name in SHORT_FLAGS else word
+
+
 def parse_flags(argv: list[str]) -> Config:
     """The command line as a Config; `batch_sizes` and `precisions` are its lists, `given` the flags that were typed.
 
@@ -287,7 +311,7 @@ def parse_flags(argv: list[str]) -> Config:
     for name in FLAGS:
         FLAGS[name].unparse()
     try:
-        stray = FLAGS(argv)[1:]
+        stray = FLAGS([long_flag(word) for word in argv])[1:]
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())} (--help lists the flags)") from error
     if stray:
@@ -988,7 +1012,7 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
         raise UserError(f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {shape[2]}: "
                         f"pass --preprocessing=none or inception, or another --input_node")  # fmt: skip
     if config.image_dir:
-        return read_folder(config.image_dir, shape, count, "--image_dir")[0]
+        return read_folder(config.image_dir, shape, count, "--image_dir", config.labels_are_zero_indexed)[0]
     if config.image_file:
         if os.path.isdir(config.image_file):
             raise UserError(f"{config.image_file} is a folder: pass it with --image_dir")
@@ -996,7 +1020,7 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
             raise UserError(f"{config.image_file}: no such file: pass an image with --image_file")
         return Images(read_image(config.image_file, shape)[None], [Path(config.image_file).name])
     pixels = np.random.default_rng(config.seed).integers(0, 256, (count, *shape), np.uint8)
-    return Images(pixels, ["random"] * count, random=True)
+    return Images(pixels, [f"random {index}" for index in range(count)], random=True)
 
 
 def refuse_too_large(what: str, shape: tuple[int, int, int], count: int) -> None:
@@ -1080,7 +1104,9 @@ def image_paths(folder: str, flag: str) -> list[Path]:
     return in_turn
 
 
-def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str) -> tuple[Images, int]:
+def read_folder(
+    folder: str, shape: tuple[int, int, int], count: int, flag: str, zero_indexed: bool = False
+) -> tuple[Images, int]:
     """Up to `count` images below a folder, and the number of files that could not be read.
 
     Images in folders named by class id or synset id have that class; one in another folder, and none has a class.
@@ -1101,19 +1127,24 @@ def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str)
                     say(f"{error}: skipped")
     if not paths:
         raise UserError(f"{folder}: none of its {unreadable} images can be read: pass another folder with {flag}")
-    labels = [class_id(path.parent.name) if path.parent != root else None for path in paths]
+    labels = [class_id(path.parent.name, zero_indexed) if path.parent != root else None for path in paths]
     known = [label for label in labels if label is not None]
-    if known and len(known) < len(paths):
-        strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
+    strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
+    if flag == "--image_dir" and (strange - {root.name} or (strange and known)):
         say(f"no accuracy: {', '.join(sorted(strange))} in {folder} is named by no class id or synset id")
     names = [str(path.relative_to(root)) for path in paths]
     return Images(np.stack(pixels), names, known if len(known) == len(paths) else None), unreadable
 
 
-def class_id(folder: str) -> int | None:
-    """The class id that a class folder's name stands for: `281`, or an ILSVRC-2012 synset as `n02123045`."""
+def class_id(folder: str, zero_indexed: bool = False) -> int | None:
+    """The class id that a class folder's name stands for: `282`, or an ILSVRC-2012 synset as `n02123045`.
+
+    A number is taken as it stands; a synset's is counted as labellist.json counts, or `zero_indexed`.
+    """
+    if folder.isdecimal():
+        return int(folder)
     synsets = (HERE / "synsets.txt").read_text().split() if re.fullmatch(r"n\d{8}", folder) else []
-    return int(folder) if folder.isdecimal() else synsets.index(folder) + 1 if folder in synsets else None
+    return synsets.index(folder) + int(not zero_indexed) if folder in synsets else None
 
 
 # ------------------------------------------------------------------------------------------------- loading the graph
@@ -2593,8 +2624,9 @@ class Clocks(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.samples: list[tuple[float, float, float, int]] = []
+        self.samples: list[dict[str, int]] = []
         self.cost, self.over = 0.0, threading.Event()
+        self.waiting = False
 
     def __enter__(self) -> Clocks:
         if gpus():
@@ -2612,40 +2644,62 @@ class Clocks(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(self.PERIOD):
+            if self.waiting:
+                continue
             start = time.perf_counter()
             self.sample()
             self.cost += time.perf_counter() - start
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Takes no samples while this GPU waits for its neighbours: it computes nothing then."""
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
     def sample(self) -> None:
+        """Reads every sensor that this board has; each may be missing by itself."""
         import pynvml as nvml
 
         handle = nvml.nvmlDeviceGetHandleByIndex(gpus()[0]["index"])
-        with contextlib.suppress(nvml.NVMLError):  # some boards lack a sensor: no row then
-            self.samples.append((
-                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-                nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-                nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
-            ))  # fmt: skip
+        sensors = {
+            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            "celsius": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+            "reasons": lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
+        }
+        found = {}
+        for name, read in sensors.items():
+            with contextlib.suppress(nvml.NVMLError):
+                found[name] = read()
+        if found:
+            self.samples.append(found)
+
+    def column(self, name: str) -> list[float]:
+        return [sample[name] for sample in self.samples if name in sample]
 
     def facts(self, images: int, seconds: float) -> dict[str, Any]:
         """Lowest, median and highest MHz, W and degrees Celsius, images per joule, what slowed the GPU, own cost.
+
+        What the board has no sensor for is left out. images/J = images / (median W x seconds).
 
         Args:
           images: how many were computed in so many `seconds`; waiting for others is no part of them.
         """
         if not self.samples:
             return {}
-        columns = np.array([row[:3] for row in self.samples], float).T
-        ends = [[float(f(column)) for f in (np.min, np.median, np.max)] for column in columns]
-        slowed = functools.reduce(int.__or__, (row[3] for row in self.samples))
-        return {
-            **dict(zip(("sm_mhz", "power_w", "celsius"), ends)),
-            "throttled": [what for bit, what in THROTTLES.items() if slowed & bit],
-            "images_per_joule": images / (ends[1][1] * seconds),
-            "samples": len(self.samples),
-            "cost_share": self.cost / self.seconds,
-        }
+        facts: dict[str, Any] = {}
+        for name in ("sm_mhz", "power_w", "celsius"):
+            if column := self.column(name):
+                facts[name] = [float(end(column)) for end in (np.min, np.median, np.max)]
+        if "power_w" in facts:
+            facts["images_per_joule"] = images / (facts["power_w"][1] * seconds)
+        if reasons := self.column("reasons"):
+            slowed = functools.reduce(int.__or__, map(int, reasons))
+            facts["throttled"] = [what for bit, what in THROTTLES.items() if slowed & bit]
+        return {**facts, "samples": len(self.samples), "cost_share": self.cost / self.seconds}
 
 
 # -------------------------------------------------------------------------------------------------------- statistics
@@ -2870,7 +2924,7 @@ def rounds_verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[st
 
 
 SAME_TOP1 = 0.99  # share of the images that must keep native's first class, or of the decisions, to be the same model
-SAME_SNR_DB = 17.0  # an error of 1/50 of native's power, which turns its outputs by a cosine of 0.99
+SAME_SNR_DB = 20.0  # an error of a hundredth of native's power, which turns outputs by a cosine of 0.995
 DECISION = 0.5  # independent scores from here up say yes
 SUMS_TO_ONE = 1e-2  # how far from one a row of probabilities may add up, in float16
 CLASS_KINDS = ("probabilities", "logits")  # kinds of outputs whose largest value is the answer
@@ -2931,10 +2985,10 @@ def top(outputs: np.ndarray, count: int) -> np.ndarray:
 
 
 def predictions(values: np.ndarray, kind: str, config: Config) -> list[tuple[str, float]]:
-    """Labels and probabilities (or independent scores) of the first image's best classes; none of mere values."""
-    if kind == "values":
-        return []
+    """Labels and probabilities (or independent scores) of the first image's best classes; none of mere numbers."""
     row = rows_of(values[:1])
+    if kind == "values" or row.shape[1] == 1:
+        return []
     shown = probabilities(row) if kind == "logits" else row
     best = top(row, config.predictions_to_print)[0]
     return [(label_of(int(index), row.shape[1], config.ids_are_one_indexed), float(shown[0, index])) for index in best]
@@ -3002,11 +3056,33 @@ def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[d
     return found, changed
 
 
-def accuracy(values: np.ndarray, ids: list[int], one_indexed: bool) -> dict[str, float | int]:
-    """Share of images [images, classes] whose class id is the first, or among the first five, and of how many."""
-    rows = rows_of(values)
-    hits = top(rows, 5) + shift(rows.shape[1], one_indexed) == np.asarray(ids)[:, None]
-    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean()), "images": len(ids)}
+Natives = dict[tuple[int, str], Result]  # native's newest result by batch size and device
+
+
+def rate(result: Result, natives: Natives) -> None:
+    """Adds how many times as fast as native a result is, where native ran at its batch size on its device."""
+    key = (result.case.batch_size, result.machine["device"])
+    if result.case.precision == "native":
+        natives[key] = result
+    elif key in natives:
+        native = natives[key]
+        both = [inputs for inputs in result.timings if inputs in native.timings]
+        rated = {inputs: times_native(rounds_of(result, inputs), rounds_of(native, inputs)) for inputs in both}
+        result.facts["times_native"] = {inputs: estimate._asdict() for inputs, estimate in rated.items()}
+
+
+def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
+    """The outputs' indices of class ids in the user's counting, for a network of so many classes."""
+    if config.labels_are_zero_indexed:
+        has_background = classes == 1001 and not config.ids_are_one_indexed
+        return np.asarray(ids) + int(has_background)
+    return np.asarray(ids) - shift(classes, config.ids_are_one_indexed)
+
+
+def accuracy(values: np.ndarray, indices: np.ndarray) -> dict[str, float | int]:
+    """Share of images [images, classes] whose class is the first, or among the first five, and of how many."""
+    hits = top(rows_of(values), 5) == indices[:, None]
+    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean()), "images": len(indices)}
 
 
 def judge(
@@ -3033,7 +3109,7 @@ def judge(
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif reference is not None and result.case.precision != "native":
         judge_agreement(result, outputs, reference, images, config)
-    judge_accuracy(result, main, images, config)
+    judge_accuracy(result, main, kind, images, config)
 
 
 def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
@@ -3052,8 +3128,10 @@ def judge_agreement(
         found[name], changed = output_agreement(ours, theirs, kind)
         if kind in CLASS_KINDS:
             found[name]["changed"] = changed_classes(ours, theirs, changed, images, config)
-        result.notes += agreement_notes(result.case.precision, found[name])
-    result.facts["agreement"] = {"images": count, "outputs": found}
+        if not is_same(found[name]):
+            result.notes.append(agreement_note(result.case.precision, found[name]))
+    same_model = all(is_same(output) for output in found.values())
+    result.facts["agreement"] = {"images": count, "same_model": same_model, "outputs": found}
 
 
 def changed_classes(
@@ -3068,28 +3146,68 @@ def changed_classes(
     return [{"image": images.names[at], "native": named(theirs, at), "now": named(ours, at)} for at in changed]
 
 
-def agreement_notes(precision: str, found: dict[str, Any]) -> list[str]:
-    """A sentence where a precision changed an output, or its classes or decisions."""
+def is_same(found: dict[str, Any]) -> bool:
+    """Whether an output's agreement is that of the same model: its classes or decisions, and its values."""
+    return keeps_decisions(found) and (found["snr_db"] is None or found["snr_db"] >= SAME_SNR_DB)
+
+
+def keeps_decisions(found: dict[str, Any]) -> bool:
+    """Whether SAME_TOP1 of what was decided is as in native; an output without classes or scores decides nothing."""
     share = share_same(found) if "decided" in found else None
-    if share is not None and share < SAME_TOP1:
-        what = "decisions" if found["kind"] == "scores" else "images"
-        return [f"{precision.upper()} changed the predictions: {found['same']} of {found['decided']} {what} are as in "
-                f"native"]  # fmt: skip
-    if found["snr_db"] is not None and found["snr_db"] < SAME_SNR_DB:
-        return [f"{precision.upper()} changed the outputs: {found['snr_db']:.1f} dB signal to noise, lowest cosine "
-                f"{found['cosine']:.3f}"]  # fmt: skip
+    return share is None or share >= SAME_TOP1
+
+
+def agreement_note(precision: str, found: dict[str, Any]) -> str:
+    """The sentence on an output that a precision changed."""
+    if keeps_decisions(found):
+        return (f"{precision.upper()} changed the outputs: {found['snr_db']:.1f} dB signal to noise, lowest cosine "
+                f"{found['cosine']:.3f}")  # fmt: skip
+    what = "decisions" if found["kind"] == "scores" else "images"
+    return f"{precision.upper()} changed the predictions: {found['same']} of {found['decided']} {what} as in native"
+
+
+NO_ACCURACY, GOOD_ACCURACY = 0.01, 0.5  # under the one, and over the other with ids one off: counted otherwise
+
+
+def judge_accuracy(result: Result, values: np.ndarray, kind: str, images: Images, config: Config) -> None:
+    """Adds accuracy where the images' classes are known, or a sentence on why there is none."""
+    count = rows_of(values).shape[1]
+    ids = [config.label] * len(values) if config.label is not None else (images.labels or [])[: len(values)]
+    if not ids:
+        return
+    indices = indices_of(ids, count, config)
+    strange = [identity for identity, index in zip(ids, indices) if not 0 <= index < count]
+    if images.random:
+        result.notes.append("no accuracy: --label can be the class of no random image")
+    elif kind not in CLASS_KINDS:
+        result.notes.append("no accuracy: the output has no classes of which one is right")
+    elif strange:
+        result.notes.append(f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
+                            f"--label, or the names of the class folders")  # fmt: skip
+    else:
+        found = result.facts["accuracy"] = accuracy(values, indices)
+        result.notes += counting_notes(found["top1"], values, indices, config)
+
+
+def counting_notes(share: float, values: np.ndarray, indices: np.ndarray, config: Config) -> list[str]:
+    """A sentence where the images are right, but for class ids that begin at another number."""
+    if share >= NO_ACCURACY:
+        return []
+    for step in (1, -1):
+        other = accuracy(values, indices + step)["top1"]
+        if other >= GOOD_ACCURACY:
+            remedy = counting_remedy(step, rows_of(values).shape[1], config)
+            return [f"accuracy is {share:.1%}, and {other:.1%} where class ids begin at another number: {remedy}"]
     return []
 
 
-def judge_accuracy(result: Result, values: np.ndarray, images: Images, config: Config) -> None:
-    """Adds accuracy where the images' classes are known."""
-    count = rows_of(values).shape[1]
-    ids = [config.label] * len(values) if config.label is not None else (images.labels or [])[: len(values)]
-    if ids and max(ids) >= count + shift(count, config.ids_are_one_indexed):
-        result.notes.append(f"class id {max(ids)} is none of the network's {count} classes: check --label, or the "
-                            f"names of the class folders")  # fmt: skip
-    if ids:
-        result.facts["accuracy"] = accuracy(values, ids, config.ids_are_one_indexed)
+def counting_remedy(step: int, classes: int, config: Config) -> str:
+    """What moves the indices of class ids by `step`."""
+    for name in ("labels_are_zero_indexed", "ids_are_one_indexed"):
+        turned = Config(**{**vars(config), name: not getattr(config, name)})
+        if indices_of([0], classes, turned)[0] - indices_of([0], classes, config)[0] == step:
+            return f"leave out --{name}" if getattr(config, name) else f"pass --{name}"
+    return "check --label, or the names of the class folders"
 
 
 # ---------------------------------------------------------------------------------------------------- log and report
@@ -3242,10 +3360,15 @@ def print_report(records: list[dict[str, Any]]) -> None:
     if shown:
         print("Predictions:")
     for (precision, engine), rows in shown.items():
-        what = precision if engines[precision] == 1 else f"{precision} ({engine})"
-        print("Precision: ", what, [name for name, _ in rows])
+        name = precision_name(precision) + (f" ({engine})" if engines[precision] > 1 else "")
+        print("Precision: ", name, [label for label, _ in rows])
     if (path := HERE / "report.py").exists():
         load_file("tensorrt_report", path).print_records(records)
+
+
+def precision_name(precision: str) -> str:
+    """A precision as people read it, and as the 2018 script printed it."""
+    return precision if precision == "native" else precision.upper()
 
 
 class Report:
@@ -3254,6 +3377,7 @@ class Report:
     def __init__(self, config: Config, cases: list[Case]) -> None:
         self.config, self.cases = config, cases
         self.records: list[dict[str, Any]] = []
+        self.natives: Natives = {}
 
     def add(self, job: Job, results: list[Result]) -> None:
         """Takes one case's results, one for each device that it ran on; they are on disk when this returns."""
@@ -3264,6 +3388,7 @@ class Report:
                 result.artifact = dataclasses.replace(result.artifact, proof=proof)
                 result.notes += calibration_notes(result.facts["calibration"])
             judge(result, result.reference, job.images, self.config, job.graph)
+            rate(result, self.natives)
             self.records.append(make_record(result, dataclasses.replace(job, case=result.case)))
             keep(self.records[-1], self.config)
 
@@ -3363,10 +3488,15 @@ def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
 
 
 def announce(cases: list[Case]) -> None:
-    """Says what runs each precision, where the user left that open."""
-    for engine, precision, why in dict.fromkeys((case.engine, case.precision, case.why) for case in cases):
-        if engine != "none" and why != ASKED:
-            say(f"{precision.upper()} runs in {engine} ({why})")
+    """Says what runs each precision, where the user left that open; why is in the records and in --doctor."""
+    chosen = dict.fromkeys((case.engine, case.precision, case.why) for case in cases)
+    open_ones = [(engine, precision, why) for engine, precision, why in chosen if why not in ("", ASKED)]
+    for engine, precision, _ in open_ones:
+        if engine != "none":
+            say(f"{precision_name(precision)} runs in {engine}")
+    passed_over = [name for name in AUTO if any(f"{name}: " in why for _, _, why in open_ones)]
+    if passed_over:
+        say(f"--doctor tells what {', '.join(passed_over)} lack{'s' * (len(passed_over) == 1)} here")
 
 
 class OnnxWriter:
@@ -3497,7 +3627,8 @@ class OpenCase:
                 self.meet()
                 with Clocks() as clocks:
                     seconds = time_steps(step, steps, self.clock, advance)
-                    self.meet()
+                    with clocks.paused():
+                        self.meet()
                     (total,) = time_steps(burst, 1, self.clock)
             images = steps * self.job.case.batch_size
             facts = clocks.facts(2 * images, sum(seconds) + total)

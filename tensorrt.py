@@ -14,10 +14,12 @@ block a case to OUTPUT_DIR/log.txt and one line a case to OUTPUT_DIR/results.jso
     engine      native, tensorrt, tftrt, xla, onnxruntime; --engine=auto takes the first that can run the precision here
     case        one engine, precision and batch size: one process, one measurement, one record
 
-What is measured. Every case runs once for tracing and compiling (`first run`), then --num_warmup steps, then
---num_loops steps that are each waited for (latency, and fps = batch / seconds of a step), then --num_loops steps that
-are enqueued and waited for once (throughput). --inputs=device: the batch lies where the engine computes before the
-clock starts. --inputs=host: NumPy in, NumPy out; the throughput loop copies the next batch while a step runs.
+What is measured. Every case runs once for tracing and compiling (`first run`), then untimed until its speed has stopped
+rising, or --num_warmup steps. The cases of a batch size are then measured in rounds, in turn, until speed and times
+native are known, or --num_loops steps: steps that are each waited for (latency, and fps = batch / seconds of a step),
+then as many that are enqueued and waited for once (throughput). --inputs=device: the batch lies where the engine
+computes before the clock starts. --inputs=host: NumPy in, NumPy out; the throughput loop copies the next batch while a
+step runs. Agreement and accuracy are judged afterwards, on all images.
 
 Traps. TensorFlow's dispatch is asynchronous: a loop that never waits measures nothing. The first run compiles. Random
 weights and random images have a speed but no meaning. INT8 calibrated on random images is as fast as any, and wrong.
@@ -221,6 +223,7 @@ class Result:
     artifact: Artifact | None = None
     outputs: dict[str, np.ndarray] | None = None
     reference: dict[str, np.ndarray] | None = None
+    rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
     native_rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -281,7 +284,10 @@ DEFINE_integer("num_calibration_images", 64, "Images to calibrate on at most.", 
 DEFINE_enum("calibration_method", "percentile", ["minmax", "entropy", "percentile"], "How ranges are chosen for INT8.")
 DEFINE_boolean("ids_are_one_indexed", False, "Shift class ids by one: the output has no background class at 0. A "
                "1000-class output is shifted by itself.")  # fmt: skip
-DEFINE_integer("label", None, "Class id of the images, as labellist.json counts: gives accuracy.", lower_bound=0)
+DEFINE_integer("label", None, "Class id of the images: gives accuracy. --label and class folders count as "
+               "labellist.json does: 0 is the background, 1 the tench.", lower_bound=0)  # fmt: skip
+DEFINE_boolean("labels_are_zero_indexed", False, "--label and class folders count as Keras and PyTorch do: 0 is the "
+               "first class.")  # fmt: skip
 DEFINE_integer("predictions_to_print", 5, "Classes on each predictions line.", lower_bound=1)
 DEFINE_integer("workspace_size", None, "Memory in MB that TensorRT may use while it builds; default: all that there "
                "is (TF-TRT: 2048).", lower_bound=1)  # fmt: skip
@@ -299,6 +305,27 @@ DEFINE_boolean("version", False, "Print the version.")
 DEFINE_boolean("help", False, "Print this help.")
 
 
+# The 2018 script's short flags, which argparse took with their value behind a space or an equals sign.
+SHORT_FLAGS = {
+    "-fg": "frozen_graph",
+    "-sd": "savedmodel_dir",
+    "-od": "output_dir",
+    "-on": "output_node",
+    "-in": "input_node",
+    "-bs": "batch_size",
+    "-if": "image_file",
+    "-nl": "num_loops",
+    "-ws": "workspace_size",
+    "-pp": "predictions_to_print",
+}
+
+
+def long_flag(word: str) -> str:
+    """A word of the command line with a short flag of 2018 by its long name."""
+    name, equals, value = word.partition("=")
+    return f"--{SHORT_FLAGS[name]}{equals}{value}" if name in SHORT_FLAGS else word
+
+
 def parse_flags(argv: list[str]) -> Config:
     """The command line as a Config; `batch_sizes` and `precisions` are its lists, `given` the flags that were typed.
 
@@ -310,7 +337,7 @@ def parse_flags(argv: list[str]) -> Config:
     for name in FLAGS:
         FLAGS[name].unparse()
     try:
-        stray = FLAGS(argv)[1:]
+        stray = FLAGS([long_flag(word) for word in argv])[1:]
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())} (--help lists the flags)") from error
     if stray:
@@ -664,7 +691,7 @@ def process_context() -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with without_ctrl_c(), main_passed_on(), away_from_here(), quiet(1, 2):
+    with without_ctrl_c(), main_passed_on(), as_the_server_starts(), quiet(1, 2):
         forkserver.ensure_running()
     return context
 
@@ -688,14 +715,20 @@ def main_passed_on() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def away_from_here() -> Iterator[None]:
-    """Lets the fork server start in the root folder: it would import what lies in the current one."""
-    before = os.getcwd()
+def as_the_server_starts() -> Iterator[None]:
+    """In the root folder, as it would import what lies in the current one; its strings hash alike in every run.
+
+    tf2onnx goes through sets: the same model gave ONNX files that differed in the order of their nodes.
+    """
+    folder, seed = os.getcwd(), os.environ.get("PYTHONHASHSEED")
     os.chdir("/")
+    os.environ.setdefault("PYTHONHASHSEED", "0")
     try:
         yield
     finally:
-        os.chdir(before)
+        os.chdir(folder)
+        if seed is None:
+            del os.environ["PYTHONHASHSEED"]
 
 
 @contextlib.contextmanager
@@ -1022,7 +1055,7 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
         raise UserError(f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {shape[2]}: "
                         f"pass --preprocessing=none or inception, or another --input_node")  # fmt: skip
     if config.image_dir:
-        return read_folder(config.image_dir, shape, config.num_images, "--image_dir")[0]
+        return read_folder(config.image_dir, shape, config.num_images, "--image_dir", config.labels_are_zero_indexed)[0]
     if config.image_file:
         if os.path.isdir(config.image_file):
             raise UserError(f"{config.image_file} is a folder: pass it with --image_dir")
@@ -1030,7 +1063,7 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
             raise UserError(f"{config.image_file}: no such file: pass an image with --image_file")
         return Images(read_image(config.image_file, shape)[None], [Path(config.image_file).name])
     pixels = np.random.default_rng(config.seed).integers(0, 256, (count, *shape), np.uint8)
-    return Images(pixels, ["random"] * count, random=True)
+    return Images(pixels, [f"random {index}" for index in range(count)], random=True)
 
 
 def refuse_too_large(what: str, shape: tuple[int, int, int], count: int) -> None:
@@ -1047,22 +1080,54 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     This is the evaluation preprocessing of the official TensorFlow ResNets (bilinear, no antialiasing).
     """
     import tensorflow as tf
-    from PIL import Image, UnidentifiedImageError
 
     height, width, channels = shape
-    try:
-        with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
-            if math.prod(header.size) > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
-            image = tf.io.decode_image(tf.io.read_file(str(path)), channels=channels, expand_animations=False)
-    except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        why = "no image's header" if isinstance(error, UnidentifiedImageError) else one_line(error, 80)
-        raise UserError(f"{path} is no whole JPEG, PNG, GIF or BMP ({why}): pass another") from error
+    image = decode_image(path, channels)
     scale = max(round(height * CENTRAL) / image.shape[0], round(width * CENTRAL) / image.shape[1])
     rows, columns = (max(round(side * scale), crop) for side, crop in zip(image.shape[:2], (height, width)))
     resized = tf.image.resize(image, (rows, columns)).numpy()
     top, left = (rows - height) // 2, (columns - width) // 2
     return np.clip(np.rint(resized[top : top + height, left : left + width]), 0, 255).astype(np.uint8)
+
+
+EXIF_ORIENTATION = 0x0112  # the tag
+# its values: quarter turns against the clock, and whether left and right are swapped then (Exif 2.3, 4.6.4)
+TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (-1, True), 6: (-1, False), 7: (1, True), 8: (1, False)}
+
+
+def decode_image(path: str | Path, channels: int) -> np.ndarray:
+    """An image's pixels as uint8 [height, width, channels], turned as its EXIF data say, as viewers do.
+
+    Raises:
+      UserError: no whole image of a known format.
+    """
+    import tensorflow as tf
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
+            if math.prod(header.size) > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
+            wanted = 0 if header.format == "BMP" else channels  # of BMPs TensorFlow takes the channels that there are
+            turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION), (0, False))
+            image = tf.io.decode_image(tf.io.read_file(str(path)), channels=wanted, expand_animations=False)
+            pixels = fit_channels(tf, image, channels)
+    except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        why = "no image's header" if isinstance(error, UnidentifiedImageError) else one_line(error, 80)
+        raise UserError(f"{path} is no whole JPEG, PNG, GIF or BMP ({why}): pass another") from error
+    turned = np.rot90(pixels, turns)
+    return turned[:, ::-1] if mirrored else turned
+
+
+def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
+    """Grey as three colours, colours as grey, and no alpha, where the decoder left that to others."""
+    if image.shape[-1] not in (1, channels):
+        image = image[..., :3]
+    if image.shape[-1] == 1 and channels == 3:
+        image = tf.image.grayscale_to_rgb(image)
+    if image.shape[-1] == 3 and channels == 1:
+        image = tf.image.rgb_to_grayscale(image)
+    return image.numpy()
 
 
 def image_paths(folder: str, flag: str) -> list[Path]:
@@ -1082,7 +1147,9 @@ def image_paths(folder: str, flag: str) -> list[Path]:
     return in_turn
 
 
-def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str) -> tuple[Images, int]:
+def read_folder(
+    folder: str, shape: tuple[int, int, int], count: int, flag: str, zero_indexed: bool = False
+) -> tuple[Images, int]:
     """Up to `count` images below a folder, and the number of files that could not be read.
 
     Images in folders named by class id or synset id have that class; one in another folder, and none has a class.
@@ -1103,19 +1170,24 @@ def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str)
                     say(f"{error}: skipped")
     if not paths:
         raise UserError(f"{folder}: none of its {unreadable} images can be read: pass another folder with {flag}")
-    labels = [class_id(path.parent.name) if path.parent != root else None for path in paths]
+    labels = [class_id(path.parent.name, zero_indexed) if path.parent != root else None for path in paths]
     known = [label for label in labels if label is not None]
-    if known and len(known) < len(paths):
-        strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
+    strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
+    if flag == "--image_dir" and (strange - {root.name} or (strange and known)):
         say(f"no accuracy: {', '.join(sorted(strange))} in {folder} is named by no class id or synset id")
     names = [str(path.relative_to(root)) for path in paths]
     return Images(np.stack(pixels), names, known if len(known) == len(paths) else None), unreadable
 
 
-def class_id(folder: str) -> int | None:
-    """The class id that a class folder's name stands for: `281`, or an ILSVRC-2012 synset as `n02123045`."""
+def class_id(folder: str, zero_indexed: bool = False) -> int | None:
+    """The class id that a class folder's name stands for: `282`, or an ILSVRC-2012 synset as `n02123045`.
+
+    A number is taken as it stands; a synset's is counted as labellist.json counts, or `zero_indexed`.
+    """
+    if folder.isdecimal():
+        return int(folder)
     synsets = (HERE / "synsets.txt").read_text().split() if re.fullmatch(r"n\d{8}", folder) else []
-    return int(folder) if folder.isdecimal() else synsets.index(folder) + 1 if folder in synsets else None
+    return synsets.index(folder) + int(not zero_indexed) if folder in synsets else None
 
 
 # ------------------------------------------------------------------------------------------------- loading the graph
@@ -1648,6 +1720,7 @@ class Engine:
     name = ""
     precisions: tuple[str, ...] = ()
     needs_onnx = False
+    builds_slowly = False  # what it builds is kept from run to run
 
     def why_not_build(self, precision: str) -> str | None:
         """What keeps this engine from building the precision's artifact here, and the remedy; None if nothing does."""
@@ -1689,6 +1762,8 @@ class TensorFlowRunner:
         self.step = outer.get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
         with tf.device(self.device):
             self.resident = tf.identity(tf.constant(batch))
+        if "GPU" in self.device and not has_machine_code(tf, gpus()[0]["compute_capability"]):
+            artifact.proof = {**artifact.proof, "compiled_by_driver": gpus()[0]["compute_capability"]}
 
     def refuse_channels_first(self, graph_def: Any, graph: Graph) -> None:
         """TensorFlow has no channels_first convolution on CPUs; its own message names a kernel, not a remedy."""
@@ -1734,6 +1809,19 @@ class TensorFlowRunner:
 
         with concurrent.futures.ThreadPoolExecutor(STEPS_AHEAD) as threads:
             list(threads.map(serve, range(STEPS_AHEAD)))
+
+
+def has_machine_code(tf: Any, capability: str) -> bool:
+    """Whether this TensorFlow was built for a GPU's compute capability, as `9.0`, or an earlier one of its generation.
+
+    Where it was not, the driver compiles TensorFlow's kernels when they are first used.
+    """
+    major, minor = map(int, capability.split("."))
+    for text in tf.sysconfig.get_build_info().get("cuda_compute_capabilities", []):
+        built = re.fullmatch(r"(?:sm|compute)_(\d+)(\d)", text)
+        if built and int(built.group(1)) == major and int(built.group(2)) <= minor:
+            return True
+    return False
 
 
 def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
@@ -1842,6 +1930,7 @@ class TfTrt(Engine):
 
     name = "tftrt"
     precisions = ("fp32", "fp16", "int8")
+    builds_slowly = True
 
     def why_not_build(self, precision: str) -> str | None:
         version = version_of("tensorflow") or "0"
@@ -2116,7 +2205,7 @@ class TensorRt(Engine):
 
     name = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
-    needs_onnx = True
+    needs_onnx = builds_slowly = True
 
     @property
     def choice(self) -> tuple[str, str]:
@@ -2649,8 +2738,9 @@ class Clocks(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.samples: list[tuple[float, float, float, int]] = []
+        self.samples: list[dict[str, int]] = []
         self.cost, self.over = 0.0, threading.Event()
+        self.waiting = False
 
     def __enter__(self) -> Clocks:
         if gpus():
@@ -2668,40 +2758,62 @@ class Clocks(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(self.PERIOD):
+            if self.waiting:
+                continue
             start = time.perf_counter()
             self.sample()
             self.cost += time.perf_counter() - start
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Takes no samples while this GPU waits for its neighbours: it computes nothing then."""
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
     def sample(self) -> None:
+        """Reads every sensor that this board has; each may be missing by itself."""
         import pynvml as nvml
 
         handle = nvml.nvmlDeviceGetHandleByIndex(gpus()[0]["index"])
-        with contextlib.suppress(nvml.NVMLError):  # some boards lack a sensor: no row then
-            self.samples.append((
-                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-                nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-                nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
-            ))  # fmt: skip
+        sensors = {
+            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            "celsius": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+            "reasons": lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
+        }
+        found = {}
+        for name, read in sensors.items():
+            with contextlib.suppress(nvml.NVMLError):
+                found[name] = read()
+        if found:
+            self.samples.append(found)
+
+    def column(self, name: str) -> list[float]:
+        return [sample[name] for sample in self.samples if name in sample]
 
     def facts(self, images: int, seconds: float) -> dict[str, Any]:
         """Lowest, median and highest MHz, W and degrees Celsius, images per joule, what slowed the GPU, own cost.
+
+        What the board has no sensor for is left out. images/J = images / (median W x seconds).
 
         Args:
           images: how many were computed in so many `seconds`; waiting for others is no part of them.
         """
         if not self.samples:
             return {}
-        columns = np.array([row[:3] for row in self.samples], float).T
-        ends = [[float(f(column)) for f in (np.min, np.median, np.max)] for column in columns]
-        slowed = functools.reduce(int.__or__, (row[3] for row in self.samples))
-        return {
-            **dict(zip(("sm_mhz", "power_w", "celsius"), ends)),
-            "throttled": [what for bit, what in THROTTLES.items() if slowed & bit],
-            "images_per_joule": images / (ends[1][1] * seconds),
-            "samples": len(self.samples),
-            "cost_share": self.cost / self.seconds,
-        }
+        facts: dict[str, Any] = {}
+        for name in ("sm_mhz", "power_w", "celsius"):
+            if column := self.column(name):
+                facts[name] = [float(end(column)) for end in (np.min, np.median, np.max)]
+        if "power_w" in facts:
+            facts["images_per_joule"] = images / (facts["power_w"][1] * seconds)
+        if reasons := self.column("reasons"):
+            slowed = functools.reduce(int.__or__, map(int, reasons))
+            facts["throttled"] = [what for bit, what in THROTTLES.items() if slowed & bit]
+        return {**facts, "samples": len(self.samples), "cost_share": self.cost / self.seconds}
 
 
 # -------------------------------------------------------------------------------------------------------- statistics
@@ -2926,7 +3038,7 @@ def rounds_verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[st
 
 
 SAME_TOP1 = 0.99  # share of the images that must keep native's first class, or of the decisions, to be the same model
-SAME_SNR_DB = 17.0  # an error of 1/50 of native's power, which turns its outputs by a cosine of 0.99
+SAME_SNR_DB = 20.0  # an error of a hundredth of native's power, which turns outputs by a cosine of 0.995
 DECISION = 0.5  # independent scores from here up say yes
 SUMS_TO_ONE = 1e-2  # how far from one a row of probabilities may add up, in float16
 CLASS_KINDS = ("probabilities", "logits")  # kinds of outputs whose largest value is the answer
@@ -2987,10 +3099,10 @@ def top(outputs: np.ndarray, count: int) -> np.ndarray:
 
 
 def predictions(values: np.ndarray, kind: str, config: Config) -> list[tuple[str, float]]:
-    """Labels and probabilities (or independent scores) of the first image's best classes; none of mere values."""
-    if kind == "values":
-        return []
+    """Labels and probabilities (or independent scores) of the first image's best classes; none of mere numbers."""
     row = rows_of(values[:1])
+    if kind == "values" or row.shape[1] == 1:
+        return []
     shown = probabilities(row) if kind == "logits" else row
     best = top(row, config.predictions_to_print)[0]
     return [(label_of(int(index), row.shape[1], config.ids_are_one_indexed), float(shown[0, index])) for index in best]
@@ -3058,11 +3170,34 @@ def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[d
     return found, changed
 
 
-def accuracy(values: np.ndarray, ids: list[int], one_indexed: bool) -> dict[str, float | int]:
-    """Share of images [images, classes] whose class id is the first, or among the first five, and of how many."""
-    rows = rows_of(values)
-    hits = top(rows, 5) + shift(rows.shape[1], one_indexed) == np.asarray(ids)[:, None]
-    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean()), "images": len(ids)}
+Natives = dict[tuple[int, str], list[dict[str, Timing]]]  # native's newest rounds by batch size and device
+
+
+def rate(result: Result, natives: Natives) -> None:
+    """Adds how many times as fast as native a result is: in the same turns, else where native ran on its device."""
+    key = (result.case.batch_size, result.machine["device"])
+    if result.case.precision == "native":
+        natives[key] = result.rounds
+        return
+    native = result.native_rounds or natives.get(key)
+    if native and result.rounds:
+        both = [inputs for inputs in result.timings if inputs in native[0]]
+        rated = {i: times_native(loops_of(result.rounds, i), loops_of(native, i)) for i in both}
+        result.facts["times_native"] = {inputs: estimate._asdict() for inputs, estimate in rated.items()}
+
+
+def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
+    """The outputs' indices of class ids in the user's counting, for a network of so many classes."""
+    if config.labels_are_zero_indexed:
+        has_background = classes == 1001 and not config.ids_are_one_indexed
+        return np.asarray(ids) + int(has_background)
+    return np.asarray(ids) - shift(classes, config.ids_are_one_indexed)
+
+
+def accuracy(values: np.ndarray, indices: np.ndarray) -> dict[str, float | int]:
+    """Share of images [images, classes] whose class is the first, or among the first five, and of how many."""
+    hits = top(rows_of(values), 5) == indices[:, None]
+    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean()), "images": len(indices)}
 
 
 def judge(
@@ -3089,7 +3224,7 @@ def judge(
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif reference is not None and result.case.precision != "native":
         judge_agreement(result, outputs, reference, images, config)
-    judge_accuracy(result, main, images, config)
+    judge_accuracy(result, main, kind, images, config)
 
 
 def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
@@ -3108,8 +3243,10 @@ def judge_agreement(
         found[name], changed = output_agreement(ours, theirs, kind)
         if kind in CLASS_KINDS:
             found[name]["changed"] = changed_classes(ours, theirs, changed, images, config)
-        result.notes += agreement_notes(result.case.precision, found[name])
-    result.facts["agreement"] = {"images": count, "outputs": found}
+        if not is_same(found[name]):
+            result.notes.append(agreement_note(result.case.precision, found[name]))
+    same_model = all(is_same(output) for output in found.values())
+    result.facts["agreement"] = {"images": count, "same_model": same_model, "outputs": found}
 
 
 def changed_classes(
@@ -3124,28 +3261,68 @@ def changed_classes(
     return [{"image": images.names[at], "native": named(theirs, at), "now": named(ours, at)} for at in changed]
 
 
-def agreement_notes(precision: str, found: dict[str, Any]) -> list[str]:
-    """A sentence where a precision changed an output, or its classes or decisions."""
+def is_same(found: dict[str, Any]) -> bool:
+    """Whether an output's agreement is that of the same model: its classes or decisions, and its values."""
+    return keeps_decisions(found) and (found["snr_db"] is None or found["snr_db"] >= SAME_SNR_DB)
+
+
+def keeps_decisions(found: dict[str, Any]) -> bool:
+    """Whether SAME_TOP1 of what was decided is as in native; an output without classes or scores decides nothing."""
     share = share_same(found) if "decided" in found else None
-    if share is not None and share < SAME_TOP1:
-        what = "decisions" if found["kind"] == "scores" else "images"
-        return [f"{precision.upper()} changed the predictions: {found['same']} of {found['decided']} {what} are as in "
-                f"native"]  # fmt: skip
-    if found["snr_db"] is not None and found["snr_db"] < SAME_SNR_DB:
-        return [f"{precision.upper()} changed the outputs: {found['snr_db']:.1f} dB signal to noise, lowest cosine "
-                f"{found['cosine']:.3f}"]  # fmt: skip
+    return share is None or share >= SAME_TOP1
+
+
+def agreement_note(precision: str, found: dict[str, Any]) -> str:
+    """The sentence on an output that a precision changed."""
+    if keeps_decisions(found):
+        return (f"{precision.upper()} changed the outputs: {found['snr_db']:.1f} dB signal to noise, lowest cosine "
+                f"{found['cosine']:.3f}")  # fmt: skip
+    what = "decisions" if found["kind"] == "scores" else "images"
+    return f"{precision.upper()} changed the predictions: {found['same']} of {found['decided']} {what} as in native"
+
+
+NO_ACCURACY, GOOD_ACCURACY = 0.01, 0.5  # under the one, and over the other with ids one off: counted otherwise
+
+
+def judge_accuracy(result: Result, values: np.ndarray, kind: str, images: Images, config: Config) -> None:
+    """Adds accuracy where the images' classes are known, or a sentence on why there is none."""
+    count = rows_of(values).shape[1]
+    ids = [config.label] * len(values) if config.label is not None else (images.labels or [])[: len(values)]
+    if not ids:
+        return
+    indices = indices_of(ids, count, config)
+    strange = [identity for identity, index in zip(ids, indices) if not 0 <= index < count]
+    if images.random:
+        result.notes.append("no accuracy: --label can be the class of no random image")
+    elif kind not in CLASS_KINDS:
+        result.notes.append("no accuracy: the output has no classes of which one is right")
+    elif strange:
+        result.notes.append(f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
+                            f"--label, or the names of the class folders")  # fmt: skip
+    else:
+        found = result.facts["accuracy"] = accuracy(values, indices)
+        result.notes += counting_notes(found["top1"], values, indices, config)
+
+
+def counting_notes(share: float, values: np.ndarray, indices: np.ndarray, config: Config) -> list[str]:
+    """A sentence where the images are right, but for class ids that begin at another number."""
+    if share >= NO_ACCURACY:
+        return []
+    for step in (1, -1):
+        other = accuracy(values, indices + step)["top1"]
+        if other >= GOOD_ACCURACY:
+            remedy = counting_remedy(step, rows_of(values).shape[1], config)
+            return [f"accuracy is {share:.1%}, and {other:.1%} where class ids begin at another number: {remedy}"]
     return []
 
 
-def judge_accuracy(result: Result, values: np.ndarray, images: Images, config: Config) -> None:
-    """Adds accuracy where the images' classes are known."""
-    count = rows_of(values).shape[1]
-    ids = [config.label] * len(values) if config.label is not None else (images.labels or [])[: len(values)]
-    if ids and max(ids) >= count + shift(count, config.ids_are_one_indexed):
-        result.notes.append(f"class id {max(ids)} is none of the network's {count} classes: check --label, or the "
-                            f"names of the class folders")  # fmt: skip
-    if ids:
-        result.facts["accuracy"] = accuracy(values, ids, config.ids_are_one_indexed)
+def counting_remedy(step: int, classes: int, config: Config) -> str:
+    """What moves the indices of class ids by `step`."""
+    for name in ("labels_are_zero_indexed", "ids_are_one_indexed"):
+        turned = Config(**{**vars(config), name: not getattr(config, name)})
+        if indices_of([0], classes, turned)[0] - indices_of([0], classes, config)[0] == step:
+            return f"leave out --{name}" if getattr(config, name) else f"pass --{name}"
+    return "check --label, or the names of the class folders"
 
 
 # ---------------------------------------------------------------------------------------------------- log and report
@@ -3300,10 +3477,15 @@ def print_report(records: list[dict[str, Any]]) -> None:
     if shown:
         print("Predictions:")
     for (precision, engine), rows in shown.items():
-        what = precision if engines[precision] == 1 else f"{precision} ({engine})"
-        print("Precision: ", what, [name for name, _ in rows])
+        name = precision_name(precision) + (f" ({engine})" if engines[precision] > 1 else "")
+        print("Precision: ", name, [label for label, _ in rows])
     if (path := HERE / "report.py").exists():
         load_file("tensorrt_report", path).print_records(records)
+
+
+def precision_name(precision: str) -> str:
+    """A precision as people read it, and as the 2018 script printed it."""
+    return precision if precision == "native" else precision.upper()
 
 
 class RoundsOnDisk:
@@ -3420,6 +3602,7 @@ class Report:
         self.config, self.cases, self.rounds = config, cases, rounds
         self.records: list[dict[str, Any]] = []
         self.done = 0
+        self.natives: Natives = {}
 
     def add(self, job: Job, results: list[Result]) -> None:
         """Takes one case's results, one for each device that it ran on; they are on disk when this returns."""
@@ -3430,6 +3613,7 @@ class Report:
                 result.artifact = dataclasses.replace(result.artifact, proof=proof)
                 result.notes += calibration_notes(result.facts["calibration"])
             judge(result, result.reference, job.images, self.config, job.graph)
+            rate(result, self.natives)
             self.records.append(make_record(result, dataclasses.replace(job, case=result.case)))
             keep(self.records[-1], self.config)
             self.rounds.forget(result)
@@ -3458,8 +3642,8 @@ def in_short(result: Result) -> str:
     for inputs in result.timings:
         rounds = rounds_of(result, inputs)
         speed = f"{typical(rounds, result.case.batch_size).value:,.0f} images/s{' from host' * (inputs == 'host')}"
-        native = loops_of(result.native_rounds, inputs) if result.case.precision != "native" else []
-        found.append(f"{speed}, {times_native(rounds, native).value:.2f}x native" if native else speed)
+        rated = result.facts.get("times_native", {}).get(inputs)
+        found.append(f"{speed}, {rated['value']:.2f}x native" if rated else speed)
     return "; ".join(found) or result.error or result.status
 
 
@@ -3549,10 +3733,15 @@ def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
 
 
 def announce(cases: list[Case]) -> None:
-    """Says what runs each precision, where the user left that open."""
-    for engine, precision, why in dict.fromkeys((case.engine, case.precision, case.why) for case in cases):
-        if engine != "none" and why != ASKED:
-            say(f"{precision.upper()} runs in {engine} ({why})")
+    """Says what runs each precision, where the user left that open; why is in the records and in --doctor."""
+    chosen = dict.fromkeys((case.engine, case.precision, case.why) for case in cases)
+    open_ones = [(engine, precision, why) for engine, precision, why in chosen if why not in ("", ASKED)]
+    for engine, precision, _ in open_ones:
+        if engine != "none":
+            say(f"{precision_name(precision)} runs in {engine}")
+    passed_over = [name for name in AUTO if any(f"{name}: " in why for _, _, why in open_ones)]
+    if passed_over:
+        say(f"--doctor tells what {', '.join(passed_over)} lack{'s' * (len(passed_over) == 1)} here")
 
 
 class OnnxWriter:
@@ -3652,24 +3841,37 @@ class OpenCase:
         case, config, engine = self.job.case, self.job.config, ENGINES[self.job.case.engine]
         if reason := engine.why_not_build(case.precision):
             raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
-        artifact = built or self.build(engine)
+        kernels = Kernels(config) if case.engine == "xla" and gpus() else None
+        self.artifact = built or self.build(engine)
         reason = engine.why_not(case.precision)
         if config.build_only or reason:
-            return artifact, "" if config.build_only else f"built, not run: {reason}"
+            return self.artifact, "" if config.build_only else f"built, not run: {reason}"
         self.batch = self.job.batch()
-        with waiting(f"Opening {case.title}"):
-            self.runner = engine.open(self.job, artifact, self.batch)
-        self.artifact = artifact
-        for inputs in KINDS_OF_INPUTS[config.inputs]:
-            self.first_runs[inputs] = self.run_first(inputs)
+        with kernels or contextlib.nullcontext():
+            try:
+                self.run_opened(engine)
+            except UserError:
+                if not forget_built(self.artifact, self.job):
+                    raise
+                self.artifact = self.build(engine)
+                self.run_opened(engine)
+        if kernels:
+            self.artifact.proof["kernels"] = kernels.chosen
         come_to_rest()
-        return artifact, ""
+        return self.artifact, ""
 
     def build(self, engine: Engine) -> Artifact:
         with waiting(f"Building {self.job.case.title}"):
-            artifact = engine.build(self.job)
+            artifact = build_once(engine, self.job)
         artifact.bytes = os.path.getsize(artifact.path)
         return artifact
+
+    def run_opened(self, engine: Engine) -> None:
+        """Opens the artifact on the batch, runs it once and warms it up."""
+        with waiting(f"Opening {self.job.case.title}"):
+            self.runner = engine.open(self.job, self.artifact, self.batch)
+        for inputs in KINDS_OF_INPUTS[self.job.config.inputs]:
+            self.first_runs[inputs] = self.run_first(inputs)
 
     def run_first(self, inputs: str) -> float:
         """Seconds of the first run; then the untimed steps."""
@@ -3701,7 +3903,8 @@ class OpenCase:
                 self.meet()
                 with Clocks() as clocks:
                     seconds = time_steps(step, count, self.clock, advance)
-                    self.meet()
+                    with clocks.paused():
+                        self.meet()
                     (total,) = time_steps(burst, 1, self.clock)
             images = count * self.job.case.batch_size
             facts = clocks.facts(2 * images, sum(seconds) + total)
@@ -3734,6 +3937,103 @@ class OpenCase:
         self.open()
         if self.runner:
             self.measure_round(1)
+
+
+REUSED_KERNELS = "by an earlier run"
+
+
+class Kernels:
+    """The kernels that XLA chose, kept from run to run: as a context in which it compiles.
+
+    Choosing takes most of its compiling, and the same kernels each time make runs comparable. It has to be entered
+    and left in a process whose XLA has not read its flags yet.
+    """
+
+    def __init__(self, config: Config) -> None:
+        gpu = gpus()[0]
+        key = [gpu["name"], gpu["compute_capability"], gpu["driver"], version_of("tensorflow"), config.tf32]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        self.path = cache_folder() / f"xla-kernels-{digest}.textproto"
+        self.new = self.path.with_suffix(f".{os.getpid()}.textproto")
+        given = os.environ.get("XLA_FLAGS", "")
+        if "autotune" in given:  # the user's own
+            self.chosen = "by XLA_FLAGS"
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        words = [given, f"--xla_gpu_dump_autotune_results_to={self.new}"]
+        if self.path.exists():
+            words.append(f"--xla_gpu_load_autotune_results_from={self.path}")
+        self.chosen = REUSED_KERNELS if self.path.exists() else "by this run"
+        os.environ["XLA_FLAGS"] = " ".join(filter(None, words))
+
+    def __enter__(self) -> Kernels:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        """Keeps what XLA wrote; what it could not compile with goes."""
+        with contextlib.suppress(OSError):
+            if kind is None:
+                os.replace(self.new, self.path)
+            elif self.chosen == REUSED_KERNELS:
+                self.path.unlink()
+
+
+def build_once(engine: Engine, job: Job) -> Artifact:
+    """What an engine runs: from an earlier run that built it for the same question, if its building is slow."""
+    if not engine.builds_slowly:
+        return engine.build(job)
+    answer, question = answer_path(job), question_of(engine, job)
+    if found := built_before(answer, question):
+        return found
+    artifact = engine.build(job)
+    kept = {"question": question, "artifact": dataclasses.asdict(artifact)}
+    write_beside(answer, json.dumps(kept).encode())
+    return artifact
+
+
+def answer_path(job: Job) -> Path:
+    """Where it is written what was built, beside it."""
+    return job.path(f"_batch{job.case.batch_size}.built.json")
+
+
+def forget_built(artifact: Artifact, job: Job) -> bool:
+    """Whether the artifact was an earlier run's, which then is not taken again."""
+    if "built_before" not in artifact.proof:
+        return False
+    answer_path(job).unlink(missing_ok=True)
+    return True
+
+
+def question_of(engine: Engine, job: Job) -> dict[str, Any]:
+    """All that decides what an engine builds."""
+    config, case = job.config, job.case
+    flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
+    calibrated = case.precision == "int8" and not job.source  # else the source holds the ranges
+    return {
+        "program": VERSION,
+        "graph": [job.graph.sha256, job.graph.input, job.graph.output],
+        "source": job.source.sha256 if job.source else None,
+        "case": [case.engine, case.precision, case.batch_size],
+        "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
+        "gpu": [gpus()[0][name] for name in ("name", "compute_capability", "driver")] if gpus() else None,
+        "flags": {name: vars(config).get(name) for name in flags},
+        "calibration": calibration_images(config, job.graph, job.images)[1]["sha256"] if calibrated else None,
+    }
+
+
+def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
+    """The artifact that a file says was built for this question, if both are this user's own and unchanged."""
+    try:
+        kept = json.loads(answer.read_bytes())
+        artifact = Artifact(**kept["artifact"])
+        path = answer.with_name(Path(artifact.path).name)
+        if kept["question"] != question or {answer.stat().st_uid, path.stat().st_uid} != {os.getuid()}:
+            return None
+        read_unchanged(str(path), artifact.sha256)
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return None
+    proof = {**artifact.proof, "built_before": artifact.seconds}
+    return dataclasses.replace(artifact, path=str(path), seconds=0.0, proof=proof)
 
 
 MEMORY_SHARE = 0.75  # of the free memory of a CPU, which the kernel would hand out twice rather than refuse
@@ -3777,7 +4077,7 @@ def run_again(runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | 
         if timing is None or late < LATE * (usual + float(np.median(timing.seconds))):
             return outputs
         if again:
-            repeat(runner.enqueue, len(timing.seconds))
+            repeat(runner.enqueue, 2 * max(len(timing.seconds), LATE))
             runner.sync()
     raise UserError(f"the engine called its steps done before they were: the next result took {late:.3f} s, the one "
                     f"after {usual:.3f} s, so its timings are not real")  # fmt: skip
@@ -3806,13 +4106,35 @@ def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
     return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
 
 
+def reuse_notes(proof: dict[str, Any]) -> list[str]:
+    """A sentence where an earlier run did what this one would have had to do."""
+    notes = []
+    if "built_before" in proof:
+        notes.append(f"an earlier run built this in {proof['built_before']:.0f} s: nothing was built now")
+    if proof.get("kernels") == REUSED_KERNELS:
+        notes.append("XLA took the kernels that an earlier run chose: without them a first run takes longer")
+    return notes
+
+
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
-    """A sentence where the engine ran something else than the graph says."""
+    """Sentences where the engine ran something else than the graph says, or had to be compiled first."""
+    notes = reuse_notes(proof)
+    if capability := proof.get("compiled_by_driver"):
+        notes.append(
+            f"this TensorFlow has no machine code for compute capability {capability}: the driver compiled its "
+            "kernels, which takes minutes the first time; a newer TensorFlow may have it"
+        )
     ran = proof.get("executed_share_of_nodes", 1)
     if precision == "fp16" and ran == 0:
-        return ["float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so this is not "
-                "FP16's speed"]  # fmt: skip
-    return [f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"] if ran < 0.5 else []
+        notes.append(
+            "float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so this is not "
+            "FP16's speed"
+        )
+    elif ran < 0.5:
+        notes.append(f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}")
+    if proof.get("unknown_nodes"):
+        notes.append(f"TensorRT does not tell the type of {proof['unknown_nodes']} of its heavy layers: not proved")
+    return notes
 
 
 class Session:
@@ -3955,6 +4277,10 @@ class Session:
         merge_rounds(self.result, self.rounds)
         return [self.result]
 
+    def rounds_by_device(self) -> list[list[dict[str, Timing]]]:
+        """The rounds that belong to each of the results."""
+        return [self.rounds]
+
     def close(self) -> None:
         if self.worker:
             self.worker.close()
@@ -3963,6 +4289,7 @@ class Session:
 
 def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
     """Puts the steps of all rounds into the result's timings; each round's own are kept in the facts."""
+    result.rounds = rounds
     if len(rounds) > 1:
         result.facts["rounds"] = [{i: dataclasses.asdict(t) for i, t in timings.items()} for timings in rounds]
     for inputs in rounds[0] if rounds else ():
@@ -4114,9 +4441,9 @@ def with_reference(
 ) -> list[Result]:
     """The results with native's outputs, and native's rounds of the same turns."""
     native = native_of(list(sessions))
-    for result in results:
-        result.reference = reference
-        result.native_rounds = native.rounds if native else []
+    beside = native.rounds_by_device() if native else [[] for _ in results]
+    for result, rounds in zip(results, beside, strict=True):
+        result.reference, result.native_rounds = reference, rounds
     return results
 
 

@@ -106,6 +106,7 @@ def pytest_collection_modifyitems(config, items):
         "legacy": not old,
         "slow": "slow" not in asked,
         "cluster": "cluster" not in asked,
+        "bindings": "bindings" not in asked,
     }
     for item in items:
         for marker, absent in missing.items():

@@ -41,7 +41,7 @@ def test_the_whole_program(command, forms, digits, tmp_path):
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
     start = lines.index("Predictions:")
-    for line, precision in zip(lines[start + 1 :], ("native", "fp32", "fp16", "int8")):
+    for line, precision in zip(lines[start + 1 :], ("native", "FP32", "FP16", "INT8")):
         assert re.fullmatch(rf"Precision:  {precision} \['class \d'(, 'class \d'){{4}}\]", line)
     assert max(map(len, lines[start + 5 :])) < 200 and "images/s" in ran.stdout and "vs" in ran.stdout
     log = (tmp_path / "log.txt").read_text()

@@ -68,7 +68,7 @@ def agreement(record):
 def run_case(bench, job):
     """A case's result after one round in this process; the job's flags hold --noisolate."""
     session = bench.Session(job)
-    session.take_turn(job.config.num_loops, [])
+    session.take_turn([])
     session.finish()
     (result,) = session.results()
     return result
@@ -142,7 +142,8 @@ def main(bench, tmp_path, capsys):
         records = [json.loads(line) for line in lines]
         for record in records:
             validate(record)
-        return types.SimpleNamespace(status=status, out=out, err=err, records=records)
+        log = (tmp_path / "log.txt").read_text() if records else ""
+        return types.SimpleNamespace(status=status, out=out, err=err, records=records, log=log)
 
     return run
 

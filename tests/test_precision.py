@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import agreement
+from conftest import agreement, run_case
 
 onnxruntime = pytest.importorskip("onnxruntime")
 ROOT = Path(__file__).parent.parent
@@ -93,7 +93,7 @@ def test_caffe_channels_are_reversed_on_the_device(bench, graph_file, tmp_path):
         config = bench.parse_flags([*common, f"--host_dtype={dtype}", "--num_loops=2"])
         graph = bench.load_graph(config)
         case = bench.Case("native", "native", 3)
-        results.append(bench.run_case(bench.Job(case, config, graph, bench.load_images(config, graph, 3))).outputs)
+        results.append(run_case(bench, bench.Job(case, config, graph, bench.load_images(config, graph, 3))).outputs)
     assert np.allclose(*(values["y:0"] for values in results), atol=1e-6)
 
 

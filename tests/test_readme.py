@@ -79,7 +79,7 @@ def workplace(tmp_path, monkeypatch):
     model = tf.keras.Sequential([layers.Input((32, 32, 3), name="input_tensor"), layers.Conv2D(8, 3, activation="relu"),
                                  layers.GlobalAveragePooling2D(), layers.Dense(10, activation="softmax")])  # fmt: skip
     model.save(tmp_path / "net.keras")
-    model.export(str(tmp_path / "export"), verbose=False)
+    model.export(str(tmp_path / "export"))
     spec = tf.TensorSpec([None, 32, 32, 3], tf.float32, name="input_tensor")
     function = tf.function(lambda images: model(images, training=False)).get_concrete_function(spec)
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2

@@ -1715,6 +1715,8 @@ class TensorFlowRunner:
         self.step = outer.get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
         with tf.device(self.device):
             self.resident = tf.identity(tf.constant(batch))
+        if "GPU" in self.device and not has_machine_code(tf, gpus()[0]["compute_capability"]):
+            artifact.proof = {**artifact.proof, "compiled_by_driver": gpus()[0]["compute_capability"]}
 
     def refuse_channels_first(self, graph_def: Any, graph: Graph) -> None:
         """TensorFlow has no channels_first convolution on CPUs; its own message names a kernel, not a remedy."""
@@ -1760,6 +1762,19 @@ class TensorFlowRunner:
 
         with concurrent.futures.ThreadPoolExecutor(STEPS_AHEAD) as threads:
             list(threads.map(serve, range(STEPS_AHEAD)))
+
+
+def has_machine_code(tf: Any, capability: str) -> bool:
+    """Whether this TensorFlow was built for a GPU's compute capability, as `9.0`, or an earlier one of its generation.
+
+    Where it was not, the driver compiles TensorFlow's kernels when they are first used.
+    """
+    major, minor = map(int, capability.split("."))
+    for text in tf.sysconfig.get_build_info().get("cuda_compute_capabilities", []):
+        built = re.fullmatch(r"(?:sm|compute)_(\d+)(\d)", text)
+        if built and int(built.group(1)) == major and int(built.group(2)) <= minor:
+            return True
+    return False
 
 
 def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
@@ -3718,12 +3733,24 @@ def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
 
 
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
-    """A sentence where the engine ran something else than the graph says."""
+    """Sentences where the engine ran something else than the graph says, or had to be compiled first."""
+    notes = []
+    if capability := proof.get("compiled_by_driver"):
+        notes.append(
+            f"this TensorFlow has no machine code for compute capability {capability}: the driver compiled its "
+            "kernels, which takes minutes the first time; a newer TensorFlow may have it"
+        )
     ran = proof.get("executed_share_of_nodes", 1)
     if precision == "fp16" and ran == 0:
-        return ["float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so this is not "
-                "FP16's speed"]  # fmt: skip
-    return [f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"] if ran < 0.5 else []
+        notes.append(
+            "float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so this is not "
+            "FP16's speed"
+        )
+    elif ran < 0.5:
+        notes.append(f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}")
+    if proof.get("unknown_nodes"):
+        notes.append(f"TensorRT does not tell the type of {proof['unknown_nodes']} of its heavy layers: not proved")
+    return notes
 
 
 class Session:

@@ -14,7 +14,7 @@ from conftest import ROOT
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
 SETTING_UP = [line for line in COMMANDS if "pip install" in line]
-NEEDS_MORE = [line for line in COMMANDS if re.search("--engine=xla|--gpus=all|=auto|^parallel|ray start|,max", line)]
+NEEDS_MORE = [line for line in COMMANDS if re.search("--engine=xla|--engine=tftrt|--gpus=all|=auto|^parallel|ray start|,max", line)]
 
 
 def programs(line):
@@ -28,8 +28,8 @@ def programs(line):
 
 def test_there_are_commands():
     assert len(COMMANDS) > 8
-    assert len(SETTING_UP) == 4
-    assert len(NEEDS_MORE) == 7
+    assert len(SETTING_UP) == 5
+    assert len(NEEDS_MORE) == 8
 
 
 @pytest.mark.parametrize("line", COMMANDS)

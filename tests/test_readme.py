@@ -14,7 +14,11 @@ from conftest import ROOT
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
 SETTING_UP = [line for line in COMMANDS if "pip install" in line]
-NEEDS_MORE = [line for line in COMMANDS if re.search("--engine=xla|--engine=tftrt|--gpus=all|=auto|^parallel|ray start|,max", line)]
+NEEDS_MORE = [
+    line
+    for line in COMMANDS
+    if re.search("--engine=xla|--engine=tftrt|--gpus=all|=auto|^parallel|ray start|,max", line)
+]
 
 
 def programs(line):

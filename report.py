@@ -36,6 +36,7 @@ Record = dict[str, Any]
 VERSION = "1.0"
 RECORD_VERSION = 2  # the newest that this program reads
 SAME = 0.025  # speeds nearer than that are the same: tensorrt.py's limit for a steady case
+P99_STEPS = 299  # from which p99 has an upper bound: tensorrt.py's
 FEWEST_ROUNDS = 5  # under which a case knows too little of itself: tensorrt.py's LEAST_ROUNDS
 TITLES = ["precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative", "p50\nms",
           "p99\nms", "as\nnative", "SNR\ndB", "size\nMB", "build\ns"]  # fmt: skip
@@ -267,7 +268,21 @@ def timing_cells(timing: dict[str, Any], times: str, best: float) -> list[str]:
     s = timing["statistics"]
     speed, half = s["fps_median"], max(s["fps_high"] - s["fps_median"], s["fps_median"] - s["fps_low"])
     return [f"{speed:,.1f}{'*' if speed == best else ' '}", f"{half:,.1f}", f"{timing['throughput']:,.1f}", times,
-            f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}"]  # fmt: skip
+            f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}{p99_mark(s)}"]  # fmt: skip
+
+
+def p99_mark(numbers: dict[str, float]) -> str:
+    """`?` where steps were too few for an upper bound of p99; records of one loop did not look for one."""
+    return "?" if "rounds" in numbers and "latency_99th_high" not in numbers else ""
+
+
+def p99_lines(records: list[Record]) -> list[str]:
+    """Why some p99 have a mark."""
+    timings = [timing for record in records for timing in record["timings"].values()]
+    fewest = [len(timing["seconds"]) for timing in timings if p99_mark(timing["statistics"])]
+    if not fewest:
+        return []
+    return [f"p99?: {min(fewest)} steps bound it by nothing: it takes {P99_STEPS} (--num_loops={P99_STEPS}, or auto)"]
 
 
 def grid(heads: list[str], rows: list[list[str]], left: int, gap: int = 2, title: str = "") -> Any:
@@ -504,7 +519,7 @@ def console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
 
 
-SENTENCES = (together_lines, slowest_lines, accuracy_lines, agreement_lines, note_lines)
+SENTENCES = (together_lines, slowest_lines, accuracy_lines, agreement_lines, p99_lines, note_lines)
 
 
 def print_records(records: list[Record], predictions: bool = True) -> None:
@@ -883,6 +898,7 @@ SECTIONS = {
     "Slowest": slowest_lines,
     "Accuracy": accuracy_lines,
     "Agreement": agreement_lines,
+    "99th percentile": p99_lines,
     "Notes": note_lines,
     "Calibration": calibration_lines,
     "Environment": environment_lines,
@@ -1032,6 +1048,9 @@ def main(argv: list[str]) -> int:
         if options.compare:
             rows, lost = compare(records, merged([options.compare]), options.fail_slower)
             console().print(grid(["case", "new/old", "interval", "verdict"], rows, 4))
+            print(
+                "\nnew/old: of undisturbed speeds, which repeat from run to run; of medians where a record is one loop"
+            )
             if lost and options.fail_slower is not None:
                 print(f"\nreport.py: a case lost over {options.fail_slower:g} % beyond its interval, or fails now")
                 return 3

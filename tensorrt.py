@@ -2848,19 +2848,6 @@ def median_interval(values: Any, confidence: float = 0.95) -> tuple[float, float
     return float(ordered[k - 1]), float(ordered[n - k])
 
 
-def verdict(seconds: list[float], batch_size: int) -> tuple[str, str]:
-    """`steady` or `noisy`, and for a noisy case one sentence with the remedy."""
-    speeds = batch_size / np.asarray(seconds)
-    median, (low, high), third = float(np.median(speeds)), median_interval(speeds), len(speeds) // 3
-    half = max(high - median, median - low) / median
-    if half > STEADY:
-        return "noisy", f"median known only to {STEADY:.1%} or worse: raise --num_loops, or quiet the machine"
-    drift = float(np.median(speeds[-third:]) / np.median(speeds[:third])) - 1 if third else 0.0
-    if abs(drift) > STEADY:
-        return "noisy", f"speed drifted by over {STEADY:.1%} in the loop: raise --num_warmup, or pass --rounds=3"
-    return "steady", ""
-
-
 def clock_notes(clocks: dict[str, Any]) -> list[str]:
     """One sentence when the GPU throttled or its clocks moved."""
     low, middle, high = clocks.get("sm_mhz", (0, 0, 0))
@@ -2880,7 +2867,6 @@ QUIET = 0.1  # share of a round's steps, and of the rounds, that nothing disturb
 KNOWN = 0.02  # share to which --num_loops=auto wants the typical speed and the times native
 MOST_SECONDS = 60.0  # of a case, after which --num_loops=auto stops all the same
 P99 = 0.99
-P99_STEPS = 299  # the fewest of which one exceeds the 99th percentile with 95 %: 0.99 ** 299 < 0.05
 
 Rounds = Sequence[Sequence[float]]
 
@@ -2999,29 +2985,31 @@ def rounds_of(result: Result, inputs: str) -> Rounds:
 
 
 def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
-    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps."""
+    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps.
+
+    The interval of log.txt's median, which is over all steps, is the typical speed's: a loop's own says too little.
+    """
     numbers: dict[str, float] = {"rounds": len(rounds)}
     for name, estimate in (("typical", typical), ("undisturbed", undisturbed)):
         found = estimate(rounds, batch_size)
         numbers |= {f"fps_{name}": found.value, f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
-    bound = p99_bound([second for seconds in rounds for second in seconds])
+    seconds = [second for each in rounds for second in each]
+    median = batch_size / float(np.median(seconds))
+    numbers["fps_low"] = min(numbers["fps_typical_low"], median)
+    numbers["fps_high"] = max(numbers["fps_typical_high"], median)
+    bound = p99_bound(seconds)
     return numbers if bound is None else {**numbers, "latency_99th_high": bound}
 
 
-def p99_note(steps: int) -> str:
-    """Why p99 has no upper bound; empty where it has one."""
-    if steps >= P99_STEPS:
-        return ""
-    return f"p99 of {steps} steps has no upper bound: {P99_STEPS} are needed, pass --num_loops={P99_STEPS} or auto"
-
-
-def rounds_verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
+def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
     """`steady` or `noisy`, and for a noisy case the speeds between which it moved; `cause`: what was seen meanwhile."""
     speed = typical(rounds, batch_size)
     if speed.uncertainty <= STEADY:
         return "steady", ""
     moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} images/s"
-    return "noisy", f"{moved}{f' ({cause})' if cause else ''}: quiet the machine, or leave --num_loops to auto"
+    seen = f" ({cause})" if cause else ""
+    steps = sum(map(len, rounds))
+    return "noisy", f"{moved}{seen}, {steps:,} steps are too few to know it: quiet the machine, or measure longer"
 
 
 # ----------------------------------------------------------------------------------------- predictions and agreement
@@ -3321,7 +3309,7 @@ def timings_of(result: Result) -> dict[str, dict[str, Any]]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings, size = {}, result.case.batch_size
     for inputs, timing in result.timings.items():
-        steady, remedy = verdict(timing.seconds, size)
+        steady, remedy = verdict(rounds_of(result, inputs), size)
         numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]

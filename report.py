@@ -46,6 +46,7 @@ OPTIONAL = {"accuracy": {"top1": NUMBER, "top5": NUMBER}, "artifact": {"bytes": 
             "gpu": {"driver": str, "compute_capability": str}, "graph": {}, "flags": {}, "versions": {},
             "calibration": {"method": str, "images": int, "source": str, "sha256": str},
             "together": {"devices": list, "throughput": dict}}  # fmt: skip
+SAME_SIZE = 0.02  # artifacts whose sizes differ by less are not told apart
 SAME_BEFORE = 0.99  # top-1 and cosine from which records of version 1 are of the same model
 STATISTICS = ("fps_median", "fps_low", "fps_high", "latency_median", "latency_99th")
 
@@ -299,10 +300,14 @@ def accuracy_lines(records: list[Record]) -> list[str]:
     lines = []
     for record in records:
         if found := record.get("accuracy"):
-            count = f" of {found['images']} images" if "images" in found else ""
+            count = f" of {images_text(found['images'])}" if "images" in found else ""
             shares = f"top-1 {found['top1']:.1%}, top-5 {found['top5']:.1%}"
             lines.append(f"{case_of(record)}: accuracy {shares}{count}")
     return lines
+
+
+def images_text(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"
 
 
 SHOWN = 5  # images that are named where their first class changed
@@ -482,12 +487,11 @@ def noise_text(decibels: float | None) -> str:
 
 
 def size_text(rating: Rating) -> str:
-    """The artifact's size beside native's, where both are known."""
+    """The artifact's size beside native's, where both are known and differ."""
     ours, theirs = ((record.get("artifact") or {}).get("bytes") for record in rating[:2])
-    if not ours or not theirs:
+    if not ours or not theirs or abs(ours / theirs - 1) < SAME_SIZE:
         return ""
-    size, before = (megabytes(count) for count in (ours, theirs))
-    return f", {size} MB instead of {before}" if size != before else ""
+    return f", {megabytes(ours)} MB instead of {megabytes(theirs)}"
 
 
 def megabytes(count: int) -> str:

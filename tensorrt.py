@@ -2697,14 +2697,20 @@ def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float |
     cosine: lowest cosine similarity of an image's values; difference: largest absolute difference; snr_db:
     signal-to-noise ratio over all images, 10 log10(sum theirs^2 / sum (theirs - ours)^2), None where nothing differs.
     """
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     noise, signal = float(np.sum((theirs - ours) ** 2)), float(np.sum(theirs**2))
     tiny = np.finfo(float).tiny
     return {
-        "cosine": float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, tiny))),
+        "cosine": float(np.min(cosines(ours, theirs))),
         "difference": float(np.max(np.abs(ours - theirs))),
         "snr_db": 10 * math.log10(max(signal, tiny) / noise) if noise else None,
     }
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Cosine similarity of each row; of rows that are all zero 1 where both are, else 0."""
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    same = np.all(ours == theirs, axis=1)
+    return np.where(norms > 0, np.sum(ours * theirs, axis=1) / np.where(norms > 0, norms, 1), same)
 
 
 def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any], list[int]]:
@@ -2802,11 +2808,17 @@ def judge(
         result.notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
     if kind in CLASS_KINDS and rows_of(main).shape[1] == 1000 and not config.ids_are_one_indexed:
         result.notes.append("1000 classes: class ids are shifted by one, there is no background class")
-    if not all(np.isfinite(values).all() for values in outputs.values()):
+    if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
+    elif reference is not None and not all_finite(reference):
+        result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
     elif reference is not None and result.case.precision != "native":
         judge_agreement(result, outputs, reference, images, config)
     judge_accuracy(result, main, kind, images, config)
+
+
+def all_finite(outputs: dict[str, np.ndarray]) -> bool:
+    return all(np.isfinite(values).all() for values in outputs.values())
 
 
 def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
@@ -3203,7 +3215,7 @@ def refuse_unfinished(runner: Runner, batch: np.ndarray, timing: Timing) -> None
 
 def doubts(runner: Runner, batch: np.ndarray, graph: Graph, outputs: dict[str, np.ndarray]) -> list[str]:
     """Sentences on outputs that change from run to run, or do not depend on the input; overwrites the batch."""
-    if not all(np.isfinite(values).all() for values in outputs.values()):
+    if not all_finite(outputs):
         return []  # said elsewhere
     again = outputs_of(runner, batch, graph)
     np.subtract(batch.max(), batch, out=batch)  # a negative of the images

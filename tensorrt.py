@@ -2804,17 +2804,22 @@ def judge(
     main, kind = outputs[graph.output], kinds[graph.output]
     if best := predictions(main, kind, config):
         result.facts["predictions"] = best
-    if built_in(config) and config.weights == "random":
-        result.notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
-    if kind in CLASS_KINDS and rows_of(main).shape[1] == 1000 and not config.ids_are_one_indexed:
-        result.notes.append("1000 classes: class ids are shifted by one, there is no background class")
+    result.notes += meaning_notes(main, kind, config)
     if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
-    elif reference is not None and not all_finite(reference):
-        result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
     elif reference is not None and result.case.precision != "native":
         judge_agreement(result, outputs, reference, images, config)
     judge_accuracy(result, main, kind, images, config)
+
+
+def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
+    """Sentences on what the predictions mean."""
+    notes = []
+    if built_in(config) and config.weights == "random":
+        notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
+    if kind in CLASS_KINDS and rows_of(values).shape[1] == 1000 and not config.ids_are_one_indexed:
+        notes.append("1000 classes: class ids are shifted by one, there is no background class")
+    return notes
 
 
 def all_finite(outputs: dict[str, np.ndarray]) -> bool:
@@ -2830,6 +2835,9 @@ def judge_agreement(
     result: Result, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray], images: Images, config: Config
 ) -> None:
     """Adds the agreement of each output with native's, and a sentence where it changed."""
+    if not all_finite(reference):
+        result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
+        return
     count = min(len(next(iter(outputs.values()))), len(next(iter(reference.values()))))
     found: dict[str, Any] = {}
     for name, kind in result.facts["kinds"].items():
@@ -2886,13 +2894,13 @@ def judge_accuracy(result: Result, values: np.ndarray, kind: str, images: Images
         return
     indices = indices_of(ids, count, config)
     strange = [identity for identity, index in zip(ids, indices) if not 0 <= index < count]
-    if images.random:
-        result.notes.append("no accuracy: --label can be the class of no random image")
-    elif kind not in CLASS_KINDS:
+    if kind not in CLASS_KINDS:
         result.notes.append("no accuracy: the output has no classes of which one is right")
     elif strange:
         result.notes.append(f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
                             f"--label, or the names of the class folders")  # fmt: skip
+    elif images.random:
+        result.notes.append("no accuracy: --label can be the class of no random image")
     else:
         found = result.facts["accuracy"] = accuracy(values, indices)
         result.notes += counting_notes(found["top1"], values, indices, config)

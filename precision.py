@@ -38,6 +38,10 @@ HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # where the arithmetic is; 
 ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "PRelu")
 INT8_KERNELS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
 FP16_MAX = 65504.0  # largest finite float16 (IEEE 754 binary16)
+FAST_EXPORT = "TF2ONNX_CATCH_ERRORS"  # the environment variable
+PERCENTILE = 99.999  # of a tensor's absolute values, as in ONNX Runtime
+HISTOGRAM_BINS = 4096  # at least 2048 of them, as TensorRT has, over the values that there are
+SMALLEST_TOP = 1e-30  # of a histogram; smaller values are nothing to int8, and their bins to NumPy
 ENTROPY_BINS = 512  # ONNX Runtime's 128 can choose nothing; TensorRT's 2048 take minutes in Python
 
 
@@ -156,16 +160,96 @@ def export(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) 
 
 
 def convert(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) -> Any:
-    """tf2onnx's export."""
+    """tf2onnx's export of the graph with its function calls inlined and all its numbers in float32.
+
+    The first try is a fast one, in which an optimiser of tf2onnx that fails fails the export. The
+    second copies the whole model before each optimiser, and goes without those that fail.
+    """
     import tf2onnx
     from tensorflow.core.framework import graph_pb2
 
-    # else it copies the whole model before each optimisation
-    os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"
-    model, _ = tf2onnx.convert.from_graph_def(
-        graph_pb2.GraphDef.FromString(graph_def), input_names=inputs, output_names=outputs, opset=opset
-    )
+    teach_erfc()
+    graph = graph_pb2.GraphDef.FromString(graph_def)
+    allow_inlining(graph)
+    make_float32(graph)
+    try:
+        os.environ[FAST_EXPORT] = "FALSE"  # tf2onnx looks whether it is set, not at its value
+        model, _ = tf2onnx.convert.from_graph_def(graph, input_names=inputs, output_names=outputs, opset=opset)
+    except Exception:  # whatever the optimiser raised; a handler's error is raised again below
+        del os.environ[FAST_EXPORT]
+        model, _ = tf2onnx.convert.from_graph_def(graph, input_names=inputs, output_names=outputs, opset=opset)
     return model
+
+
+def allow_inlining(graph: Any) -> None:
+    """Frees function calls of what keeps grappler, which tf2onnx asks, from inlining them.
+
+    Keras marks grouped convolutions to be compiled by XLA, since TensorFlow's CPU kernels have none.
+    """
+    for function in graph.library.function:
+        for name in ("_XlaMustCompile", "_noinline"):
+            function.attr.pop(name, None)
+    for node in all_nodes(graph):
+        node.attr.pop("_XlaMustCompile", None)
+
+
+def make_float32(graph: Any) -> None:
+    """Writes float32 for float16 and bfloat16 all over a GraphDef, as mixed precision has them.
+
+    Before constants are folded, so that weights which are cast when they are used keep all their bits.
+    """
+    from tensorflow.core.framework import types_pb2
+
+    short = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
+    for node in all_nodes(graph):
+        for attribute in node.attr.values():
+            widen(attribute, short, types_pb2.DT_FLOAT)
+    for function in graph.library.function:
+        for argument in (*function.signature.input_arg, *function.signature.output_arg):
+            if argument.type in short:
+                argument.type = types_pb2.DT_FLOAT
+
+
+def widen(attribute: Any, short: tuple[int, ...], wide: int) -> None:
+    """Writes one type for others in an attribute of a node: its type, its types, its tensor."""
+    import tensorflow as tf
+
+    kind = attribute.WhichOneof("value")
+    if kind == "type" and attribute.type in short:
+        attribute.type = wide
+    elif kind == "list":
+        attribute.list.type[:] = [wide if each in short else each for each in attribute.list.type]
+    elif kind == "tensor" and attribute.tensor.dtype in short:
+        values = tf.make_ndarray(attribute.tensor).astype(np.float32)
+        attribute.tensor.CopyFrom(tf.make_tensor_proto(values))
+
+
+def all_nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of a GraphDef and of its functions."""
+    yield from graph.node
+    for function in graph.library.function:
+        yield from function.node_def
+
+
+@functools.cache
+def teach_erfc() -> None:
+    """Registers with tf2onnx how ONNX says Erfc, which exact GELU needs: 1 - Erf."""
+    from tf2onnx import utils
+    from tf2onnx.handler import tf_op
+
+    @tf_op("Erfc")
+    class Erfc:
+        @classmethod
+        def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
+            (output,) = node.output
+            kind = ctx.get_dtype(output)
+            shape = ctx.get_shape(output)
+            one = np.array(1, utils.map_onnx_to_numpy_type(kind))
+            constant = ctx.make_const(utils.make_name("erfc_one"), one)
+            ctx.remove_node(node.name)
+            erf = ctx.make_node("Erf", node.input, shapes=[shape], dtypes=[kind])
+            terms = [constant.output[0], erf.output[0]]
+            ctx.make_node("Sub", terms, outputs=[output], shapes=[shape], dtypes=[kind])
 
 
 def refuse_unknown(model: Any) -> None:
@@ -199,7 +283,20 @@ def fold(model: Any) -> Any:
         options.optimized_model_filepath = os.path.join(scratch, "folded.onnx")
         data = model.SerializeToString()
         onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        return onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
+        folded = onnx.load(options.optimized_model_filepath)
+    leave_out_empty(folded.graph)
+    return onnx.shape_inference.infer_shapes(folded)
+
+
+def leave_out_empty(graph: Any) -> None:
+    """Leaves out the inputs of Resize that are empty constants, as ONNX lets one.
+
+    tf2onnx writes one constant for `roi` and `scales`, of which only the first may be float16.
+    """
+    empty = {tensor.name for tensor in graph.initializer if math.prod(tensor.dims) == 0}
+    for node in graph.node:
+        if node.op_type == "Resize":
+            node.input[:] = ["" if name in empty else name for name in node.input]
 
 
 # ------------------------------------------------------------------------------------ calibration
@@ -215,20 +312,72 @@ class OneSample:
         return self.left.pop() if self.left else None
 
 
+class Percentiles:
+    """The percentile of the absolute values of each tensor, from a histogram that doubles its width as needed.
+
+    Takes the place of ONNX Runtime's collector, whose first histogram spans the first sample's
+    values alone: NumPy cannot make one for values that hardly differ, and a later sample that is
+    much larger makes millions of bins.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, np.ndarray] = {}
+        self.tops: dict[str, float] = {}
+        self.ends: Ranges = {}
+
+    def collect(self, tensors: dict[str, list[np.ndarray]]) -> None:
+        """Adds the values of one sample's tensors, as ONNX Runtime's calibrators ask of a collector."""
+        for name, arrays in tensors.items():
+            for values in arrays:
+                finite = values[np.isfinite(values)]
+                if finite.size:
+                    self.add(name, finite)
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        low, high = float(values.min()), float(values.max())
+        before = self.ends.get(name, (low, high))
+        self.ends[name] = min(low, before[0]), max(high, before[1])
+        top = max(self.tops.get(name, 0.0), SMALLEST_TOP)
+        counts = self.counts.get(name, np.zeros(HISTOGRAM_BINS, np.int64))
+        if not counts.any():
+            top = max(top, abs(low), abs(high))
+        while top < max(abs(low), abs(high)):
+            top *= 2
+            pairs = counts.reshape(-1, 2).sum(axis=1)
+            counts = np.concatenate([pairs, np.zeros_like(pairs)])
+        self.counts[name] = counts + np.histogram(np.abs(values), HISTOGRAM_BINS, (0.0, top))[0]
+        self.tops[name] = top
+
+    def ranges(self) -> Ranges:
+        """Lowest and highest value of each tensor, both within its percentile."""
+        found = {}
+        for name, (low, high) in self.ends.items():
+            share = np.cumsum(self.counts[name]) / self.counts[name].sum()
+            bins = 1 + int(np.searchsorted(share, PERCENTILE / 100))
+            limit = self.tops[name] * bins / HISTOGRAM_BINS
+            found[name] = max(low, -limit), min(high, limit)
+        return found
+
+
 def tensor_ranges(model: Any, samples: list[Sample], method: str, progress: Progress = no_progress) -> Ranges:
     """Lowest and highest value of each tensor over the samples, or what the method clips them to.
 
     Args:
-      method: minmax, entropy or percentile (99.999 %).
+      method: minmax, entropy or percentile (of the absolute values).
     """
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         calibrator = make_calibrator(model, method, Path(scratch))
+        percentiles = Percentiles()
+        if method == "percentile":
+            calibrator.collector = percentiles
         with warnings.catch_warnings(), progress(f"Calibrating ({method})", len(samples)) as advance:
             # of ranges that are not finite; told from the outputs
             warnings.simplefilter("ignore", RuntimeWarning)
             for sample in samples:  # one by one: the collector keeps every tensor of a call in memory
                 calibrator.collect_data(OneSample(sample))
                 advance()
+            if method == "percentile":
+                return percentiles.ranges()
             data = calibrator.compute_data()
     return {name: range_of(data[name]) for name in list(data.keys())}
 

@@ -52,10 +52,9 @@ import math
 import multiprocessing
 import os
 import platform
-import queue
 import re
+import shlex
 import shutil
-import socket
 import sys
 import tarfile
 import tempfile
@@ -86,7 +85,6 @@ OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
 STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
-MAX = 0  # the batch size of --batch_size=max, until it is found
 FIRST_TRY, LAST_TRY = 128, 1 << 16  # batch sizes between which the largest is looked for by doubling
 FINE = 64  # the largest batch is found to 1/64 of itself
 VARIED = 128  # different images in it
@@ -161,15 +159,19 @@ class Graph:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One engine, precision and batch size: one measurement, one record. `why` the engine was chosen."""
+    """One engine, precision and batch size: one measurement, one record. `why` the engine was chosen.
+
+    `batch_size` is None while the largest that fits is still to be found.
+    """
 
     engine: str
     precision: str
-    batch_size: int
+    batch_size: int | None
     why: str = ""
 
     def __str__(self) -> str:
-        return " ".join(dict.fromkeys((self.precision, self.engine, str(self.batch_size))))
+        size = "max" if self.batch_size is None else str(self.batch_size)
+        return " ".join(dict.fromkeys((self.precision, self.engine, size)))
 
     def file_name(self, graph: Graph, suffix: str | None = None) -> str:
         """The case's name in log.txt and its artifact's: `native_X`, `xla_fp16_X`; `suffix` replaces X's own."""
@@ -200,7 +202,10 @@ class Timing:
 
 @dataclasses.dataclass
 class Result:
-    """All that a case's process found: `timings` by where the input lay (device, host), outputs by their names."""
+    """All that is known of a case: `timings` by where the input lay (device, host), outputs by their names.
+
+    `reference` has native's outputs for the same images, where there are any.
+    """
 
     case: Case
     status: str = "ok"  # or built, failed
@@ -208,6 +213,7 @@ class Result:
     timings: dict[str, Timing] = dataclasses.field(default_factory=dict)
     artifact: Artifact | None = None
     outputs: dict[str, np.ndarray] | None = None
+    reference: dict[str, np.ndarray] | None = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -246,10 +252,6 @@ DEFINE_integer("rounds", 1, "Times that the cases of a batch size are gone throu
 DEFINE_enum("inputs", "device", ["device", "host", "both"], "Where a step's batch lies when its clock starts.")
 DEFINE_enum("host_dtype", "float32", ["float32", "uint8"], "What goes to the engine: float32 as the graph takes it, or "
             "raw uint8 pixels with the preprocessing's arithmetic done on the device.")  # fmt: skip
-DEFINE_string("gpus", None, "all, or indices as 0,1: each case on these GPUs at once, a process each. cpu:2 splits the "
-              "CPU's cores between two processes.")  # fmt: skip
-DEFINE_string("ray_address", None, "auto, HOST:PORT or local: run the cases as tasks of a Ray cluster, on every node.")
-DEFINE_boolean("spread", False, "With --gpus or --ray_address: different cases at the same time, each on one GPU.")
 DEFINE_string("output_dir", "/tmp", "Folder for log.txt, results.jsonl and the artifacts.")
 DEFINE_string("calibration_dir", None, "Folder of images for INT8 calibration; default: the input batch itself.")
 DEFINE_integer("num_calibration_images", 64, "Images to calibrate on at most.", lower_bound=1)
@@ -304,6 +306,7 @@ def parse_flags(argv: list[str]) -> Config:
     Raises:
       UserError: an unknown flag, a value that does not fit, or a stray argument.
     """
+    refuse_fleet_flags(argv)
     FLAGS.unparse_flags()
     for name in FLAGS:
         FLAGS[name].unparse()
@@ -319,7 +322,7 @@ def parse_flags(argv: list[str]) -> Config:
     for text in config.batch_size or [""]:
         if text != "max" and (not text.strip().isdecimal() or int(text) < 1):
             raise UserError(f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max")
-    config.batch_sizes = [MAX if text == "max" else int(text) for text in config.batch_size]
+    config.batch_sizes = [None if text == "max" else int(text) for text in config.batch_size]
     engines = [name for name in ENGINES if name != "native"]
     for name in config.engine:
         if name not in ("auto", *engines):
@@ -329,15 +332,22 @@ def parse_flags(argv: list[str]) -> Config:
             raise UserError(f"--{name}= is empty (an unset variable?): pass a value, or leave the flag out")
     if config.image_file and config.image_dir:
         raise UserError("--image_file and --image_dir exclude each other: pass one of them")
-    if config.gpus and config.ray_address:
-        raise UserError("--gpus and --ray_address exclude each other: a cluster's tasks take all GPUs of their node")
-    if config.spread and not (config.gpus or config.ray_address):
-        raise UserError("--spread needs GPUs to spread over: pass --gpus=all or --ray_address")
-    if not config.isolate and (config.gpus or config.ray_address or MAX in config.batch_sizes):
-        raise UserError("--gpus, --ray_address and --batch_size=max need a process for each case: no --noisolate")
-    if config.build_only and MAX in config.batch_sizes:
+    if not config.isolate and None in config.batch_sizes:
+        raise UserError("--batch_size=max needs a process for each try: no --noisolate")
+    if config.build_only and None in config.batch_sizes:
         raise UserError("--batch_size=max is found by running, which --build_only does not: pass a number of images")
     return config
+
+
+FLEET_FLAGS = ("gpus", "spread", "ray_address")  # the program for many devices has them
+
+
+def refuse_fleet_flags(argv: list[str]) -> None:
+    """Says which command to type where a flag for many devices was given to this program."""
+    for word in argv[1:]:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and name in FLEET_FLAGS and name not in FLAGS:
+            raise UserError(f"--{name} is for many devices: python fleet.py {shlex.join(argv[1:])}")
 
 
 def built_in(config: Config) -> bool:
@@ -347,62 +357,110 @@ def built_in(config: Config) -> bool:
 
 # -------------------------------------------------------------------------------------------------- telling the user
 
-TERMINAL: Any = None  # rich's console on stderr; a case's process puts its own here before its stderr is caught
+REDRAW = 0.5  # seconds between two drawings of a bar, and between two messages about progress
+PARENT: Any = None  # in a process of its own: the connection to the parent, which says and draws
 
 
+@functools.cache
 def terminal() -> Any:
     """The console for progress; nothing is drawn where stderr is no terminal."""
-    global TERMINAL
-    if TERMINAL is None:
-        from rich.console import Console
+    from rich.console import Console
 
-        TERMINAL = Console(stderr=True)
-    return TERMINAL
+    return Console(stderr=True)
+
+
+class Display:
+    """The line at the bottom of the terminal that says what is under way.
+
+    It is drawn without a thread of its own, which would take a core from what is being timed.
+    """
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.what = ""
+
+    def show(self, what: str, done: float = 0, total: float | None = None, unit: str = "") -> None:
+        if not terminal().is_terminal:
+            return
+        if self.bar is None or self.what != what:
+            self.clear()
+            self.begin(what, total)
+        count = f"{done:,.0f}/{total:,.0f} {unit}" if total else f"{done:,.0f} {unit}" if done else ""
+        self.bar.update(self.task, completed=done, total=total, count=count, refresh=True)
+
+    def begin(self, what: str, total: float | None) -> None:
+        from rich import progress as bars
+
+        columns = ["{task.description}", bars.BarColumn(), "{task.fields[count]}"]
+        columns.append(bars.TimeRemainingColumn() if total else bars.TimeElapsedColumn())
+        self.bar = bars.Progress(*columns, console=terminal(), auto_refresh=False, transient=True)
+        self.what, self.task = what, self.bar.add_task(what, total=total, count="")
+        self.bar.start()
+
+    def refresh(self) -> None:
+        """Draws again what is shown: the time that has gone."""
+        if self.bar is not None:
+            self.bar.refresh()
+
+    def clear(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        self.bar = None
+
+
+def print_sentence(sentence: str) -> None:
+    print(f"tensorrt.py: {sentence}", file=sys.stderr, flush=True)
+
+
+DISPLAY = Display()
+TELLERS: dict[str, Callable[..., None]] = {"say": print_sentence, "show": DISPLAY.show, "clear": DISPLAY.clear}
+
+
+def tell(kind: str, *what: Any) -> None:
+    """Says or draws something; in a process of its own the parent does, before this returns."""
+    if PARENT is None:
+        TELLERS[kind](*what)
+    else:
+        PARENT.send((kind, what))
+        PARENT.recv()
 
 
 def say(sentence: str) -> None:
     """One line for the user on stderr, which is not part of the results."""
-    print(f"tensorrt.py: {sentence}", file=sys.stderr, flush=True)
+    tell("say", sentence)
 
 
-def waiting(what: str) -> Any:
-    """A context that shows on a terminal what takes so long, and for how long it has."""
-    if not terminal().is_terminal:
-        return contextlib.nullcontext()
-    from rich import progress as bars
-
-    columns = (bars.SpinnerColumn(), "{task.description}", bars.TimeElapsedColumn())
-    shown = bars.Progress(*columns, console=terminal(), transient=True)
-    shown.add_task(what, total=None)
-    return shown
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows on a terminal what takes so long."""
+    tell("show", what)
+    try:
+        yield
+    finally:
+        tell("clear")
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None, unit: str = "steps") -> Iterator[Callable[..., None]]:
     """A progress bar on stderr and the function that advances it.
 
-    It is drawn by the caller's own thread, at most twice a second: a drawing thread would take the interpreter away
-    from the loop that is being timed.
+    Its caller waits while it is drawn, at most twice a second: between two steps, so that drawing
+    is never part of one.
     """
-    from rich import progress as bars
-
-    bar = bars.Progress("{task.description}", bars.BarColumn(), "{task.completed:,.0f}/{task.total:,.0f} " + unit,
-                        bars.TimeRemainingColumn(), console=terminal(), auto_refresh=False, transient=True)  # fmt: skip
-    task, done, shown = bar.add_task(what, total=total), 0, time.monotonic() + 0.5
+    done, shown, drawn = 0, time.monotonic(), False
 
     def advance(count: int = 1) -> None:
-        nonlocal shown, done
+        nonlocal shown, done, drawn
         done += count
-        if time.monotonic() - shown > 0.5:
-            shown = time.monotonic()
-            bar.start()
-            bar.update(task, completed=done, refresh=True)
+        if time.monotonic() - shown > REDRAW:
+            tell("show", what, done, total, unit)
+            shown, drawn = time.monotonic(), True
 
     try:
-        yield advance if terminal().is_terminal else lambda count=1: None
+        yield advance
     finally:
-        if bar.live.is_started:
-            bar.stop()
+        if drawn:
+            tell("clear")
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
@@ -413,17 +471,19 @@ def one_line(error: BaseException | str, limit: int = 200) -> str:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps off the terminal what libraries write to the process's stderr while they start."""
+def quiet(*descriptors: int) -> Iterator[None]:
+    """Keeps off the terminal what libraries write while they start; stderr unless told."""
     sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    saved = {descriptor: os.dup(descriptor) for descriptor in descriptors or (2,)}
+    with open(os.devnull, "w") as nowhere:
+        for descriptor in saved:
+            os.dup2(nowhere.fileno(), descriptor)
     try:
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+        for descriptor, kept in saved.items():
+            os.dup2(kept, descriptor)
+            os.close(kept)
 
 
 def write_beside(path: str | Path, data: bytes) -> None:
@@ -535,12 +595,12 @@ def gpus() -> list[dict[str, Any]]:
         return []
 
 
-def machine(config: Config, engine: str, place: str = "") -> dict[str, Any]:
+def machine(config: Config, engine: str) -> dict[str, Any]:
     """What a record says of the machine: asked in the process that runs the case."""
     versions = {"python": platform.python_version(), "tensorflow": version_of("tensorflow", "tensorflow-cpu")}
     kind = device_name(config)
     return {
-        "device": f"{kind} ({place})" if place else kind,
+        "device": kind,
         "device_kind": kind,
         "gpu": gpus()[0] if gpus() else None,
         "versions": versions | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
@@ -548,43 +608,260 @@ def machine(config: Config, engine: str, place: str = "") -> dict[str, Any]:
     }
 
 
-def choose_places(config: Config) -> list[str]:
-    """Where --gpus wants a case to run at once, as `gpu3` or `cpu0of2`; [""] is wherever this process would.
-
-    Raises:
-      UserError: a GPU that is not there, or no such division of the cores.
-    """
-    if not config.gpus:
-        return [""]
-    if shares := re.fullmatch(r"cpu:([1-9]\d*)", config.gpus):
-        count = int(shares.group(1))
-        if not hasattr(os, "sched_setaffinity"):
-            raise UserError(f"--gpus={config.gpus}: only Linux lets a program divide its cores: leave --gpus out")
-        if count > len(cores()):
-            raise UserError(f"--gpus={config.gpus}: there are {len(cores())} cores: pass cpu:{len(cores())} or less")
-        return [f"cpu{index}of{count}" for index in range(count)]
-    there = [str(gpu["index"]) for gpu in gpus()]
-    asked = there if config.gpus == "all" else config.gpus.split(",")
-    if not there or not set(asked) <= set(there) or len(set(asked)) < len(asked):
-        seen = f"NVML sees {', '.join(there)}: pass all, or some of these" if there else "NVML sees no NVIDIA GPU"
-        raise UserError(f"--gpus={config.gpus}: {seen}; cpu:2 splits the CPU's cores between two processes")
-    return [f"gpu{index}" for index in asked]
-
-
-def take_place(place: str) -> None:
-    """Confines this process to its GPU, or to its share of the cores, before anything asks what there is."""
-    if place.startswith("gpu"):
-        os.environ["CUDA_VISIBLE_DEVICES"] = place[3:]
-    elif place:
-        index, count = map(int, place[3:].split("of"))
-        os.sched_setaffinity(0, np.array_split(cores(), count)[index].tolist())
-
-
 def free_memory() -> int:
     """Bytes of RAM that a process may still take, by the kernel's own estimate."""
     with contextlib.suppress(OSError, AttributeError):
         return 1024 * int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text()).group(1))
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+# --------------------------------------------------------------------------------------------- processes that answer
+
+PRELOADED = ["__main__", "tensorflow"]  # the program first: it takes its folder off sys.path
+NO_MEMORY = r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
+
+
+class CaseError(Exception):
+    """Whatever a library raised, in one line: the case has failed, the program goes on."""
+
+
+class ProcessDied(Exception):
+    """A process of its own ended without an answer: the signal's name, and its last words."""
+
+
+CASE_ENDS = (UserError, CaseError, ProcessDied)
+
+
+@contextlib.contextmanager
+def failures_in_one_line() -> Iterator[None]:
+    """Makes a CaseError of what is no UserError, with the remedy where it is known."""
+    try:
+        yield
+    except (UserError, CaseError):
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {one_line(error)}"
+        if re.search(NO_MEMORY, f"{text} {error}", re.I):
+            text = f"out of memory: pass a smaller --batch_size ({text})"
+        raise CaseError(text) from error
+
+
+@functools.cache
+def process_context() -> Any:
+    """Starts processes that have this program and TensorFlow already: by multiprocessing's fork server.
+
+    The server imports TensorFlow but never starts its runtime nor touches a GPU, so that what it
+    forks is clean. Processes are spawned where Python has no fork server.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with without_ctrl_c(), main_passed_on(), away_from_here(), quiet(1, 2):
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def main_passed_on() -> Iterator[None]:
+    """Tells the fork server which main module to import, as Python up to 3.12.7 forgets to (gh-126631)."""
+    from multiprocessing import spawn
+
+    real = spawn.get_preparation_data
+
+    def with_main_path(name: str) -> dict[str, Any]:
+        data = real(name)
+        return {**data, "main_path": data.get("init_main_from_path")}
+
+    spawn.get_preparation_data = with_main_path
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = real
+
+
+@contextlib.contextmanager
+def away_from_here() -> Iterator[None]:
+    """Lets the fork server start in the root folder: it would import what lies in the current one."""
+    before = os.getcwd()
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@contextlib.contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Keeps Ctrl-C, which the terminal sends to all, from a process that starts here: the parent decides."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # its own start would let Ctrl-C in again (Python 3.10 to 3.12)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Puts Ctrl-C off to the end of the block."""
+    pressed: list[bool] = []
+    if threading.current_thread() is not threading.main_thread():  # Ctrl-C never comes to another
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            raise KeyboardInterrupt
+
+
+def start_process(*args: Any) -> Any:
+    """A process that does answer_requests(*args)."""
+    process = process_context().Process(target=answer_requests, args=args, daemon=True)
+    try:
+        process.start()
+    except (EOFError, OSError):  # the server died of what it imports: spawned, the process says of what
+        process = multiprocessing.get_context("spawn").Process(target=answer_requests, args=args, daemon=True)
+        process.start()
+    return process
+
+
+class Worker:
+    """A process of its own that makes an object and calls its methods, one request after the other."""
+
+    def __init__(self, make: Callable[..., Any], *args: Any) -> None:
+        handle, self.words = tempfile.mkstemp(prefix="tensorrt_py_")  # what it writes to stderr
+        os.close(handle)
+        self.busy = False
+        self.connection, theirs = multiprocessing.Pipe()
+        with without_ctrl_c():
+            self.process = start_process(make, args, theirs, self.words)
+        theirs.close()
+
+    def ask(self, name: str, *given: Any) -> Any:
+        """The object's method of that name, called there.
+
+        Raises:
+          UserError, CaseError: the method did.
+          ProcessDied: no answer came.
+        """
+        self.request(name, *given)
+        return self.answer()
+
+    def request(self, name: str, *given: Any) -> None:
+        self.busy = True
+        with contextlib.suppress(OSError):  # it has died; told when the answer is waited for
+            self.connection.send((name, given))
+
+    def answer(self) -> Any:
+        """Waits for the answer to a request, and meanwhile says and draws what the process asks for."""
+        while True:
+            kind, what = self.receive()
+            if kind == "answer":
+                return what
+            if kind == "error":
+                raise what
+            TELLERS[kind](*what)
+            self.connection.send(None)
+
+    def receive(self) -> Any:
+        try:
+            while terminal().is_terminal and not self.connection.poll(REDRAW):
+                DISPLAY.refresh()
+            kind, what = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            DISPLAY.clear()
+            words = Path(self.words).read_text(errors="replace")
+            raise ProcessDied(last_words(self.process.exitcode, words)) from None
+        self.busy = kind not in ("answer", "error")
+        return kind, what
+
+    def close(self) -> None:
+        """Ends the process, which holds nothing that anybody waits for."""
+        if not self.busy:
+            with contextlib.suppress(OSError):
+                self.connection.send(("", ()))
+            self.process.join(LEAVING)
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+        Path(self.words).unlink(missing_ok=True)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+LEAVING = 5  # seconds that a process may take to end by itself
+
+
+class Here:
+    """The same requests answered in this process, for debugging."""
+
+    def __init__(self, make: Callable[..., Any], *args: Any) -> None:
+        self.make = functools.cache(lambda: make(*args))
+
+    def ask(self, name: str, *given: Any) -> Any:
+        with failures_in_one_line():
+            return getattr(self.make(), name)(*given)
+
+    def close(self) -> None:
+        self.make.cache_clear()
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def start(config: Config, make: Callable[..., Any], *args: Any) -> Worker | Here:
+    """make(*args) in a process of its own, or in this one with --noisolate, ready to be asked."""
+    return (Worker if config.isolate else Here)(make, *args)
+
+
+def answer_requests(make: Callable[..., Any], args: Any, connection: Any, words: str) -> None:
+    """What such a process does until it is told to end or its parent dies."""
+    global PARENT
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    with open(words, "w") as file:
+        os.dup2(file.fileno(), 2)
+    PARENT, answers = connection, None
+    while True:
+        name, given = connection.recv()
+        if not name:
+            os._exit(0)  # TensorFlow would take 1.5 s to clean up what the kernel takes back at once
+        try:
+            with failures_in_one_line():
+                answers = answers or make(*args)
+                reply = "answer", getattr(answers, name)(*given)
+        except (UserError, CaseError) as error:
+            reply = "error", error
+        connection.send(reply)
+
+
+def die_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def last_words(exit_code: int, stderr: str) -> str:
+    """Why a process died: the signal's name, and the end of what it wrote."""
+    how = f"died of {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
+    hint = " (out of memory? pass a smaller --batch_size)" if exit_code == -signal.SIGKILL else ""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return f"process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
 
 
 # --------------------------------------------------------------------------------------------------------- downloads
@@ -760,22 +1037,54 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     This is the evaluation preprocessing of the official TensorFlow ResNets (bilinear, no antialiasing).
     """
     import tensorflow as tf
-    from PIL import Image, UnidentifiedImageError
 
     height, width, channels = shape
-    try:
-        with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
-            if math.prod(header.size) > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
-            image = tf.io.decode_image(tf.io.read_file(str(path)), channels=channels, expand_animations=False)
-    except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        why = "no image's header" if isinstance(error, UnidentifiedImageError) else one_line(error, 80)
-        raise UserError(f"{path} is no whole JPEG, PNG, GIF or BMP ({why}): pass another") from error
+    image = decode_image(path, channels)
     scale = max(round(height * CENTRAL) / image.shape[0], round(width * CENTRAL) / image.shape[1])
     rows, columns = (max(round(side * scale), crop) for side, crop in zip(image.shape[:2], (height, width)))
     resized = tf.image.resize(image, (rows, columns)).numpy()
     top, left = (rows - height) // 2, (columns - width) // 2
     return np.clip(np.rint(resized[top : top + height, left : left + width]), 0, 255).astype(np.uint8)
+
+
+EXIF_ORIENTATION = 0x0112  # the tag
+# its values: quarter turns against the clock, and whether left and right are swapped then (Exif 2.3, 4.6.4)
+TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (-1, True), 6: (-1, False), 7: (1, True), 8: (1, False)}
+
+
+def decode_image(path: str | Path, channels: int) -> np.ndarray:
+    """An image's pixels as uint8 [height, width, channels], turned as its EXIF data say, as viewers do.
+
+    Raises:
+      UserError: no whole image of a known format.
+    """
+    import tensorflow as tf
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
+            if math.prod(header.size) > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
+            wanted = 0 if header.format == "BMP" else channels  # of BMPs TensorFlow takes the channels that there are
+            turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION), (0, False))
+            image = tf.io.decode_image(tf.io.read_file(str(path)), channels=wanted, expand_animations=False)
+            pixels = fit_channels(tf, image, channels)
+    except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        why = "no image's header" if isinstance(error, UnidentifiedImageError) else one_line(error, 80)
+        raise UserError(f"{path} is no whole JPEG, PNG, GIF or BMP ({why}): pass another") from error
+    turned = np.rot90(pixels, turns)
+    return turned[:, ::-1] if mirrored else turned
+
+
+def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
+    """Grey as three colours, colours as grey, and no alpha, where the decoder left that to others."""
+    if image.shape[-1] not in (1, channels):
+        image = image[..., :3]
+    if image.shape[-1] == 1 and channels == 3:
+        image = tf.image.grayscale_to_rgb(image)
+    if image.shape[-1] == 3 and channels == 1:
+        image = tf.image.rgb_to_grayscale(image)
+    return image.numpy()
 
 
 def image_paths(folder: str, flag: str) -> list[Path]:
@@ -928,6 +1237,12 @@ def read_graph(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: pass the frozen graph's path with --frozen_graph") from error
+
+
+def graph_of(found: dict[str, Any]) -> Graph:
+    """A graph from plain data."""
+    tensors = {name: tuple(Tensor(**tensor) for tensor in found[name]) for name in ("inputs", "outputs")}
+    return Graph(**{**found, **tensors})
 
 
 def graph_def_of(graph: Graph) -> Any:
@@ -1111,7 +1426,7 @@ def find_tensor(graph: Any, asked: str | None, role: str, candidates: list[str],
     return tensors[0]
 
 
-def fit_batch_sizes(config: Config, graph: Graph) -> list[int]:
+def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
     """The batch sizes to run: those asked for, or the one that the graph is fixed to.
 
     Raises:
@@ -1120,7 +1435,7 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int]:
     fixed = graph.shape[0]
     if fixed is None or config.batch_sizes == [fixed]:
         return config.batch_sizes
-    if "batch_size" in config.given and config.batch_sizes != [MAX]:
+    if "batch_size" in config.given and config.batch_sizes != [None]:
         raise UserError(f"{graph.name} is fixed to batches of {fixed}: pass --batch_size={fixed}")
     say(f"{graph.name} is fixed to batches of {fixed}: --batch_size={fixed} is taken")
     return [fixed]
@@ -1307,7 +1622,7 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
 class Job:
     """All that a case's process is told; `source` is the ONNX file, for engines that take one.
 
-    `place` is the GPU or share of the cores to take, `gate` waits for its neighbours, `tried` says which batches fit.
+    `error` says why the case cannot be run at all, `tried` which batches fit.
     """
 
     case: Case
@@ -1315,8 +1630,7 @@ class Job:
     graph: Graph
     images: Images
     source: Artifact | None = None
-    place: str = ""
-    gate: Callable[[], None] | None = None
+    error: str = ""
     tried: dict[int, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -1329,8 +1643,8 @@ class Job:
         return self.images.batch(self.case.batch_size, self.config.preprocessing, layout, self.dtype)
 
     def path(self, suffix: str | None = None) -> Path:
-        """Where the case's artifact belongs; of each GPU its own, as plans are made for one."""
-        return Path(self.config.output_dir, self.place, self.case.file_name(self.graph, suffix))
+        """Where the case's artifact belongs."""
+        return Path(self.config.output_dir, self.case.file_name(self.graph, suffix))
 
 
 class Runner(Protocol):
@@ -1401,6 +1715,8 @@ class TensorFlowRunner:
         self.step = outer.get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
         with tf.device(self.device):
             self.resident = tf.identity(tf.constant(batch))
+        if "GPU" in self.device and not has_machine_code(tf, gpus()[0]["compute_capability"]):
+            artifact.proof = {**artifact.proof, "compiled_by_driver": gpus()[0]["compute_capability"]}
 
     def refuse_channels_first(self, graph_def: Any, graph: Graph) -> None:
         """TensorFlow has no channels_first convolution on CPUs; its own message names a kernel, not a remedy."""
@@ -1446,6 +1762,19 @@ class TensorFlowRunner:
 
         with concurrent.futures.ThreadPoolExecutor(STEPS_AHEAD) as threads:
             list(threads.map(serve, range(STEPS_AHEAD)))
+
+
+def has_machine_code(tf: Any, capability: str) -> bool:
+    """Whether this TensorFlow was built for a GPU's compute capability, as `9.0`, or an earlier one of its generation.
+
+    Where it was not, the driver compiles TensorFlow's kernels when they are first used.
+    """
+    major, minor = map(int, capability.split("."))
+    for text in tf.sysconfig.get_build_info().get("cuda_compute_capabilities", []):
+        built = re.fullmatch(r"(?:sm|compute)_(\d+)(\d)", text)
+        if built and int(built.group(1)) == major and int(built.group(2)) <= minor:
+            return True
+    return False
 
 
 def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
@@ -2274,41 +2603,28 @@ def time_steps(step: Callable[[], Any], count: int, clock: Callable[[], float] =
     return seconds
 
 
-def time_loops(step: Callable[[], Any], burst: Callable[[], Any], job: Job, what: str,
-               clock: Callable[[], float] = time.perf_counter) -> Timing:  # fmt: skip
-    """The first run, the warm-up, num_loops steps that are waited for, and num_loops steps in one burst."""
-    loops, warmup, meet = job.config.num_loops, job.config.num_warmup, job.gate or (lambda: None)
-    (first,) = time_steps(step, 1, clock)
-    with progress(what, warmup + loops) as advance:
-        time_steps(step, warmup, clock, advance)
-        meet()
-        with Clocks() as clocks:
-            seconds = time_steps(step, loops, clock, advance)
-            with clocks.paused():
-                meet()
-            (total,) = time_steps(burst, 1, clock)
-    images = loops * job.case.batch_size
-    return Timing(seconds, images / total, first, clocks.facts(2 * images))
-
-
-def time_resident(runner: Runner, job: Job, clock: Callable[[], float] = time.perf_counter) -> Timing:
-    """Steps on the batch that lies where the engine computes."""
+def waited_step(runner: Runner, batch: np.ndarray, inputs: str) -> Callable[[], Any]:
+    """A step that is waited for: on the batch that lies where the engine computes, or from NumPy to NumPy."""
+    if inputs == "host":
+        return functools.partial(runner.infer, batch)
 
     def step() -> None:
         runner.enqueue()
         runner.sync()
 
+    return step
+
+
+def burst_of(runner: Runner, batch: np.ndarray, inputs: str, steps: int) -> Callable[[], Any]:
+    """So many steps that are waited for once; from the host the next copy overlaps the running step."""
+    if inputs == "host":
+        return runner.feeder(batch, steps)
+
     def burst() -> None:
-        repeat(runner.enqueue, job.config.num_loops)
+        repeat(runner.enqueue, steps)
         runner.sync()
 
-    return time_loops(step, burst, job, str(job.case), clock)
-
-
-def time_host(runner: Runner, job: Job, batch: np.ndarray, clock: Callable[[], float] = time.perf_counter) -> Timing:
-    """Steps from NumPy to NumPy; in the burst the next copy overlaps the running step."""
-    burst = runner.feeder(batch, job.config.num_loops)
-    return time_loops(functools.partial(runner.infer, batch), burst, job, f"{job.case} from host", clock)
+    return burst
 
 
 # NVML's nvmlClocksEventReason bits that mean a GPU runs slower than it could; idle and user settings are none of them.
@@ -2324,7 +2640,7 @@ class Clocks(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.samples: list[dict[str, int]] = []
-        self.cost, self.waited, self.over = 0.0, 0.0, threading.Event()
+        self.cost, self.over = 0.0, threading.Event()
         self.waiting = False
 
     def __enter__(self) -> Clocks:
@@ -2336,7 +2652,7 @@ class Clocks(threading.Thread):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self.begun - self.waited
+        self.seconds = time.perf_counter() - self.begun
         self.over.set()
         if self.is_alive():
             self.join()
@@ -2351,13 +2667,12 @@ class Clocks(threading.Thread):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out the time in which this GPU waits for its neighbours: it computes nothing then."""
-        start, self.waiting = time.perf_counter(), True
+        """Takes no samples while this GPU waits for its neighbours: it computes nothing then."""
+        self.waiting = True
         try:
             yield
         finally:
             self.waiting = False
-            self.waited += time.perf_counter() - start
 
     def sample(self) -> None:
         """Reads every sensor that this board has; each may be missing by itself."""
@@ -2380,10 +2695,13 @@ class Clocks(threading.Thread):
     def column(self, name: str) -> list[float]:
         return [sample[name] for sample in self.samples if name in sample]
 
-    def facts(self, images: int) -> dict[str, Any]:
+    def facts(self, images: int, seconds: float) -> dict[str, Any]:
         """Lowest, median and highest MHz, W and degrees Celsius, images per joule, what slowed the GPU, own cost.
 
-        What the board has no sensor for is left out. images/J = images / (median W x seconds computed).
+        What the board has no sensor for is left out. images/J = images / (median W x seconds).
+
+        Args:
+          images: how many were computed in so many `seconds`; waiting for others is no part of them.
         """
         if not self.samples:
             return {}
@@ -2392,7 +2710,7 @@ class Clocks(threading.Thread):
             if column := self.column(name):
                 facts[name] = [float(end(column)) for end in (np.min, np.median, np.max)]
         if "power_w" in facts:
-            facts["images_per_joule"] = images / (facts["power_w"][1] * self.seconds)
+            facts["images_per_joule"] = images / (facts["power_w"][1] * seconds)
         if reasons := self.column("reasons"):
             slowed = functools.reduce(int.__or__, map(int, reasons))
             facts["throttled"] = [what for bit, what in THROTTLES.items() if slowed & bit]
@@ -2941,7 +3259,8 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
     settings = ("num_loops", "num_warmup", "rounds", "preprocessing", "tf32", "seed", "workspace_size", "threads",
-                "pin_threads", "host_dtype", "label", "gpus", "spread", "weights")  # fmt: skip
+                "pin_threads", "host_dtype", "label", "gpus", "spread")  # fmt: skip
+    recorded = {*settings, "weights"} if built_in(config) else {*settings}
     return {
         "record": RECORD_VERSION,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -2961,7 +3280,7 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         "artifact": artifact and {"name": Path(artifact.path).name, "bytes": artifact.bytes,
                                   "build_seconds": artifact.seconds, "proof": artifact.proof},
         **result.machine,
-        "flags": {name: getattr(config, name) for name in settings[: None if built_in(config) else -1]},
+        "flags": {name: value for name, value in vars(config).items() if name in recorded},
         "notes": result.notes,
         **result.facts,
     }  # fmt: skip
@@ -3087,13 +3406,97 @@ def precision_name(precision: str) -> str:
     return precision if precision == "native" else precision.upper()
 
 
+class Report:
+    """Judges, records and prints what was measured, whoever scheduled it."""
+
+    def __init__(self, config: Config, cases: list[Case]) -> None:
+        self.config, self.cases = config, cases
+        self.records: list[dict[str, Any]] = []
+        self.natives: Natives = {}
+
+    def add(self, job: Job, results: list[Result]) -> None:
+        """Takes one case's results, one for each device that it ran on; they are on disk when this returns."""
+        for result in results:
+            if result.artifact and "calibration" in result.artifact.proof:
+                proof = dict(result.artifact.proof)  # another case may have the same
+                result.facts["calibration"] = proof.pop("calibration")
+                result.artifact = dataclasses.replace(result.artifact, proof=proof)
+                result.notes += calibration_notes(result.facts["calibration"])
+            judge(result, result.reference, job.images, self.config, job.graph)
+            rate(result, self.natives)
+            self.records.append(make_record(result, dataclasses.replace(job, case=result.case)))
+            keep(self.records[-1], self.config)
+
+    def print(self) -> None:
+        print_report(sorted(self.records, key=functools.partial(turn_of, self.cases)))
+
+    def status(self) -> int:
+        """Says where the records are; 1 where a case failed."""
+        count, folder = len(self.records), self.config.output_dir
+        print(f"\n{count} cases appended to log.txt and results.jsonl in {folder}", flush=True)
+        return int(any(record["error"] for record in self.records))
+
+
+def turn_of(cases: list[Case], record: dict[str, Any]) -> int:
+    """Which of the cases a record is of: results of several devices come as they are done."""
+    mine = record["engine"], record["precision"]
+    sizes = record["batch_size"], None
+    turns = (turn for turn, c in enumerate(cases) if (c.engine, c.precision) == mine and c.batch_size in sizes)
+    return next(turns, len(cases))
+
+
 # ------------------------------------------------------------------------------------------------- running the cases
 
-
 ASKED = "asked for"  # why an engine was chosen that --engine names
+KINDS_OF_INPUTS = {"device": ["device"], "host": ["host"], "both": ["device", "host"]}
 
 
-def choose_cases(config: Config, batch_sizes: list[int]) -> list[Case]:
+class Loader:
+    """In a process of its own, which a broken model may crash: reads models and images, asks the engines."""
+
+    def load_graph(self, config: Config) -> Graph:
+        return load_graph(config)
+
+    def load_images(self, config: Config, graph: Graph, count: int) -> Images:
+        return load_images(config, graph, count)
+
+    def choose_cases(self, config: Config, batch_sizes: list[int | None]) -> list[Case]:
+        return choose_cases(config, batch_sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is measured: a graph, the images that are fed, and the cases."""
+
+    graph: Graph
+    images: Images
+    cases: list[Case]
+
+
+def load_model(config: Config) -> Model:
+    """Graph, images and cases that the flags name; sets the preprocessing that the built-in model wants.
+
+    Raises:
+      UserError: one of them cannot be had.
+    """
+    with start(config, Loader) as loader:
+        try:
+            graph = loader.ask("load_graph", config)
+        except (CaseError, ProcessDied) as error:
+            raise UserError(f"the model cannot be loaded, it is damaged or not what it says (its {error})") from None
+        if built_in(config) and "preprocessing" not in config.given:
+            config.preprocessing = "inception"  # what the built-in model was trained with
+        batch_sizes = fit_batch_sizes(config, graph)
+        if config.calibration_dir and "int8" in config.precisions:
+            image_paths(config.calibration_dir, "--calibration_dir")  # found out before the measuring
+        try:
+            images = loader.ask("load_images", config, graph, max(size or VARIED for size in batch_sizes))
+        except (CaseError, ProcessDied) as error:
+            raise UserError(f"the images cannot be read (their {error}): pass others") from None
+        return Model(graph, images, loader.ask("choose_cases", config, batch_sizes))
+
+
+def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
     """The cases to run, batch size by batch size, with what runs each precision and why not the engines before it."""
     chosen = []
     for precision in config.precisions:
@@ -3131,69 +3534,178 @@ def announce(cases: list[Case]) -> None:
         say(f"--doctor tells what {', '.join(passed_over)} lack{'s' * (len(passed_over) == 1)} here")
 
 
-def run_case(job: Job, clock: Callable[[], float] = time.perf_counter) -> Result:
-    """Builds, opens and times one case in this process.
+class OnnxWriter:
+    """In a process of its own: writes the ONNX files of all cases from one export and one calibration."""
 
-    Raises:
-      UserError: the engine cannot do it, in one line.
-    """
-    config, (result, runner, batch) = job.config, open_case(job)
-    if runner is None:
-        return result
-    if config.inputs in ("device", "both"):
-        result.timings["device"] = time_resident(runner, job, clock)
-        refuse_unfinished(runner, batch, result.timings["device"])
-    if config.inputs in ("host", "both"):
-        result.timings["host"] = time_host(runner, job, batch, clock)
-    result.outputs = outputs_of(runner, batch, job.graph)
-    result.notes += [
-        *proof_notes(job.case.precision, result.artifact.proof),
-        *doubts(runner, batch, job.graph, result.outputs),
-    ]
-    return result
+    def __init__(self, config: Config, graph: Graph, images: Images) -> None:
+        self.onnx = Onnx(config, graph, images)
+
+    def write(self, case: Case) -> Artifact | None:
+        """The ONNX file of a case; none where its engine would not build from it."""
+        if ENGINES[case.engine].why_not_build(case.precision):
+            return None
+        artifact = self.onnx.write(case)
+        if case.precision == "int8":
+            artifact.proof["calibration"] = self.onnx.calibration.facts
+        return artifact
 
 
-def open_case(job: Job) -> tuple[Result, Runner | None, np.ndarray]:
-    """Builds a case's artifact and opens it on its batch; no runner where it can, or shall, only be built.
+def make_jobs(config: Config, model: Model) -> list[Job]:
+    """A job of each case, with its ONNX file where its engine takes one, or with why there is none."""
+    jobs = []
+    written: dict[tuple[str, str], tuple[Artifact | None, str]] = {}
+    with OnnxSource(config, model) as source:
+        for case in model.cases:
+            what = case.engine, case.precision
+            if what not in written:
+                written[what] = source.write(case)
+            jobs.append(Job(case, config, model.graph, model.images, *written[what]))
+    return jobs
 
-    Raises:
-      UserError: the engine cannot do it, in one line.
-    """
-    case, config, result = job.case, job.config, Result(job.case)
-    engine = ENGINES[case.engine]
-    if reason := engine.why_not_build(case.precision):
-        raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
-    with waiting(f"Building {case}"):
-        result.artifact = engine.build(job)
-        result.artifact.bytes = os.path.getsize(result.artifact.path)
-    reason = engine.why_not(case.precision)
-    if config.build_only or reason:
-        result.status, result.error = "built", "" if config.build_only else f"built, not run: {reason}"
-        return result, None, np.empty(0)
-    batch = job.batch()
-    with waiting(f"Opening {case}"):
-        return result, engine.open(job, result.artifact, batch), batch
+
+class OnnxSource:
+    """Has the ONNX files written, in a process that is started when the first is needed."""
+
+    def __init__(self, config: Config, model: Model) -> None:
+        self.config, self.model = config, model
+        self.writer: Worker | Here | None = None
+
+    def write(self, case: Case) -> tuple[Artifact | None, str]:
+        """The file that a case's engine builds from, if it takes one, or why there is none."""
+        if case.engine == "none":
+            return None, case.why
+        if not ENGINES[case.engine].needs_onnx:
+            return None, ""
+        if self.writer is None:
+            self.writer = start(self.config, OnnxWriter, self.config, self.model.graph, self.model.images)
+        try:
+            return self.writer.ask("write", case), ""
+        except UserError as error:
+            return None, str(error)
+        except CaseError as error:
+            return None, f"no ONNX graph of that precision ({error})"
+        except ProcessDied as error:
+            self.close()
+            return None, f"no ONNX graph of that precision (its {error})"
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
+        self.writer = None
+
+    def __enter__(self) -> OnnxSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class OpenCase:
+    """A case in a process of its own, from its opening to its last round."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.runner: Runner | None = None
+        self.memory_share = MEMORY_SHARE
+        self.clock = time.perf_counter
+
+    def machine(self) -> dict[str, Any]:
+        return machine(self.job.config, self.job.case.engine)
+
+    def meet(self) -> None:
+        """Called before each loop: where several do the same at once, they begin together."""
+
+    def open(self, built: Artifact | None = None) -> tuple[Artifact, str]:
+        """Builds, opens on the batch, runs once and warms up; the artifact, and why it was only built if it was.
+
+        Args:
+          built: the artifact, where it was built before.
+
+        Raises:
+          UserError: the engine cannot do it, in one line.
+        """
+        case, config, engine = self.job.case, self.job.config, ENGINES[self.job.case.engine]
+        if reason := engine.why_not_build(case.precision):
+            raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
+        artifact = built or self.build(engine)
+        reason = engine.why_not(case.precision)
+        if config.build_only or reason:
+            return artifact, "" if config.build_only else f"built, not run: {reason}"
+        self.batch = self.job.batch()
+        with waiting(f"Opening {case}"):
+            self.runner = engine.open(self.job, artifact, self.batch)
+        self.artifact = artifact
+        self.first_runs = {inputs: self.warm_up(inputs) for inputs in KINDS_OF_INPUTS[config.inputs]}
+        return artifact, ""
+
+    def build(self, engine: Engine) -> Artifact:
+        with waiting(f"Building {self.job.case}"):
+            artifact = engine.build(self.job)
+        artifact.bytes = os.path.getsize(artifact.path)
+        return artifact
+
+    def warm_up(self, inputs: str) -> float:
+        """Seconds of the first run; then the untimed steps."""
+        step = waited_step(self.runner, self.batch, inputs)
+        with waiting(f"First run of {self.job.case}"):
+            (first_run,) = time_steps(step, 1, self.clock)
+        time_steps(step, self.job.config.num_warmup, self.clock)
+        return first_run
+
+    def measure_round(self, steps: int) -> dict[str, Timing]:
+        """Timings of so many steps that are each waited for, and of as many in one burst, by where the input lies."""
+        timings = {}
+        for inputs, first_run in self.first_runs.items():
+            step = waited_step(self.runner, self.batch, inputs)
+            burst = burst_of(self.runner, self.batch, inputs, steps)
+            with progress(f"{self.job.case}{' from host' * (inputs == 'host')}", steps) as advance:
+                self.meet()
+                with Clocks() as clocks:
+                    seconds = time_steps(step, steps, self.clock, advance)
+                    with clocks.paused():
+                        self.meet()
+                    (total,) = time_steps(burst, 1, self.clock)
+            images = steps * self.job.case.batch_size
+            facts = clocks.facts(2 * images, sum(seconds) + total)
+            timings[inputs] = Timing(seconds, images / total, first_run, facts)
+            if inputs == "device":
+                refuse_unfinished(self.runner, self.batch, timings[inputs])
+        return timings
+
+    def judge_outputs(self) -> tuple[dict[str, np.ndarray], list[str]]:
+        """The outputs for the batch, and sentences on what is doubtful about them and about what ran."""
+        outputs = outputs_of(self.runner, self.batch, self.job.graph)
+        notes = proof_notes(self.job.case.precision, self.artifact.proof)
+        notes += doubts(self.runner, self.batch, self.job.graph, outputs)
+        self.batch = self.job.batch()  # the doubts overwrote it
+        return outputs, notes
+
+    def try_batch(self) -> None:
+        """Opens and runs once; on a CPU within its share of the memory that is free."""
+        if not gpus():
+            limit_memory(int(free_memory() * self.memory_share))
+        self.open()
+        if self.runner:
+            self.measure_round(1)
+            self.judge_outputs()
 
 
 MEMORY_SHARE = 0.75  # of the free memory of a CPU, which the kernel would hand out twice rather than refuse
 
 
+def limit_memory(share: int) -> None:
+    """Holds this process down to so many bytes of data, or to what the user set if that is less."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = share if soft == resource.RLIM_INFINITY else min(share, soft)
+    with contextlib.suppress(ValueError):  # not above the hard limit
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
 def once(config: Config, **changes: Any) -> Config:
     """The same flags for a run that is not made for its timings."""
     return Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "rounds": 1, **changes})
-
-
-def try_case(job: Job) -> Result:
-    """run_case in the least time; on a CPU within its share of the memory that is free."""
-    if not gpus():
-        with contextlib.suppress(ImportError, ValueError):  # not on Windows; not above what the user set
-            import resource
-
-            soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            share = int(free_memory() * MEMORY_SHARE) // int(job.place.partition("of")[2] or 1)  # as in cpu0of2
-            share = share if soft == resource.RLIM_INFINITY else min(share, soft)
-            resource.setrlimit(resource.RLIMIT_DATA, (share, hard))
-    return dataclasses.replace(run_case(dataclasses.replace(job, config=once(job.config))), outputs=None)
 
 
 def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.ndarray]:
@@ -3241,559 +3753,266 @@ def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
 
 
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
-    """A sentence where the engine ran something else than the graph says."""
+    """Sentences where the engine ran something else than the graph says, or had to be compiled first."""
+    notes = []
+    if capability := proof.get("compiled_by_driver"):
+        notes.append(
+            f"this TensorFlow has no machine code for compute capability {capability}: the driver compiled its "
+            "kernels, which takes minutes the first time; a newer TensorFlow may have it"
+        )
     ran = proof.get("executed_share_of_nodes", 1)
     if precision == "fp16" and ran == 0:
-        return ["float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so this is not "
-                "FP16's speed"]  # fmt: skip
-    return [f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"] if ran < 0.5 else []
+        notes.append(
+            "float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so this is not "
+            "FP16's speed"
+        )
+    elif ran < 0.5:
+        notes.append(f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}")
+    if proof.get("unknown_nodes"):
+        notes.append(f"TensorRT does not tell the type of {proof['unknown_nodes']} of its heavy layers: not proved")
+    return notes
 
 
-NO_MEMORY = r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
+class Session:
+    """A case as its parent sees it: its process while that lives, and what came of it so far."""
 
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.result = Result(job.case)
+        self.worker: Worker | Here | None = None
+        self.rounds: list[dict[str, Timing]] = []
+        self.opened = 0
+        self.over = False
 
-def attempt(job: Job, work: Callable[[Job], Result] = run_case) -> Result:
-    """`work` with an error as a failed result in one line, and the remedy where it is known."""
-    take_place(job.place)
-    try:
-        result = work(job)
-    except UserError as error:
-        result = Result(job.case, "failed", str(error))
-    except Exception as error:
-        text = f"{type(error).__name__}: {one_line(error)}"
-        if re.search(NO_MEMORY, f"{text} {error}", re.I):
-            text = f"out of memory: pass a smaller --batch_size ({text})"
-        result = Result(job.case, "failed", text)
-    result.machine = machine(job.config, job.case.engine, job.place)
-    return result
+    def start(self, job: Job) -> Worker | Here:
+        return start(job.config, OpenCase, job)
 
-
-class ProcessDied(Exception):
-    """A process of its own ended without an answer: the signal's name, and its last words."""
-
-
-def in_own_process(work: Callable[[Any], Any], given: Any, meanwhile: Callable[[], Any] = lambda: None) -> Any:
-    """work(given) in a spawned process, and `meanwhile` in this one.
-
-    Raises:
-      ProcessDied: no answer came.
-    """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    with tempfile.NamedTemporaryFile(prefix="tensorrt_py_") as words:
-        process = context.Process(target=child, args=(work, given, sender, words.name), daemon=True)
-        with without_ctrl_c():
-            process.start()
-        sender.close()
+    def take_turn(self, steps: int, others: list[Session]) -> bool:
+        """One round, in a process that is started where none lives; False: there is more room now, try again."""
         try:
-            meanwhile()
-            return receiver.recv()
-        except EOFError:
-            process.join()
-            raise ProcessDied(last_words(process.exitcode, Path(words.name).read_text(errors="replace"))) from None
-        finally:
-            process.join(0 if sys.exc_info()[0] else 5)
-            process.kill()
-            process.join()
+            self.open()
+            if not self.over:
+                self.rounds.append(self.worker.ask("measure_round", steps))
+        except CASE_ENDS as error:
+            self.close()
+            if self.makes_room(error, others):
+                return False
+            self.fail(error)
+        return True
+
+    def open(self) -> None:
+        """Has a process build what it runs, or take what was built before, open it and warm up."""
+        if self.worker:
+            return
+        if self.job.error:
+            raise UserError(self.job.error)
+        if self.job.case.batch_size is None:
+            self.job = find_largest_batch(self.job, self.start)
+            self.result.case = self.job.case
+        self.worker = self.start(self.job)
+        self.result.machine = self.worker.ask("machine")
+        self.result.artifact, self.result.error = self.worker.ask("open", self.result.artifact)
+        self.opened += 1
+        if self.job.config.build_only or self.result.error:
+            self.result.status, self.over = "built", True
+            self.close()
+
+    def makes_room(self, error: Exception, others: list[Session]) -> bool:
+        """Whether the case may fit now that it did not: without the others' processes, or with a smaller batch."""
+        if not re.search(NO_MEMORY, str(error)):
+            return False
+        neighbours = [other for other in others if other.worker]
+        for other in neighbours:
+            other.close()
+        if neighbours:
+            return True
+        if not self.job.tried or self.rounds or self.job.case.batch_size == 1:
+            return False
+        self.job = smaller(self.job, str(error))
+        self.result = Result(self.job.case)
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """Ends the case: failed, or with the rounds that there are."""
+        self.over, text = True, f"the case's {error}" if isinstance(error, ProcessDied) else str(error)
+        if self.result.case.batch_size is None:  # none was found
+            self.result.case = dataclasses.replace(self.job.case, batch_size=1)
+        if self.rounds:
+            self.result.notes.append(f"round {len(self.rounds) + 1} failed: {text}")
+        else:
+            self.result.status, self.result.error = "failed", text
+
+    def finish(self) -> None:
+        """Asks for the outputs and ends the process."""
+        self.over = True
+        if self.rounds and self.worker:
+            try:
+                self.result.outputs, notes = self.worker.ask("judge_outputs")
+                self.result.notes += notes
+            except CASE_ENDS as error:
+                self.result.notes.append(f"no outputs: {error}")
+        self.close()
+
+    def results(self) -> list[Result]:
+        """What was found, the steps of all rounds together."""
+        if self.job.tried:
+            self.result.facts["batch_sizes_tried"] = self.job.tried
+        if self.opened > 1:
+            self.result.notes.append(f"opened {self.opened} times: the cases do not fit into memory together")
+        if not self.result.machine:  # no process got as far as that
+            self.result.machine = machine(self.job.config, self.job.case.engine)
+        merge_rounds(self.result, self.rounds)
+        return [self.result]
+
+    def close(self) -> None:
+        if self.worker:
+            self.worker.close()
+        self.worker = None
 
 
-@contextlib.contextmanager
-def without_ctrl_c() -> Iterator[None]:
-    """Keeps Ctrl-C, which the terminal sends to all, from a process that starts here: the parent decides."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # its own start, the first time, would let Ctrl-C in again (Python 3.10 to 3.12)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def child(work: Callable[[Any], Any], given: Any, connection: Any, words: str) -> None:
-    """What that process does: its stderr goes to a file, its progress to the terminal; it dies with its parent."""
-    global TERMINAL
-    from rich.console import Console
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=die_with_parent, daemon=True).start()
-    if not getattr(given, "place", ""):  # the bars of several processes would paint over one another
-        TERMINAL = Console(file=os.fdopen(os.dup(2), "w"))
-    with open(words, "w") as file:
-        os.dup2(file.fileno(), 2)
-    connection.send(work(given))
-    connection.close()
-
-
-def die_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def last_words(exit_code: int, stderr: str) -> str:
-    """Why a process died: the signal's name, and the end of what it wrote."""
-    how = f"died of {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
-    hint = " (out of memory? pass a smaller --batch_size)" if exit_code == -signal.SIGKILL else ""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    return f"process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
-
-
-def run_isolated(job: Job, work: Callable[[Job], Result] = run_case) -> Result:
-    """`work` in a process of its own; one that dies is a failed result."""
-    try:
-        return in_own_process(functools.partial(attempt, work=work), job)
-    except ProcessDied as error:
-        device = machine(job.config, job.case.engine, job.place)
-        return Result(job.case, "failed", f"the case's {error}", machine=device)
-
-
-def load_isolated(config: Config) -> Graph:
-    """load_graph in a process of its own, which a broken model may crash, while this one imports TensorFlow."""
-    try:
-        found = in_own_process(attempt_load, config, lambda: import_tensorflow(config, hide_gpus=True))
-    except ProcessDied as error:
-        raise UserError(f"the model cannot be loaded, it is damaged or not what it says (its {error})") from None
-    if isinstance(found, UserError):
-        raise found
-    return found
-
-
-def attempt_load(config: Config) -> Graph | UserError:
-    try:
-        return load_graph(config)
-    except UserError as error:
-        return error
-
-
-def pool(rounds: list[Result]) -> Result:
-    """The rounds of one case as one result: their steps together; each round's own are kept in the facts."""
-    good = [result for result in rounds if result.status == "ok"]
-    if len(good) < 2:
-        return (good or rounds)[0]
-    whole = good[0]
-    whole.facts["rounds"] = [{i: dataclasses.asdict(t) for i, t in result.timings.items()} for result in good]
-    for inputs, first in whole.timings.items():
-        every = [result.timings[inputs] for result in good]
+def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
+    """Puts the steps of all rounds into the result's timings; each round's own are kept in the facts."""
+    if len(rounds) > 1:
+        result.facts["rounds"] = [{i: dataclasses.asdict(t) for i, t in timings.items()} for timings in rounds]
+    for inputs in rounds[0] if rounds else ():
+        every = [timings[inputs] for timings in rounds]
         seconds = [second for timing in every for second in timing.seconds]
         throughput = float(np.median([timing.throughput for timing in every]))
-        whole.timings[inputs] = dataclasses.replace(first, seconds=seconds, throughput=throughput)
-    return whole
+        result.timings[inputs] = dataclasses.replace(every[0], seconds=seconds, throughput=throughput)
 
 
-class Gate:
-    """Where the processes of one case meet: a slot each, which counts its meetings and is -1 once it has left.
+def find_largest_batch(job: Job, start: Callable[[Job], Worker | Here]) -> Job:
+    """The job at the largest batch that fits, by doubling, then bisection; each try in a process of its own.
 
-    Not a Barrier: one that is killed while it waits there blocks all others for good.
+    Raises:
+      UserError: not even one image fits, or something else is wrong.
     """
-
-    def __init__(self, count: int) -> None:
-        self.slots = multiprocessing.get_context("spawn").RawArray("q", count)
-
-    def meet(self, own: int) -> None:
-        self.slots[own] += 1
-        while any(0 <= slot < self.slots[own] for slot in self.slots):
-            time.sleep(0.0002)
-
-    def leave(self, own: int) -> None:
-        self.slots[own] = -1
-
-
-@contextlib.contextmanager
-def threads_for(count: int) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
-    """Threads that each wait for a case's process; on Ctrl-C those are killed, so that the threads end."""
-    with concurrent.futures.ThreadPoolExecutor(count) as threads:
-        try:
-            yield threads
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.kill()
-            raise
-
-
-def run_together(job: Job | Result, places: list[str]) -> list[Result]:
-    """The job on all these places, a process each, which wait for one another before every loop."""
-    if isinstance(job, Result):
-        return [job]
-    if not job.config.isolate:
-        return [attempt(job)]
-    if len(places) == 1:
-        return [run_isolated(dataclasses.replace(job, place=places[0]))]
-    gate = Gate(len(places))
-
-    def run(own: int) -> Result:
-        meet = functools.partial(gate.meet, own)
-        result = run_isolated(dataclasses.replace(job, place=places[own], gate=meet))
-        if result.status != "ok":
-            gate.leave(own)
-        return result
-
-    with threads_for(len(places)) as threads:
-        return list(threads.map(run, range(len(places))))
-
-
-def sized(job: Job | Result, place: str) -> Job | Result:
-    """The job at the largest batch that fits on a place, where that was asked for: by doubling, then bisection."""
-    if isinstance(job, Result) or job.case.batch_size != MAX:
-        return job
     tried: dict[int, str] = {}
 
     def fits(size: int) -> bool:
         case = dataclasses.replace(job.case, batch_size=size)
-        result = run_isolated(dataclasses.replace(job, case=case, place=place), try_case)
-        tried[size] = result.error or "fits"
+        tried[size] = try_batch(dataclasses.replace(job, case=case, config=once(job.config)), start)
         say(f"{case}: {tried[size]}")
-        return not result.error
+        return tried[size] == FITS
 
     good, bad = 0, FIRST_TRY
     while bad <= LAST_TRY and fits(bad):
         good, bad = bad, 2 * bad
     if not good and not re.search(NO_MEMORY, tried[bad]):
-        return Result(dataclasses.replace(job.case, batch_size=bad), "failed", tried[bad])
+        raise UserError(tried[bad])
     while bad <= LAST_TRY and bad - good > max(1, good // FINE):
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     if not good:
-        return Result(dataclasses.replace(job.case, batch_size=1), "failed", tried[1])
+        raise UserError(tried[1])
     return dataclasses.replace(job, case=dataclasses.replace(job.case, batch_size=good), tried=tried)
 
 
-def run_first(job: Job | Result, places: list[str]) -> tuple[Job | Result, list[Result]]:
-    """The first round, at the largest batch that fits where that was asked for.
-
-    A measured run takes a little more memory than a try: where that was too much, smaller batches are measured, by
-    steps that double.
-    """
-    job = sized(job, places[0])
-    results, step = run_together(job, places), 1
-    while isinstance(job, Job) and job.tried and (size := job.case.batch_size) > 1:
-        errors = [result.error for result in results if re.search(NO_MEMORY, result.error)]
-        if not errors:
-            break
-        say(f"{job.case}: did not fit when measured")
-        tried = {**job.tried, size: f"fits in a try, not when measured: {errors[0]}"}
-        case = dataclasses.replace(job.case, batch_size=max(1, size - step * max(1, size // FINE)))
-        job = dataclasses.replace(job, case=case, tried=tried)
-        results, step = run_together(job, places), 2 * step
-    return job, results
+FITS = "fits"
 
 
-Make = Callable[[Case], "Job | Result"]  # a Result where there can be no job
-Finish = Callable[["Job | Result", list[list[Result]]], None]  # takes a case's rounds, each with a result of each place
-
-
-def run_in_turn(config: Config, cases: list[Case], make: Make, finish: Finish) -> None:
-    """Case after case, each on all places at once; the rounds of one batch size in turn."""
-    places = choose_places(config)
-    for _, group in itertools.groupby(cases, key=lambda case: case.batch_size):
-        measured: dict[Case, list[list[Result]]] = {case: [] for case in group}
-        jobs: dict[Case, Job | Result] = {}
-        try:
-            for turn, case in itertools.product(range(config.rounds), list(measured)):
-                if case in jobs:
-                    results = run_together(jobs[case], places)
-                else:
-                    jobs[case], results = run_first(make(case), places)
-                measured[case].append(results)
-                if turn + 1 == config.rounds:
-                    finish(jobs[case], measured.pop(case))
-        finally:  # Ctrl-C between two rounds: those that there are
-            for case, rounds in measured.items():
-                if rounds:
-                    finish(jobs[case], rounds)
-
-
-def run_spread(config: Config, cases: list[Case], make: Make, finish: Finish) -> None:
-    """Different cases at the same time, each with all its rounds on the first place that is free."""
-    places, free = choose_places(config), queue.SimpleQueue[str]()
-    jobs = [make(case) for case in cases]  # all before the first: writing ONNX files would disturb what is timed
-    for place in places:
-        free.put(place)
-
-    def run(job: Job | Result) -> tuple[Job | Result, list[list[Result]]]:
-        place = free.get()
-        try:
-            return run_rounds(job, [place])
-        finally:
-            free.put(place)
-
-    with threads_for(len(places)) as threads:
-        for future in concurrent.futures.as_completed([threads.submit(run, job) for job in jobs]):
-            finish(*future.result())
-
-
-def run_rounds(job: Job | Result, places: list[str]) -> tuple[Job | Result, list[list[Result]]]:
-    """All rounds of one case, up to the first that fails; and the job, with the batch size that was found."""
-    job, first = run_first(job, places)
-    rounds = [first]
-    while isinstance(job, Job) and len(rounds) < job.config.rounds and any(r.status == "ok" for r in rounds[-1]):
-        rounds.append(run_together(job, places))
-    return job, rounds
-
-
-def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, done: Callable[[Result], None],
-              cluster: Cluster | None) -> None:  # fmt: skip
-    """Runs all cases and hands over the result of each, on each device, as soon as it is whole."""
-    onnx = Onnx(config, graph, images)
-    run = cluster.run if cluster else run_spread if config.spread else run_in_turn
-    reference = None if config.build_only else untimed_reference(cases, config, graph, images, run)
-    natives: Natives = {}
-
-    def finish(job: Job | Result, rounds: list[list[Result]]) -> None:
-        nonlocal reference
-        results = [pool(list(of_place)) for of_place in zip(*rounds)]
-        add_up(results)
-        for result in results:
-            result.machine = result.machine or machine(config, result.case.engine)  # no process got as far as that
-            if isinstance(job, Job) and job.tried:
-                result.facts["batch_sizes_tried"] = job.tried
-            if config.spread:
-                result.notes.append("--spread: other devices ran other cases meanwhile, and share power and PCIe")
-            if reference is None and result.case.precision == "native":
-                reference = result.outputs
-            if result.case.precision == "int8" and isinstance(job, Job):
-                result.facts["calibration"] = facts = calibration_of(result, job, onnx)
-                result.notes += calibration_notes(facts)
-            judge(result, reference, images, config, graph)
-            rate(result, natives)
-            done(result)
-            if config.gpus or cluster:
-                speeds = ", ".join(
-                    f"{inputs} input {t.throughput:,.1f} images/s" for inputs, t in result.timings.items()
-                )
-                say(f"{result.case} on {result.machine['device']}: {speeds or result.error or result.status}")
-
-    run(config, cases, lambda case: make_job(case, config, graph, images, onnx), finish)
-
-
-def add_up(results: list[Result]) -> None:
-    """Adds to each GPU's result what all of them did at once: the sum of their bursts, begun at the same moment."""
-    whole = [result for result in results if result.status == "ok"]
-    for result in whole if len(results) > 1 else []:
-        sums = {inputs: sum(other.timings[inputs].throughput for other in whole) for inputs in result.timings}
-        result.facts["together"] = {"devices": [other.machine["device"] for other in whole], "throughput": sums}
-        if len(whole) < len(results):
-            result.notes.append(f"only {len(whole)} of {len(results)} devices came through: neighbours were missing")
-
-
-def calibration_of(result: Result, job: Job, onnx: Onnx) -> dict[str, Any]:
-    """The calibration that an int8 case used: the one in ONNX, or TF-TRT's own."""
-    if job.source:
-        return onnx.calibration.facts
-    return result.artifact.proof.pop("calibration", {}) if result.artifact else {}
-
-
-def untimed_reference(cases: list[Case], config: Config, graph: Graph, images: Images,
-                      run: Callable[..., None]) -> dict[str, np.ndarray] | None:  # fmt: skip
-    """Native's outputs where no native case comes first: agreement needs them, at the largest batch."""
-    if run is run_in_turn and any(case.precision == "native" for case in cases):
-        return None
-    found: list[Result] = []
-    case = Case("native", "native", max(case.batch_size for case in cases) or len(images.pixels))
-    short = once(config, inputs="device", spread=True)
-    run(short, [case], lambda case: Job(case, short, graph, images), lambda _, rounds: found.extend(rounds[0]))
-    return found[0].outputs
-
-
-def make_job(case: Case, config: Config, graph: Graph, images: Images, onnx: Onnx) -> Job | Result:
-    """A case with its ONNX file written if its engine takes one, or a failed result where that is not possible."""
-    if case.engine == "none":
-        return Result(case, "failed", case.why)
-    engine = ENGINES[case.engine]
+def try_batch(job: Job, start: Callable[[Job], Worker | Here]) -> str:
+    """Whether a job runs: FITS, or why not."""
+    worker = start(job)
     try:
-        wanted = engine.needs_onnx and not engine.why_not_build(case.precision)
-        return Job(case, config, graph, images, onnx.write(case) if wanted else None)
-    except UserError as error:
-        return Result(case, "failed", str(error))
-    except Exception as error:  # onnx and onnxruntime have classes of their own
-        return Result(case, "failed", f"no ONNX graph of that precision ({type(error).__name__}: {one_line(error)})")
+        worker.ask("try_batch")
+    except CASE_ENDS as error:
+        return f"the case's {error}" if isinstance(error, ProcessDied) else str(error)
+    finally:
+        worker.close()
+    return FITS
 
 
-# ----------------------------------------------------------------------------------------------------------- cluster
+def smaller(job: Job, error: str) -> Job:
+    """The job at a smaller batch: a measured run takes a little more memory than a try. Steps double."""
+    say(f"{job.case}: did not fit when measured")
+    size, largest = job.case.batch_size, max(size for size, found in job.tried.items() if found == FITS)
+    step = max(largest - size, max(1, size // FINE))
+    case = dataclasses.replace(job.case, batch_size=max(1, size - step))
+    return dataclasses.replace(job, case=case, tried={**job.tried, size: f"fits in a try, not when measured: {error}"})
 
-MODULE = "tensorrt_py"  # this file's name on the nodes, where `tensorrt` is NVIDIA's
+
+def in_groups(jobs: list[Job]) -> list[list[Job]]:
+    """The jobs that are measured in turn: those of one batch size; one that looks for its own stands alone."""
+    groups: list[list[Job]] = []
+    for job in jobs:
+        size = job.case.batch_size
+        if not groups or size is None or size != groups[-1][0].case.batch_size:
+            groups.append([])
+        groups[-1].append(job)
+    return groups
 
 
-class Cluster:
-    """A Ray cluster. A case is a task: on all GPUs of every node or, with --spread, on one GPU of any.
+def schedule(
+    config: Config,
+    jobs: list[Job],
+    session: Callable[[Job], Session] = Session,
+    reference: dict[str, np.ndarray] | None = None,
+) -> Iterator[tuple[Job, list[Result]]]:
+    """Measures the cases of each batch size in turn, round by round; gives each as soon as it is whole.
 
-    A task takes whole GPUs; where no node has one it takes the CPUs of a node. What it needs goes through Ray's object
-    store, once to each node: this file, the graph, the images, the ONNX file.
+    On Ctrl-C it gives what has rounds, then raises KeyboardInterrupt.
+
+    Args:
+      reference: native's outputs, where they are known; else they are computed where no case gives them.
     """
-
-    def __init__(self, config: Config) -> None:
+    if reference is None and not any(job.case.precision == "native" for job in jobs):
+        reference = untimed_reference(config, jobs, session)
+    for group in in_groups(jobs):
+        sessions = [session(job) for job in group]
+        given: list[Session] = []
         try:
-            import ray
-        except ImportError as error:
-            raise UserError("--ray_address needs Ray: pip install -r requirements-cluster.txt") from error
-        local = {"include_dashboard": False} if config.ray_address == "local" else {}
-        os.environ.setdefault("RAY_worker_niceness", "0")  # a local cluster's workers: not behind all other programs
-        try:
-            with waiting(f"Connecting to {config.ray_address}"), quiet():
-                if at := re.fullmatch(r"([^/:]+):(\d+)", config.ray_address):  # Ray would try for minutes
-                    socket.create_connection((at.group(1), int(at.group(2))), timeout=10).close()
-                ray.init(config.ray_address, log_to_driver=False, logging_level="ERROR", **local)
-        except Exception as error:  # no cluster, another Python or Ray there, a malformed address
-            remedy = "start one with `ray start --head`, or pass local"
-            if "AuthToken" in str(error.__cause__):  # from Ray 2.59 on clusters ask, but not every client answers
-                remedy = "it asks for a token: set RAY_AUTH_MODE=token, and copy the head's ~/.ray/auth_token here"
-            raise UserError(f"--ray_address={config.ray_address}: no cluster to use there ({one_line(error)}): "
-                            f"{remedy}") from error  # fmt: skip
-        self.ray, self.images = ray, None
-        self.ship = functools.cache(lambda path: ray.put(Path(path).read_bytes()))
-        self.scripts = ray.put(scripts_for_nodes())
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        self.unit = "GPU" if any(node["Resources"].get("GPU", 0) >= 1 for node in alive) else "CPU"
-        nodes = [node for node in alive if node["Resources"].get(self.unit, 0) >= 1]
-        count = collections.Counter(node["NodeName"] for node in nodes)
-        self.names = {node["NodeID"]: node["NodeName"] + f"-{node['NodeID'][:6]}" * (count[node["NodeName"]] > 1)
-                      for node in nodes}  # fmt: skip
-        self.sizes = {node["NodeID"]: int(node["Resources"][self.unit]) for node in nodes}
-        if not nodes:
-            raise UserError(f"--ray_address={config.ray_address}: no node has a GPU or CPU to give: start one without "
-                            f"--num-cpus=0")  # fmt: skip
-        say(f"Ray {ray.__version__}: nodes: {len(nodes)}, {self.unit}s: {sum(self.sizes.values())}")
-
-    def submit(self, node: str | None, work: str, *data: Any) -> Any:
-        """A task that does work(folder, *data) on a node, or on one GPU of any; gives the node and the answer."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        @self.ray.remote(max_retries=0)  # Ray ships it by value: it may use nothing of this module
-        def on_node(module: str, scripts: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
-            import importlib
-            import sys
-            import tempfile
-
-            import ray
-
-            with tempfile.TemporaryDirectory(prefix=f"{module}_") as folder:
-                for name, script in scripts.items():
-                    with open(f"{folder}/{name}", "wb") as file:
-                        file.write(script)
-                sys.path.insert(0, folder)
-                program = importlib.import_module(module)
-                main, sys.modules["__main__"] = sys.modules["__main__"], program  # a case's process loads that
-                try:
-                    return ray.get_runtime_context().get_node_id(), getattr(program, work)(folder, *data)
-                finally:
-                    sys.path.remove(folder)
-                    sys.modules["__main__"] = main
-
-        if node is None:
-            wanted, where = 1 if self.unit == "GPU" else min(self.sizes.values()), "SPREAD"
-        else:
-            wanted, where = self.sizes[node], NodeAffinitySchedulingStrategy(node, soft=False)
-        units = {"num_gpus": wanted, "num_cpus": 0} if self.unit == "GPU" else {"num_cpus": wanted}
-        task = on_node.options(scheduling_strategy=where, **units)
-        return task.remote(MODULE, self.scripts, work, *data)
-
-    def choose_cases(self, config: Config, batch_sizes: list[int]) -> list[Case]:
-        """choose_cases as a node of the cluster sees it: this machine may have no GPU."""
-        task = self.submit(None, choose_there.__name__, vars(config), batch_sizes)
-        try:
-            return [Case(**case) for case in self.ray.get(task)[1]]
-        except self.ray.exceptions.RayError as error:
-            raise UserError(f"a node of the cluster cannot run this program ({one_line(error)}): install "
-                            f"requirements.txt there, with the same Python") from error  # fmt: skip
-
-    def run(self, config: Config, cases: list[Case], make: Make, finish: Finish) -> None:
-        """All cases as tasks; one that its node took along is tried once again, then it is a failed row."""
-        waiting: dict[Any, tuple[Job, str | None, bool]] = {}
-        for job in [make(case) for case in cases]:
-            if isinstance(job, Result):
-                finish(job, [[job]])
-                continue
-            for node in [None] if config.spread else self.names:
-                waiting[self.submit_job(job, node)] = job, node, True
-        while waiting:
-            (task,), _ = self.ray.wait(list(waiting))
-            job, node, again = waiting.pop(task)
-            try:
-                answer = self.ray.get(task)
-            except self.ray.exceptions.RayError as error:
-                name = self.names[node] if node else "a node"
-                if again and not isinstance(error, self.ray.exceptions.RayTaskError):
-                    say(f"{job.case} was lost with {name}: tried once more")
-                    waiting[self.submit_job(job, node)] = job, node, False
-                else:
-                    finish(job, [[self.lost(job, name, error)]])
-            else:
-                self.take(job, answer, finish)
-
-    def lost(self, job: Job, name: str, error: BaseException) -> Result:
-        """The failed row of a case whose node gave no answer."""
-        result = Result(job.case, "failed", f"{name} gave no answer: {type(error).__name__}, {one_line(error)}")
-        result.machine = {**machine(job.config, ""), "device": f"lost ({name})", "device_kind": "lost", "gpu": None}
-        return result
-
-    def submit_job(self, job: Job, node: str | None) -> Any:
-        self.images = self.images or self.ray.put(dataclasses.asdict(job.images))
-        files = [job.graph.path, *([job.source.path] if job.source else [])]
-        case, graph, source = (part and dataclasses.asdict(part) for part in (job.case, job.graph, job.source))
-        parts = {"case": case, "config": vars(job.config), "graph": graph, "source": source}
-        return self.submit(node, run_there.__name__, parts, self.images, *map(self.ship, files))
-
-    def take(self, job: Job, answer: tuple[str, Any], finish: Finish) -> None:
-        """Hands over what a node found, with its name."""
-        name, (tried, found) = self.names.get(answer[0], answer[0][:6]), answer[1]
-        rounds = [[result_of(result) for result in places] for places in found]
-        for result in itertools.chain.from_iterable(rounds):
-            facts, place = result.machine, re.search(r" \((.+)\)$", result.machine["device"])
-            facts |= {"device": f"{facts['device_kind']} ({', '.join([name, *place.groups()] if place else [name])})"}
-            facts |= {"node": name, "versions": {**facts["versions"], "ray": self.ray.__version__}}
-        finish(dataclasses.replace(job, case=rounds[0][0].case, tried=tried), rounds)
+            for turn, one in itertools.product(range(config.rounds), sessions):
+                while not one.over and not one.take_turn(config.num_loops, sessions):
+                    pass
+                if one in given or not (one.over or turn + 1 == config.rounds):
+                    continue
+                one.finish()
+                given.append(one)
+                reference = native_outputs(one) or reference
+                with uninterrupted():
+                    yield one.job, with_reference(one.results(), reference)
+        except KeyboardInterrupt:
+            for one in sessions:
+                if one.rounds and one not in given:
+                    with uninterrupted():
+                        yield one.job, with_reference(one.results(), reference)
+            raise
+        finally:
+            for one in sessions:
+                one.close()
 
 
-def scripts_for_nodes() -> dict[str, bytes]:
-    """This file and precision.py as a node must have them beside each other, by their names there."""
-    files = {f"{MODULE}.py": Path(__file__), "precision.py": HERE / "precision.py"}
-    return {name: path.read_bytes() for name, path in files.items() if path.exists()}
+def native_outputs(session: Session) -> dict[str, np.ndarray] | None:
+    return session.result.outputs if session.job.case.precision == "native" else None
 
 
-# What follows runs on a node. Only plain data travels: there these classes belong to another module.
+def with_reference(results: list[Result], reference: dict[str, np.ndarray] | None) -> list[Result]:
+    for result in results:
+        result.reference = reference
+    return results
 
 
-def choose_there(_: str, config: dict[str, Any], batch_sizes: list[int]) -> list[dict[str, Any]]:
-    """The cases, by the engines that the node has."""
-    return [dataclasses.asdict(case) for case in choose_cases(Config(**config), batch_sizes)]
+def untimed_reference(
+    config: Config, jobs: list[Job], session: Callable[[Job], Session] = Session
+) -> dict[str, np.ndarray] | None:
+    """Native's outputs, from a process that is not timed."""
+    if config.build_only or not jobs:
+        return None
+    one = session(reference_job(config, jobs))
+    try:
+        one.take_turn(1, [])
+        one.finish()
+    finally:
+        one.close()
+    return one.result.outputs
 
 
-def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files: bytes) -> tuple[Any, list[list[Any]]]:
-    """A job on all GPUs that Ray gave its task: the batches tried, and the rounds' results; files come to `folder`."""
-    with contextlib.suppress(OSError):  # Ray runs its workers at niceness 15; only root may take that back
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
-    gpus.cache_clear()  # the same worker may have had another GPU before
-    places = [f"gpu{gpu['index']}" for gpu in gpus()] or [""]
-    graph, source = graph_of(parts["graph"]), parts["source"] and Artifact(**parts["source"])
-    paths = [Path(folder, graph.name), *([Path(folder, Path(source.path).name)] if source else [])]
-    for path, data in zip(paths, files, strict=True):
-        path.write_bytes(data)
-    graph = dataclasses.replace(graph, path=str(paths[0]))
-    source = source and dataclasses.replace(source, path=str(paths[1]))
-    config = Config(**{**parts["config"], "output_dir": folder})
-    job, rounds = run_rounds(Job(Case(**parts["case"]), config, graph, Images(**images), source), places)
-    if nice := os.getpriority(os.PRIO_PROCESS, 0):
-        note = f"ran at niceness {nice}, behind all else on the node: start Ray there with RAY_worker_niceness=0"
-        for result in itertools.chain.from_iterable(rounds):
-            result.notes.append(note)
-    tried = job.tried if isinstance(job, Job) else {}
-    return tried, [[dataclasses.asdict(result) for result in results] for results in rounds]
-
-
-def graph_of(found: dict[str, Any]) -> Graph:
-    """A graph from plain data."""
-    tensors = {name: tuple(Tensor(**tensor) for tensor in found[name]) for name in ("inputs", "outputs")}
-    return Graph(**{**found, **tensors})
-
-
-def result_of(found: dict[str, Any]) -> Result:
-    """A result from plain data."""
-    parts = {"case": Case(**found["case"]), "artifact": found["artifact"] and Artifact(**found["artifact"]),
-             "timings": {inputs: Timing(**timing) for inputs, timing in found["timings"].items()}}  # fmt: skip
-    return Result(**{**found, **parts})
+def reference_job(config: Config, jobs: list[Job]) -> Job:
+    """Native at the largest batch, to be run once."""
+    size = max(job.case.batch_size or 0 for job in jobs) or len(jobs[0].images.pixels)
+    case, short = Case("native", "native", size), once(config, inputs="device")
+    return Job(case, short, jobs[0].graph, jobs[0].images)
 
 
 # -------------------------------------------------------------------------------------------------------------- main
@@ -3824,54 +4043,37 @@ def doctor(config: Config) -> None:
         print(f"{reason} ({', '.join(precisions)})")
 
 
-def turn_of(cases: list[Case], record: dict[str, Any]) -> int:
-    """Which of the cases a record is of: results of several places come as they are done."""
-    mine = record["engine"], record["precision"]
-    sizes = record["batch_size"], MAX
-    turns = (turn for turn, c in enumerate(cases) if (c.engine, c.precision) == mine and c.batch_size in sizes)
-    return next(turns, len(cases))
-
-
 def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
     check_output_dir(config.output_dir)
-    choose_places(config)  # a GPU that is not there is found out before the model is loaded
-    cluster = Cluster(config) if config.ray_address else None
-    graph = load_isolated(config) if config.isolate else load_graph(config)
-    if built_in(config) and "preprocessing" not in config.given:
-        config.preprocessing = "inception"  # what the built-in model was trained with
-    batch_sizes = fit_batch_sizes(config, graph)
-    if config.calibration_dir and "int8" in config.precisions:
-        image_paths(config.calibration_dir, "--calibration_dir")  # found out before the measuring
-    images = load_images(config, graph, max(size or VARIED for size in batch_sizes))
-    records: list[dict[str, Any]] = []
-
-    def done(result: Result) -> None:
-        records.append(make_record(result, Job(result.case, config, graph, images)))
-        keep(records[-1], config)
-
-    cases = (cluster.choose_cases if cluster else choose_cases)(config, batch_sizes)
-    announce(cases)
+    model = load_model(config)
+    announce(model.cases)
+    report = Report(config, model.cases)
     try:
-        run_cases(cases, config, graph, images, done, cluster)
+        for job, results in schedule(config, make_jobs(config, model)):
+            report.add(job, results)
     finally:
-        print_report(sorted(records, key=functools.partial(turn_of, cases)))
-    print(f"\n{len(records)} cases appended to log.txt and results.jsonl in {config.output_dir}", flush=True)
-    return int(any(record["error"] for record in records))
+        report.print()
+    return report.status()
 
 
-def main(argv: list[str]) -> int:
-    """Runs the program and returns its exit status."""
+def main(argv: list[str], work: Callable[[Config], int] = measure, manual: str | None = __doc__) -> int:
+    """Runs the program and returns its exit status.
+
+    Args:
+      work: what a program that uses this one as its library does instead; `manual` is its own.
+    """
+    name = Path(argv[0]).name
     try:
         config = parse_flags(argv)
         if config.help or config.version:
-            print(f"{__doc__}\n{FLAGS.get_help()}" if config.help else VERSION, flush=True)
+            print(f"{manual}\n{FLAGS.get_help()}" if config.help else VERSION, flush=True)
         elif config.doctor:
             doctor(config)
         else:
-            return measure(config)
+            return work(config)
     except UserError as error:
-        print(f"tensorrt.py: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         say("stopped; what was measured is kept")

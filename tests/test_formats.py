@@ -1,6 +1,7 @@
 """Formats to the letter, statistics against numbers worked out by hand, a clock that only ticks when told to."""
 
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -96,12 +97,18 @@ class SleepyRunner:
     def sync(self):
         self.now += 4
 
+    def infer(self, batch):
+        return batch
+
 
 def test_resident_loop_waits_for_each_step_and_once_for_the_burst(bench):
     runner = SleepyRunner()
-    config = bench.parse_flags(["tensorrt.py", "--num_loops=10", "--num_warmup=2"])
-    job = bench.Job(bench.Case("native", "native", 2), config, None, None)
-    timing = bench.time_resident(runner, job, lambda: runner.now)
+    config = bench.parse_flags(["tensorrt.py", "--num_warmup=2"])
+    case = bench.OpenCase(bench.Job(bench.Case("native", "native", 2), config, None, None))
+    case.runner, case.batch, case.clock = runner, np.zeros((2, 1)), lambda: runner.now
+    case.first_runs = {"device": case.warm_up("device")}
+    timing = case.measure_round(10)["device"]
+    assert runner.now == 13 * 7 + 34
     assert timing.seconds == [7.0] * 10 and timing.first_run == 7.0
     assert timing.throughput == pytest.approx(10 * 2 / (10 * 3 + 4))
 
@@ -188,8 +195,8 @@ def nvml(bench, monkeypatch):
 def test_clocks_from_a_stand_in_nvml(bench, nvml):
     clocks = bench.Clocks()
     clocks.sample()
-    clocks.seconds = 2.0
-    facts = clocks.facts(1000)
+    clocks.seconds = 3.0  # a third of it waited for others
+    facts = clocks.facts(1000, 2.0)
     assert facts["sm_mhz"] == [1980.0] * 3 and facts["power_w"] == [500.0] * 3 and facts["celsius"] == [40.0] * 3
     assert facts["throttled"] == ["power cap"] and facts["images_per_joule"] == pytest.approx(1000 / (500 * 2))
 
@@ -212,59 +219,59 @@ def test_a_missing_sensor_takes_no_other_along(bench, nvml, reader, lost):
     clocks.sample()
     clocks.seconds = 2.0
     every = {"sm_mhz", "power_w", "celsius", "throttled", "images_per_joule", "samples", "cost_share"}
-    assert set(facts := clocks.facts(1000)) == every - lost
+    assert set(facts := clocks.facts(1000, 2.0)) == every - lost
     assert bench.clock_notes(facts) == (
         [] if lost == {"throttled"} else bench.clock_notes({"throttled": ["power cap"]})
     )
 
 
-def test_images_per_joule_leave_out_the_wait_for_neighbours(bench, nvml, monkeypatch):
-    """A GPU that waits 6 s of 10 at the barrier computed for 4 s."""
-    now = [0.0]
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
-    with bench.Clocks() as clocks:
-        now[0] = 3.0
-        with clocks.paused():
-            assert clocks.waiting
-            now[0] = 9.0
-        now[0] = 10.0
-    clocks.sample()
-    assert clocks.facts(1000)["images_per_joule"] == pytest.approx(1000 / (500 * 4))
+def test_no_sample_is_taken_while_a_gpu_waits_for_its_neighbours(bench, nvml):
+    """It computes nothing then, and its power would be counted as if it did."""
+    clocks = bench.Clocks()
+    rests = iter([False, False, True])
+    clocks.over = types.SimpleNamespace(wait=lambda period: next(rests))
+    with clocks.paused():
+        clocks.run()
+    assert clocks.samples == []
+    rests = iter([False, True])
+    clocks.run()
+    assert len(clocks.samples) == 1
 
 
-def test_the_barrier_is_waited_at_outside_the_measured_energy(bench):
-    """time_loops itself pauses the clocks where a neighbour is late."""
-    config, seen = bench.Config(num_loops=2, num_warmup=0), []
+def test_the_barrier_between_the_loops_is_outside_the_clocks(bench, monkeypatch):
+    made, seen = [], []
 
-    def meet():
-        (clocks,) = [thread for thread in made if not hasattr(thread, "seconds")] or [None]
-        seen.append(clocks is not None and clocks.waiting)
+    class Clocks(bench.Clocks):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
 
-    made, real = [], bench.Clocks.__init__
+    class Case(bench.OpenCase):
+        def meet(self):
+            seen.append([clocks.waiting for clocks in made])
 
-    def init(self):
-        real(self)
-        made.append(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench.Clocks, "__init__", init)
-        job = bench.Job(bench.Case("native", "native", 1), config, None, None, gate=meet)
-        bench.time_loops(lambda: None, lambda: None, job, "steps", iter(range(99)).__next__)
-    assert seen == [False, True], "before the clocks begin, and paused between the loops"
+    monkeypatch.setattr(bench, "Clocks", Clocks)
+    config = bench.parse_flags(["tensorrt.py"])
+    case = Case(bench.Job(bench.Case("native", "native", 1), config, None, None))
+    nothing = lambda *_: None  # noqa: E731
+    case.runner = types.SimpleNamespace(enqueue=nothing, sync=nothing, infer=nothing)
+    case.batch, case.first_runs = np.zeros(1), {"device": 0.0}
+    case.measure_round(2)
+    assert seen == [[], [True]], "before the clocks begin, and paused between the loops"
 
 
 def test_no_nvml_no_fields(bench, monkeypatch):
     monkeypatch.setattr(bench, "gpus", list)
     with bench.Clocks() as clocks:
         pass
-    assert clocks.facts(1) == {}
+    assert clocks.facts(1, 1.0) == {}
 
 
-def test_rounds_are_pooled_and_kept_apart(bench):
-    case = bench.Case("native", "native", 1)
-    rounds = [bench.Result(case, timings={"device": bench.Timing(seconds, speed, 1.0)})
-              for seconds, speed in (([1.0, 2.0], 10.0), ([3.0], 30.0))]  # fmt: skip
-    whole = bench.pool(rounds)
+def test_rounds_are_merged_and_kept_apart(bench):
+    whole = bench.Result(bench.Case("native", "native", 1))
+    speeds = {10.0: [1.0, 2.0], 30.0: [3.0]}
+    rounds = [{"device": bench.Timing(seconds, speed, 1.0)} for speed, seconds in speeds.items()]
+    bench.merge_rounds(whole, rounds)
     assert whole.timings["device"].seconds == [1.0, 2.0, 3.0] and whole.timings["device"].throughput == 20.0
     assert [r["device"]["seconds"] for r in whole.facts["rounds"]] == [[1.0, 2.0], [3.0]]
 

@@ -691,7 +691,7 @@ def process_context() -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with without_ctrl_c(), main_passed_on(), as_the_server_starts(), quiet(1, 2):
+    with without_ctrl_c(), main_passed_on(), away_from_here(), quiet(1, 2):
         forkserver.ensure_running()
     return context
 
@@ -715,20 +715,14 @@ def main_passed_on() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_the_server_starts() -> Iterator[None]:
-    """In the root folder, as it would import what lies in the current one; its strings hash alike in every run.
-
-    tf2onnx goes through sets: the same model gave ONNX files that differed in the order of their nodes.
-    """
-    folder, seed = os.getcwd(), os.environ.get("PYTHONHASHSEED")
+def away_from_here() -> Iterator[None]:
+    """Lets the fork server start in the root folder: it would import what lies in the current one."""
+    before = os.getcwd()
     os.chdir("/")
-    os.environ.setdefault("PYTHONHASHSEED", "0")
     try:
         yield
     finally:
-        os.chdir(folder)
-        if seed is None:
-            del os.environ["PYTHONHASHSEED"]
+        os.chdir(before)
 
 
 @contextlib.contextmanager
@@ -830,6 +824,7 @@ class Worker:
             self.process.join(LEAVING)
         self.process.kill()
         self.process.join()
+        self.process.close()
         self.connection.close()
         Path(self.words).unlink(missing_ok=True)
 
@@ -1055,7 +1050,8 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
         raise UserError(f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {shape[2]}: "
                         f"pass --preprocessing=none or inception, or another --input_node")  # fmt: skip
     if config.image_dir:
-        return read_folder(config.image_dir, shape, config.num_images, "--image_dir", config.labels_are_zero_indexed)[0]
+        zero_indexed = config.labels_are_zero_indexed
+        return read_folder(config.image_dir, shape, config.num_images, "--image_dir", zero_indexed)[0]
     if config.image_file:
         if os.path.isdir(config.image_file):
             raise UserError(f"{config.image_file} is a folder: pass it with --image_dir")
@@ -2858,19 +2854,6 @@ def median_interval(values: Any, confidence: float = 0.95) -> tuple[float, float
     return float(ordered[k - 1]), float(ordered[n - k])
 
 
-def verdict(seconds: list[float], batch_size: int) -> tuple[str, str]:
-    """`steady` or `noisy`, and for a noisy case one sentence with the remedy."""
-    speeds = batch_size / np.asarray(seconds)
-    median, (low, high), third = float(np.median(speeds)), median_interval(speeds), len(speeds) // 3
-    half = max(high - median, median - low) / median
-    if half > STEADY:
-        return "noisy", f"median known only to {STEADY:.1%} or worse: raise --num_loops, or quiet the machine"
-    drift = float(np.median(speeds[-third:]) / np.median(speeds[:third])) - 1 if third else 0.0
-    if abs(drift) > STEADY:
-        return "noisy", f"speed drifted by over {STEADY:.1%} in the loop: raise --num_warmup, or pass --rounds=3"
-    return "steady", ""
-
-
 def clock_notes(clocks: dict[str, Any]) -> list[str]:
     """One sentence when the GPU throttled or its clocks moved."""
     low, middle, high = clocks.get("sm_mhz", (0, 0, 0))
@@ -2890,7 +2873,6 @@ QUIET = 0.1  # share of a round's steps, and of the rounds, that nothing disturb
 KNOWN = 0.02  # share to which --num_loops=auto wants the typical speed and the times native
 MOST_SECONDS = 60.0  # of a case, after which --num_loops=auto stops all the same
 P99 = 0.99
-P99_STEPS = 299  # the fewest of which one exceeds the 99th percentile with 95 %: 0.99 ** 299 < 0.05
 
 Rounds = Sequence[Sequence[float]]
 
@@ -3009,29 +2991,31 @@ def rounds_of(result: Result, inputs: str) -> Rounds:
 
 
 def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
-    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps."""
+    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps.
+
+    The interval of log.txt's median, which is over all steps, is the typical speed's: a loop's own says too little.
+    """
     numbers: dict[str, float] = {"rounds": len(rounds)}
     for name, estimate in (("typical", typical), ("undisturbed", undisturbed)):
         found = estimate(rounds, batch_size)
         numbers |= {f"fps_{name}": found.value, f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
-    bound = p99_bound([second for seconds in rounds for second in seconds])
+    seconds = [second for each in rounds for second in each]
+    median = batch_size / float(np.median(seconds))
+    numbers["fps_low"] = min(numbers["fps_typical_low"], median)
+    numbers["fps_high"] = max(numbers["fps_typical_high"], median)
+    bound = p99_bound(seconds)
     return numbers if bound is None else {**numbers, "latency_99th_high": bound}
 
 
-def p99_note(steps: int) -> str:
-    """Why p99 has no upper bound; empty where it has one."""
-    if steps >= P99_STEPS:
-        return ""
-    return f"p99 of {steps} steps has no upper bound: {P99_STEPS} are needed, pass --num_loops={P99_STEPS} or auto"
-
-
-def rounds_verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
+def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
     """`steady` or `noisy`, and for a noisy case the speeds between which it moved; `cause`: what was seen meanwhile."""
     speed = typical(rounds, batch_size)
     if speed.uncertainty <= STEADY:
         return "steady", ""
     moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} images/s"
-    return "noisy", f"{moved}{f' ({cause})' if cause else ''}: quiet the machine, or leave --num_loops to auto"
+    seen = f" ({cause})" if cause else ""
+    steps = sum(map(len, rounds))
+    return "noisy", f"{moved}{seen}, {steps:,} steps are too few to know it: quiet the machine, or measure longer"
 
 
 # ----------------------------------------------------------------------------------------- predictions and agreement
@@ -3114,14 +3098,20 @@ def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float |
     cosine: lowest cosine similarity of an image's values; difference: largest absolute difference; snr_db:
     signal-to-noise ratio over all images, 10 log10(sum theirs^2 / sum (theirs - ours)^2), None where nothing differs.
     """
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     noise, signal = float(np.sum((theirs - ours) ** 2)), float(np.sum(theirs**2))
     tiny = np.finfo(float).tiny
     return {
-        "cosine": float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, tiny))),
+        "cosine": float(np.min(cosines(ours, theirs))),
         "difference": float(np.max(np.abs(ours - theirs))),
         "snr_db": 10 * math.log10(max(signal, tiny) / noise) if noise else None,
     }
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Cosine similarity of each row; of rows that are all zero 1 where both are, else 0."""
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    same = np.all(ours == theirs, axis=1)
+    return np.where(norms > 0, np.sum(ours * theirs, axis=1) / np.where(norms > 0, norms, 1), same)
 
 
 def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any], list[int]]:
@@ -3216,15 +3206,26 @@ def judge(
     main, kind = outputs[graph.output], kinds[graph.output]
     if best := predictions(main, kind, config):
         result.facts["predictions"] = best
-    if built_in(config) and config.weights == "random":
-        result.notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
-    if kind in CLASS_KINDS and rows_of(main).shape[1] == 1000 and not config.ids_are_one_indexed:
-        result.notes.append("1000 classes: class ids are shifted by one, there is no background class")
-    if not all(np.isfinite(values).all() for values in outputs.values()):
+    result.notes += meaning_notes(main, kind, config)
+    if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif reference is not None and result.case.precision != "native":
         judge_agreement(result, outputs, reference, images, config)
     judge_accuracy(result, main, kind, images, config)
+
+
+def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
+    """Sentences on what the predictions mean."""
+    notes = []
+    if built_in(config) and config.weights == "random":
+        notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
+    if kind in CLASS_KINDS and rows_of(values).shape[1] == 1000 and not config.ids_are_one_indexed:
+        notes.append("1000 classes: class ids are shifted by one, there is no background class")
+    return notes
+
+
+def all_finite(outputs: dict[str, np.ndarray]) -> bool:
+    return all(np.isfinite(values).all() for values in outputs.values())
 
 
 def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
@@ -3236,6 +3237,9 @@ def judge_agreement(
     result: Result, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray], images: Images, config: Config
 ) -> None:
     """Adds the agreement of each output with native's, and a sentence where it changed."""
+    if not all_finite(reference):
+        result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
+        return
     count = min(len(next(iter(outputs.values()))), len(next(iter(reference.values()))))
     found: dict[str, Any] = {}
     for name, kind in result.facts["kinds"].items():
@@ -3292,13 +3296,13 @@ def judge_accuracy(result: Result, values: np.ndarray, kind: str, images: Images
         return
     indices = indices_of(ids, count, config)
     strange = [identity for identity, index in zip(ids, indices) if not 0 <= index < count]
-    if images.random:
-        result.notes.append("no accuracy: --label can be the class of no random image")
-    elif kind not in CLASS_KINDS:
+    if kind not in CLASS_KINDS:
         result.notes.append("no accuracy: the output has no classes of which one is right")
     elif strange:
         result.notes.append(f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
                             f"--label, or the names of the class folders")  # fmt: skip
+    elif images.random:
+        result.notes.append("no accuracy: --label can be the class of no random image")
     else:
         found = result.facts["accuracy"] = accuracy(values, indices)
         result.notes += counting_notes(found["top1"], values, indices, config)
@@ -3332,7 +3336,7 @@ def timings_of(result: Result) -> dict[str, dict[str, Any]]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings, size = {}, result.case.batch_size
     for inputs, timing in result.timings.items():
-        steady, remedy = verdict(timing.seconds, size)
+        steady, remedy = verdict(rounds_of(result, inputs), size)
         numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
@@ -3601,8 +3605,8 @@ class Report:
     def __init__(self, config: Config, cases: list[Case], rounds: RoundsOnDisk) -> None:
         self.config, self.cases, self.rounds = config, cases, rounds
         self.records: list[dict[str, Any]] = []
-        self.done = 0
         self.natives: Natives = {}
+        self.done = 0
 
     def add(self, job: Job, results: list[Result]) -> None:
         """Takes one case's results, one for each device that it ran on; they are on disk when this returns."""
@@ -3627,6 +3631,7 @@ class Report:
 
     def __exit__(self, *_: object) -> None:
         """Prints the records that there are, whatever ended the run."""
+        DISPLAY.clear()
         print_report(sorted(self.records, key=functools.partial(turn_of, self.cases)))
 
     def status(self) -> int:
@@ -4005,20 +4010,39 @@ def forget_built(artifact: Artifact, job: Job) -> bool:
 
 
 def question_of(engine: Engine, job: Job) -> dict[str, Any]:
-    """All that decides what an engine builds."""
+    """All that decides what an engine builds.
+
+    The ONNX file is told by what it was made of: tf2onnx writes the same model with other names each time.
+    """
     config, case = job.config, job.case
     flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
-    calibrated = case.precision == "int8" and not job.source  # else the source holds the ranges
+    writers = ("tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu")
     return {
-        "program": VERSION,
+        "program": [VERSION, *(hash_of(HERE / name) for name in ("tensorrt.py", "precision.py"))],
         "graph": [job.graph.sha256, job.graph.input, job.graph.output],
-        "source": job.source.sha256 if job.source else None,
+        "images": images_in(job),
         "case": [case.engine, case.precision, case.batch_size],
         "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
+        "writers": [version_of(name) for name in writers] if job.source else None,
         "gpu": [gpus()[0][name] for name in ("name", "compute_capability", "driver")] if gpus() else None,
         "flags": {name: vars(config).get(name) for name in flags},
-        "calibration": calibration_images(config, job.graph, job.images)[1]["sha256"] if calibrated else None,
     }
+
+
+def images_in(job: Job) -> list[str | None]:
+    """Hashes of the images that a precision was fitted to: those calibrated on, those looked at for overflow."""
+    if job.case.precision == "fp32":
+        return []
+    overflow = hashlib.sha256(job.images.pixels[:FP16_SAMPLES].tobytes()).hexdigest()
+    if job.case.precision != "int8":
+        return [overflow]
+    if job.source:
+        return [overflow, job.source.proof["calibration"]["sha256"]]
+    return [overflow, calibration_images(job.config, job.graph, job.images)[1]["sha256"]]
+
+
+def hash_of(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
@@ -4090,7 +4114,7 @@ def doubts(runner: Runner, batch: np.ndarray, graph: Graph, same: list[dict[str,
       same: outputs of the same batch, run after run.
     """
     outputs, again = same
-    if not all(np.isfinite(values).all() for values in outputs.values()):
+    if not all_finite(outputs):
         return []  # said elsewhere
     if not all(nearly_equal(again[name], values) for name, values in outputs.items()):
         return ["the output changes from run to run: is there a random op in the graph?"]

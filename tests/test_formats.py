@@ -253,11 +253,11 @@ def test_the_barrier_between_the_loops_is_outside_the_clocks(bench, monkeypatch)
             seen.append([clocks.waiting for clocks in made])
 
     monkeypatch.setattr(bench, "Clocks", Clocks)
-    config = bench.parse_flags(["tensorrt.py"])
-    case = Case(bench.Job(bench.Case("native", "native", 1), config, None, None))
-    nothing = lambda *_: None  # noqa: E731
-    case.runner = types.SimpleNamespace(enqueue=nothing, sync=nothing, infer=nothing)
-    case.batch, case.first_runs = np.zeros(1), {"device": 0.0}
+    config = bench.parse_flags(["tensorrt.py", "--num_warmup=0"])
+    runner = SleepyRunner()
+    case = Case(bench.Job(bench.Case("native", "native", 2), config, None, None))
+    case.runner, case.batch, case.clock, case.same = runner, np.zeros((2, 1)), lambda: runner.now, ["same"]
+    case.first_runs = {"device": case.warm_up("device")}
     case.measure_round(2)
     assert seen == [[], [True]], "before the clocks begin, and paused between the loops"
 

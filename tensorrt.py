@@ -3092,14 +3092,20 @@ def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float |
     cosine: lowest cosine similarity of an image's values; difference: largest absolute difference; snr_db:
     signal-to-noise ratio over all images, 10 log10(sum theirs^2 / sum (theirs - ours)^2), None where nothing differs.
     """
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     noise, signal = float(np.sum((theirs - ours) ** 2)), float(np.sum(theirs**2))
     tiny = np.finfo(float).tiny
     return {
-        "cosine": float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, tiny))),
+        "cosine": float(np.min(cosines(ours, theirs))),
         "difference": float(np.max(np.abs(ours - theirs))),
         "snr_db": 10 * math.log10(max(signal, tiny) / noise) if noise else None,
     }
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Cosine similarity of each row; of rows that are all zero 1 where both are, else 0."""
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    same = np.all(ours == theirs, axis=1)
+    return np.where(norms > 0, np.sum(ours * theirs, axis=1) / np.where(norms > 0, norms, 1), same)
 
 
 def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any], list[int]]:
@@ -3193,15 +3199,26 @@ def judge(
     main, kind = outputs[graph.output], kinds[graph.output]
     if best := predictions(main, kind, config):
         result.facts["predictions"] = best
-    if built_in(config) and config.weights == "random":
-        result.notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
-    if kind in CLASS_KINDS and rows_of(main).shape[1] == 1000 and not config.ids_are_one_indexed:
-        result.notes.append("1000 classes: class ids are shifted by one, there is no background class")
-    if not all(np.isfinite(values).all() for values in outputs.values()):
+    result.notes += meaning_notes(main, kind, config)
+    if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif reference is not None and result.case.precision != "native":
         judge_agreement(result, outputs, reference, images, config)
     judge_accuracy(result, main, kind, images, config)
+
+
+def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
+    """Sentences on what the predictions mean."""
+    notes = []
+    if built_in(config) and config.weights == "random":
+        notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
+    if kind in CLASS_KINDS and rows_of(values).shape[1] == 1000 and not config.ids_are_one_indexed:
+        notes.append("1000 classes: class ids are shifted by one, there is no background class")
+    return notes
+
+
+def all_finite(outputs: dict[str, np.ndarray]) -> bool:
+    return all(np.isfinite(values).all() for values in outputs.values())
 
 
 def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
@@ -3213,6 +3230,9 @@ def judge_agreement(
     result: Result, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray], images: Images, config: Config
 ) -> None:
     """Adds the agreement of each output with native's, and a sentence where it changed."""
+    if not all_finite(reference):
+        result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
+        return
     count = min(len(next(iter(outputs.values()))), len(next(iter(reference.values()))))
     found: dict[str, Any] = {}
     for name, kind in result.facts["kinds"].items():
@@ -3269,13 +3289,13 @@ def judge_accuracy(result: Result, values: np.ndarray, kind: str, images: Images
         return
     indices = indices_of(ids, count, config)
     strange = [identity for identity, index in zip(ids, indices) if not 0 <= index < count]
-    if images.random:
-        result.notes.append("no accuracy: --label can be the class of no random image")
-    elif kind not in CLASS_KINDS:
+    if kind not in CLASS_KINDS:
         result.notes.append("no accuracy: the output has no classes of which one is right")
     elif strange:
         result.notes.append(f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
                             f"--label, or the names of the class folders")  # fmt: skip
+    elif images.random:
+        result.notes.append("no accuracy: --label can be the class of no random image")
     else:
         found = result.facts["accuracy"] = accuracy(values, indices)
         result.notes += counting_notes(found["top1"], values, indices, config)
@@ -3309,9 +3329,8 @@ def timings_of(result: Result) -> dict[str, dict[str, Any]]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings, size = {}, result.case.batch_size
     for inputs, timing in result.timings.items():
-        rounds = rounds_of(result, inputs)
-        steady, remedy = verdict(rounds, size)
-        numbers = statistics(timing.seconds, size) | round_statistics(rounds, size)
+        steady, remedy = verdict(rounds_of(result, inputs), size)
+        numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
     return timings
@@ -3958,7 +3977,7 @@ def doubts(runner: Runner, batch: np.ndarray, graph: Graph, same: list[dict[str,
       same: outputs of the same batch, run after run.
     """
     outputs, again = same
-    if not all(np.isfinite(values).all() for values in outputs.values()):
+    if not all_finite(outputs):
         return []  # said elsewhere
     if not all(nearly_equal(again[name], values) for name, values in outputs.items()):
         return ["the output changes from run to run: is there a random op in the graph?"]

@@ -107,8 +107,8 @@ def test_resident_loop_waits_for_each_step_and_once_for_the_burst(bench):
     runner = SleepyRunner()
     config = bench.parse_flags(["tensorrt.py", "--num_warmup=2"])
     case = bench.OpenCase(bench.Job(bench.Case("native", "native", 2), config, None, None))
-    case.runner, case.batch, case.clock = runner, np.zeros((2, 1)), lambda: runner.now
-    case.first_runs = {"device": case.warm_up("device")}
+    case.runner, case.batch, case.clock, case.same = runner, np.zeros((2, 1)), lambda: runner.now, ["same"]
+    case.first_runs = {"device": case.run_first("device")}
     timing = case.measure_round(10)["device"]
     assert runner.now == 13 * 7 + 34
     assert timing.seconds == [7.0] * 10 and timing.first_run == 7.0
@@ -257,7 +257,7 @@ def test_the_barrier_between_the_loops_is_outside_the_clocks(bench, monkeypatch)
     runner = SleepyRunner()
     case = Case(bench.Job(bench.Case("native", "native", 2), config, None, None))
     case.runner, case.batch, case.clock, case.same = runner, np.zeros((2, 1)), lambda: runner.now, ["same"]
-    case.first_runs = {"device": case.warm_up("device")}
+    case.first_runs = {"device": case.run_first("device")}
     case.measure_round(2)
     assert seen == [[], [True]], "before the clocks begin, and paused between the loops"
 

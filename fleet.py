@@ -255,9 +255,9 @@ class Team(bench.Session):
         """A single process, as the largest batch is looked for: on the first placement."""
         return start_placed(job, self.members[0].placement)
 
-    def take_turn(self, steps: int, others: list[Any]) -> bool:
+    def take_turn(self, others: list[Any]) -> bool:
         """A round of all members; False: there is more room now, try again."""
-        errors = self.open_all() or self.ask_all("measure_round", steps)
+        errors = self.open_all() or self.measure_all()
         for member, error in errors.items():
             member.close()
             if self.makes_room(error, others):
@@ -301,9 +301,16 @@ class Team(bench.Session):
             list(threads.map(attempt, members))
         return errors
 
-    def ask_all(self, name: str, *given: Any) -> dict[Any, Exception]:
+    def measure_all(self) -> dict[Any, Exception]:
+        """A round of the members that are still there; their errors."""
+        begun, steps = time.monotonic(), self.steps
         members = [member for member in self.members if not member.over]
-        return self.each(lambda m: m.rounds.append(m.worker.ask(name, *given)), members)
+        errors = self.each(lambda member: member.add_round(member.worker.ask("measure_round", steps)), members)
+        self.seconds.append(time.monotonic() - begun)
+        return errors
+
+    def is_open(self) -> bool:
+        return any(member.is_open() for member in self.members)
 
     def use(self, job: Any) -> None:
         """Takes another job, at another batch size."""
@@ -320,9 +327,8 @@ class Team(bench.Session):
             self.use(self.job)
         return True
 
-    def finish(self) -> None:
-        self.over = True
-        self.each(lambda member: member.finish(), self.members)
+    def judge(self) -> None:
+        self.each(lambda member: member.judge(), self.members)
         self.result.outputs = next((m.result.outputs for m in self.members if m.rounds), None)
 
     def results(self) -> list[Any]:
@@ -650,24 +656,24 @@ def measure(config: Any) -> int:
     bench.check_output_dir(config.output_dir)
     placements = [] if config.ray_address else choose_placements(config.gpus)
     cluster = Cluster(config) if config.ray_address else None
+    bench.recover_rounds(config)
     model = bench.load_model(config)
     if cluster:
         sizes = list(dict.fromkeys(case.batch_size for case in model.cases))
         model = dataclasses.replace(model, cases=cluster.choose_cases(config, sizes))
     bench.announce(model.cases)
-    jobs = bench.make_jobs(config, model)
     bench.TELLERS["show"] = lambda *_: None  # bars of several processes would paint over each other
-    if cluster:
-        measured = cluster.schedule(config, jobs)
-    else:
-        measure_on = schedule_spread if config.spread else schedule_together
-        measured = measure_on(config, jobs, placements)
-    report = bench.Report(config, model.cases)
-    try:
+    folder = config.output_dir
+    with bench.RoundsOnDisk(folder) as rounds, bench.Report(config, model.cases, rounds) as report:
+        jobs = bench.make_jobs(config, model, rounds)
+        if cluster:
+            measured = cluster.schedule(config, jobs)
+        elif config.spread:
+            measured = schedule_spread(config, jobs, placements)
+        else:
+            measured = schedule_together(config, jobs, placements)
         for job, results in measured:
             report.add(job, results)
-    finally:
-        report.print()
     return report.status()
 
 

@@ -2,7 +2,7 @@
 # /// script
 # requires-python = ">=3.10,<3.14"
 # dependencies = [
-#   "tensorflow>=2.17.1,<2.22",
+#   "tensorflow>=2.14.1,<2.22",
 #   "numpy>=1.26,<3",
 #   "absl-py>=2.1,<3",
 #   "requests>=2.31,<3",

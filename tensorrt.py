@@ -1,4 +1,20 @@
 #!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10,<3.14"
+# dependencies = [
+#   "tensorflow>=2.14.1,<2.22",
+#   "numpy>=1.26,<3",
+#   "absl-py>=2.1,<3",
+#   "requests>=2.31,<3",
+#   "rich>=13.7,<16",
+#   "tf2onnx>=1.17,<1.18",
+#   "onnx>=1.17,<1.24",
+#   "onnxruntime>=1.20,<1.33",
+#   "nvidia-ml-py>=12.560,<14",
+#   "matplotlib>=3.8,<4",
+#   "pillow>=10,<14",
+# ]
+# ///
 """What does TensorRT buy this TensorFlow model on this machine, at which precision, and is it still the same model?
 
     python tensorrt.py --native --fp32 --fp16 --int8 --image_file=image.jpg --batch_size=8
@@ -177,6 +193,12 @@ class Case:
         return " ".join(dict.fromkeys((self.precision, self.engine, size)))
 
     @property
+    def images(self) -> int:
+        """The batch size of a case that runs: the largest that fits has been found by then."""
+        assert self.batch_size is not None
+        return self.batch_size
+
+    @property
     def title(self) -> str:
         """As report.py's sentences name it: `FP16 xla 8`."""
         native, size = self.precision == "native", "max" if self.batch_size is None else str(self.batch_size)
@@ -242,7 +264,7 @@ DEFINE_string, DEFINE_boolean, DEFINE_integer, DEFINE_enum, DEFINE_list = (
 class StepsParser(flags.IntegerParser):
     """A number of steps, or auto, which is None."""
 
-    def parse(self, argument: str | int) -> int | None:
+    def parse(self, argument: str | int) -> Any:
         return None if argument == "auto" else super().parse(argument)
 
 
@@ -326,7 +348,7 @@ def long_flag(word: str) -> str:
     return f"--{SHORT_FLAGS[name]}{equals}{value}" if name in SHORT_FLAGS else word
 
 
-def parse_flags(argv: list[str]) -> Config:
+def parse_flags(argv: list[str]) -> Config:  # noqa: C901
     """The command line as a Config; `batch_sizes` and `precisions` are its lists, `given` the flags that were typed.
 
     Raises:
@@ -417,7 +439,7 @@ class Display:
     def begin(self, what: str, total: float | None) -> None:
         from rich import progress as bars
 
-        columns = ["{task.description}", bars.BarColumn(), "{task.fields[count]}"]
+        columns: list[Any] = ["{task.description}", bars.BarColumn(), "{task.fields[count]}"]
         columns.append(bars.TimeRemainingColumn() if total else bars.TimeElapsedColumn())
         self.bar = bars.Progress(*columns, console=terminal(), auto_refresh=False, transient=True)
         self.what, self.task = what, self.bar.add_task(what, total=total, count="")
@@ -642,8 +664,10 @@ def machine(config: Config, engine: str) -> dict[str, Any]:
 
 def free_memory() -> int:
     """Bytes of RAM that a process may still take, by the kernel's own estimate."""
-    with contextlib.suppress(OSError, AttributeError):
-        return 1024 * int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text()).group(1))
+    with contextlib.suppress(OSError):
+        available = re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())
+        if available:
+            return 1024 * int(available.group(1))
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
@@ -885,7 +909,9 @@ def answer_requests(make: Callable[..., Any], args: Any, connection: Any, words:
 
 
 def die_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
@@ -1102,10 +1128,10 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
 
     try:
         with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
-            if math.prod(header.size) > Image.MAX_IMAGE_PIXELS:
+            if math.prod(header.size) > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
             wanted = 0 if header.format == "BMP" else channels  # of BMPs TensorFlow takes the channels that there are
-            turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION), (0, False))
+            turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION, 1), (0, False))
             image = tf.io.decode_image(tf.io.read_file(str(path)), channels=wanted, expand_animations=False)
             pixels = fit_channels(tf, image, channels)
     except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -1153,7 +1179,9 @@ def read_folder(
     root, in_turn = Path(folder), image_paths(folder, flag)
     if flag == "--image_dir" and len(in_turn) > count:
         say(f"{folder}: {count} of its {len(in_turn)} images are read; a larger --num_images takes more")
-    pixels, paths, unreadable = [], [], 0
+    pixels: list[np.ndarray] = []
+    paths: list[Path] = []
+    unreadable = 0
     with progress(f"Reading {root.name}", min(count, len(in_turn)), "images") as advance:
         for path in in_turn:
             if len(paths) < count:
@@ -1202,7 +1230,8 @@ def load_graph(config: Config) -> Graph:
       UserError: nothing there, not what it should be, or its input or output cannot be told.
     """
     tf = import_tensorflow(config, hide_gpus=config.isolate)
-    inputs, outputs = [], []
+    inputs: list[str] = []
+    outputs: list[str] = []
     if given := config.frozen_graph:
         path = fetch(given, config.max_download_mb) if is_url(given) else Path(given)
         data, name = read_graph(path), Path(given.split("?")[0]).name
@@ -1532,7 +1561,7 @@ class Onnx:
         data = read_unchanged(self.graph.path, self.graph.sha256)
         module = precision_py()
         steps = functools.partial(progress, unit="steps")
-        settings = module.Settings(opset=ENGINES["tensorrt"].opset)
+        settings = module.Settings(opset=TENSORRT.opset)
         return module.Precisions(data, [self.graph.input], [self.graph.output], settings, steps)
 
     @property
@@ -1591,7 +1620,7 @@ def int8_settings(engine: str) -> Any:
     """
     module = precision_py()
     if engine != "onnxruntime":
-        return module.Settings(half=not ENGINES["tensorrt"].weakly_typed)
+        return module.Settings(half=not TENSORRT.weakly_typed)
     return module.Settings(unsigned=True, weight_bits=7 if int8_saturates() else 8)
 
 
@@ -1682,7 +1711,7 @@ class Job:
         """The images from `first` on as the engine takes them, repeated to fill the batch."""
         layout = self.graph.layout if self.dtype == self.graph.dtype else "NHWC"  # pixels are turned on the device
         images = dataclasses.replace(self.images, pixels=self.images.pixels[first:]) if first else self.images
-        return images.batch(self.case.batch_size, self.config.preprocessing, layout, self.dtype)
+        return images.batch(self.case.images, self.config.preprocessing, layout, self.dtype)
 
     def path(self, suffix: str | None = None) -> Path:
         """Where the case's artifact belongs."""
@@ -2015,10 +2044,11 @@ def missing_nvinfer() -> str | None:
 
 def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
     """The graph after TF-TRT, calibrated for int8, and the calibration's facts; writes the uncalibrated graph too."""
-    calibrated, output, facts = job.case.precision == "int8", job.graph.output, {}
+    calibrated, output = job.case.precision == "int8", job.graph.output
+    facts: dict[str, Any] = {}
     if calibrated:
         pixels, facts = calibration_images(job.config, job.graph, job.images)
-        samples = feeds(job.graph, pixels, job.config.preprocessing, job.case.batch_size)
+        samples = feeds(job.graph, pixels, job.config.preprocessing, job.case.images)
     with tf.Graph().as_default():  # this converter refuses eager mode
         converter = converter_class(
             input_graph_def=graph_def_of(job.graph),
@@ -2349,11 +2379,11 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
         raise trt_error("parse the graph", [parser.get_error(0).desc()])
-    fix_batch_size(network, job.case.batch_size)
+    fix_batch_size(network, job.case.images)
     config = builder_config(trt, builder, job)
     allow_precision(trt, network, config, job.case.precision, model)
     cache = timing_cache_path(trt, job)
-    warm = bool(cache) and cache.exists()
+    warm = cache is not None and cache.exists()
     if cache:
         config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if warm else b""), False)
     plan = builder.build_serialized_network(network, config)
@@ -2628,7 +2658,8 @@ def input_type(layer: dict[str, Any]) -> str:
     return str(source.get("Datatype") or source.get("DataType") or source.get("Format/Datatype") or "")
 
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TensorRt(), TfTrt(), Xla(), OnnxRuntime())}
+TENSORRT = TensorRt()
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TENSORRT, TfTrt(), Xla(), OnnxRuntime())}
 AUTO = ("tensorrt", "tftrt", "xla", "onnxruntime")  # the order in which auto looks
 
 
@@ -3150,7 +3181,8 @@ def share_same(counts: dict[str, Any]) -> float | None:
 
 def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[dict[str, Any], list[int]]:
     """All agreement of one output with native's for the same images, and which images changed their class."""
-    ours, theirs, changed = rows_of(ours), rows_of(theirs), []
+    ours, theirs = rows_of(ours), rows_of(theirs)
+    changed: list[int] = []
     found: dict[str, Any] = {"kind": kind, **numeric_agreement(ours, theirs)}
     if kind in CLASS_KINDS:
         classes, changed = class_agreement(ours, theirs)
@@ -3165,7 +3197,7 @@ Natives = dict[tuple[int, str], list[dict[str, Timing]]]  # native's newest roun
 
 def rate(result: Result, natives: Natives) -> None:
     """Adds how many times as fast as native a result is: in the same turns, else where native ran on its device."""
-    key = (result.case.batch_size, result.machine["device"])
+    key = (result.case.images, result.machine["device"])
     if result.case.precision == "native":
         natives[key] = result.rounds
         return
@@ -3334,7 +3366,7 @@ def counting_remedy(step: int, classes: int, config: Config) -> str:
 
 def timings_of(result: Result) -> dict[str, dict[str, Any]]:
     """A record's timings with their statistics; adds sentences on them to the result."""
-    timings, size = {}, result.case.batch_size
+    timings, size = {}, result.case.images
     for inputs, timing in result.timings.items():
         steady, remedy = verdict(rounds_of(result, inputs), size)
         numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
@@ -3646,7 +3678,7 @@ def in_short(result: Result) -> str:
     found = []
     for inputs in result.timings:
         rounds = rounds_of(result, inputs)
-        speed = f"{typical(rounds, result.case.batch_size).value:,.0f} images/s{' from host' * (inputs == 'host')}"
+        speed = f"{typical(rounds, result.case.images).value:,.0f} images/s{' from host' * (inputs == 'host')}"
         rated = result.facts.get("times_native", {}).get(inputs)
         found.append(f"{speed}, {rated['value']:.2f}x native" if rated else speed)
     return "; ".join(found) or result.error or result.status
@@ -3723,7 +3755,7 @@ def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
 
 def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
     """The first engine that can run (or build) the precision here without leaving the device, and why that one."""
-    reasons = []
+    reasons: list[str] = []
     for name in AUTO:
         engine = ENGINES[name]
         reason = engine.why_not_build(precision) if build_only else engine.why_not(precision)
@@ -3820,7 +3852,7 @@ class OpenCase:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.runner: Runner | None = None
+        self.runner: Any = None  # a Runner, once it is open
         self.memory_share = MEMORY_SHARE
         self.clock = time.perf_counter
         self.first_runs: dict[str, float] = {}
@@ -3911,7 +3943,7 @@ class OpenCase:
                     with clocks.paused():
                         self.meet()
                     (total,) = time_steps(burst, 1, self.clock)
-            images = count * self.job.case.batch_size
+            images = count * self.job.case.images
             facts = clocks.facts(2 * images, sum(seconds) + total)
             timings[inputs] = Timing(seconds, images / total, first_run, facts)
             self.step_seconds[inputs] = float(np.median(seconds))
@@ -3926,8 +3958,8 @@ class OpenCase:
         self.same = self.same or run_again(self.runner, self.batch, graph, None)
         steps = [self.same[0]]
         with progress(f"Outputs of {case.title}", count, "images") as advance:
-            for first in range(case.batch_size, count, case.batch_size):
-                advance(case.batch_size)
+            for first in range(case.images, count, case.images):
+                advance(case.images)
                 steps.append(outputs_of(self.runner, self.job.batch(first), graph))
         outputs = {name: np.concatenate([step[name] for step in steps])[:count] for name in steps[0]}
         notes = proof_notes(case.precision, self.artifact.proof)
@@ -4086,6 +4118,9 @@ def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.
     return {graph.output: values}
 
 
+UNFINISHED_SECONDS = 0.2  # of steps, by the engine's own word, behind which unfinished work is looked for
+
+
 def run_again(runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | None) -> list[dict[str, np.ndarray]]:
     """The outputs of the same batch twice, which comes right after a loop on the resident batch, if there was one.
 
@@ -4095,14 +4130,15 @@ def run_again(runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | 
       UserError: three times running, it took LATE times as long as the same again and a timed step together.
     """
     outputs: list[dict[str, np.ndarray]] = []
-    for again in (True, True, False):  # a busy machine may be late once
+    median = float(np.median(timing.seconds)) if timing else 0.0
+    for _ in range(3):  # a busy machine may be late once
         outputs.clear()
-        late, usual = time_steps(lambda: outputs.append(outputs_of(runner, batch, graph)), 2)
-        if timing is None or late < LATE * (usual + float(np.median(timing.seconds))):
-            return outputs
-        if again:
-            repeat(runner.enqueue, 2 * max(len(timing.seconds), LATE))
+        if timing:
+            repeat(runner.enqueue, min(3 * LATE, int(UNFINISHED_SECONDS / max(median, 1e-6))))
             runner.sync()
+        late, usual = time_steps(lambda: outputs.append(outputs_of(runner, batch, graph)), 2)
+        if timing is None or late < LATE * (usual + median):
+            return outputs
     raise UserError(f"the engine called its steps done before they were: the next result took {late:.3f} s, the one "
                     f"after {usual:.3f} s, so its timings are not real")  # fmt: skip
 
@@ -4188,7 +4224,7 @@ class Session:
         try:
             self.open()
             begun = time.monotonic()
-            if not self.over:
+            if self.worker and not self.over:
                 self.add_round(self.worker.ask("measure_round", self.steps))
                 self.seconds.append(time.monotonic() - begun)
         except CASE_ENDS as error:
@@ -4373,7 +4409,7 @@ def try_batch(job: Job, start: Callable[[Job], Worker | Here]) -> str:
 def smaller(job: Job, error: str) -> Job:
     """The job at a smaller batch: a measured run takes a little more memory than a try. Steps double."""
     say(f"{job.case}: did not fit when measured")
-    size, largest = job.case.batch_size, max(size for size, found in job.tried.items() if found == FITS)
+    size, largest = job.case.images, max(size for size, found in job.tried.items() if found == FITS)
     step = max(largest - size, max(1, size // FINE))
     case = dataclasses.replace(job.case, batch_size=max(1, size - step))
     return dataclasses.replace(job, case=case, tried={**job.tried, size: f"fits in a try, not when measured: {error}"})
@@ -4390,7 +4426,7 @@ def in_groups(jobs: list[Job]) -> list[list[Job]]:
     return groups
 
 
-def schedule(
+def schedule(  # noqa: C901
     config: Config,
     jobs: list[Job],
     session: Callable[[Job], Session] = Session,
@@ -4504,7 +4540,7 @@ def doctor(config: Config) -> None:
         print(line.format(**gpu))
     print("" if gpus() else "no NVIDIA GPU found by NVML\n")
     print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
-    reasons = collections.defaultdict(list)
+    reasons: dict[str, list[str]] = collections.defaultdict(list)
     for engine in ENGINES.values():
         cells = []
         for precision in PRECISIONS:

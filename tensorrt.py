@@ -4219,8 +4219,8 @@ class Session:
         """How many the next round has; None: the process decides."""
         return self.plan[len(self.rounds)] if self.plan else None
 
-    def take_turn(self, others: list[Session]) -> bool:
-        """One round, in a process that is started where none lives; False: there is more room now, try again."""
+    def take_turn(self, others: list[Session]) -> None:
+        """One round, in a process that is started where none lives; none where that only made room for another try."""
         try:
             self.open()
             begun = time.monotonic()
@@ -4229,10 +4229,8 @@ class Session:
                 self.seconds.append(time.monotonic() - begun)
         except CASE_ENDS as error:
             self.close()
-            if self.makes_room(error, others):
-                return False
-            self.fail(error)
-        return True
+            if not self.makes_room(error, others):
+                self.fail(error)
 
     def open(self) -> None:
         """Has a process build what it runs, or take what was built before, open it and warm up."""
@@ -4426,7 +4424,7 @@ def in_groups(jobs: list[Job]) -> list[list[Job]]:
     return groups
 
 
-def schedule(  # noqa: C901
+def schedule(
     config: Config,
     jobs: list[Job],
     session: Callable[[Job], Session] = Session,
@@ -4439,36 +4437,68 @@ def schedule(  # noqa: C901
     Args:
       reference: native's outputs, where they are known; else they are computed where no case gives them.
     """
-    if reference is None and not any(job.case.precision == "native" for job in jobs):
+    if reference is None and no_native(jobs):
         reference = untimed_reference(config, jobs, session)
     for group in in_groups(jobs):
-        sessions = [session(job) for job in group]
-        waiting = list(sessions)
-        try:
-            for turn in itertools.count(1):
-                for one in list(waiting):
-                    while not one.has_enough(sessions) and not one.take_turn(sessions):
-                        pass
-                    if not one.has_enough(sessions):
-                        continue
-                    reference = native_outputs(sessions) or reference
-                    one.finish()
-                    waiting.remove(one)
-                    with uninterrupted():
-                        yield one.job, with_reference(one.results(), reference, sessions)
-                if not waiting:
-                    break
-                if turn == 1:
-                    say_in_lines(expected_end(waiting))
-        except KeyboardInterrupt:
-            for one in waiting:
-                if one.rounds:
-                    with uninterrupted():
-                        yield one.job, with_reference(one.results(), reference, sessions)
-            raise
-        finally:
-            for one in sessions:
-                one.close()
+        with Turns(list(map(session, group)), reference) as turns:
+            try:
+                for one in turns.next():
+                    one.take_turn(turns.sessions)
+                    yield from turns.finished()
+            except KeyboardInterrupt:
+                yield from turns.broken_off()
+                raise
+            reference = turns.reference
+
+
+class Turns:
+    """The cases of one batch size, round after round; as a context it ends their processes."""
+
+    def __init__(self, sessions: list[Session], reference: dict[str, np.ndarray] | None) -> None:
+        self.sessions, self.waiting, self.reference = sessions, list(sessions), reference
+
+    def next(self) -> Iterator[Session]:
+        """Whose turn it is, until all have enough; again where a turn came to nothing but there is more room now."""
+        for turn in itertools.count(1):
+            for one in list(self.waiting):
+                while len(one.rounds) < turn and not one.has_enough(self.sessions):
+                    yield one
+            if not self.waiting:
+                return
+            if turn == 1:
+                say_in_lines(expected_end(self.waiting))
+
+    def finished(self) -> Iterator[tuple[Job, list[Result]]]:
+        """Gives those that have enough, which ends their processes."""
+        for one in list(self.waiting):
+            if one.has_enough(self.sessions):
+                self.waiting.remove(one)
+                self.reference = native_outputs(self.sessions) or self.reference
+                one.finish()
+                with uninterrupted():
+                    yield one.job, self.results(one)
+
+    def broken_off(self) -> Iterator[tuple[Job, list[Result]]]:
+        """Gives those that have rounds, though not enough."""
+        for one in self.waiting:
+            if one.rounds:
+                with uninterrupted():
+                    yield one.job, self.results(one)
+
+    def results(self, one: Session) -> list[Result]:
+        native = native_of(self.sessions)
+        return with_reference(one.results(), self.reference, native.rounds_by_device() if native else None)
+
+    def __enter__(self) -> Turns:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self.sessions:
+            one.close()
+
+
+def no_native(jobs: list[Job]) -> bool:
+    return all(job.case.precision != "native" for job in jobs)
 
 
 def expected_end(sessions: list[Session]) -> str:
@@ -4497,12 +4527,12 @@ def native_outputs(sessions: list[Session]) -> dict[str, np.ndarray] | None:
 
 
 def with_reference(
-    results: list[Result], reference: dict[str, np.ndarray] | None, sessions: Sequence[Session] = ()
+    results: list[Result],
+    reference: dict[str, np.ndarray] | None,
+    native_rounds: list[list[dict[str, Timing]]] | None = None,
 ) -> list[Result]:
-    """The results with native's outputs, and native's rounds of the same turns."""
-    native = native_of(list(sessions))
-    beside = native.rounds_by_device() if native else [[] for _ in results]
-    for result, rounds in zip(results, beside, strict=True):
+    """The results with native's outputs, and the rounds that native had on each one's device in the same turns."""
+    for result, rounds in zip(results, native_rounds or itertools.repeat([])):
         result.reference, result.native_rounds = reference, rounds
     return results
 

@@ -46,6 +46,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import itertools
 import json
 import math
@@ -123,7 +124,11 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """A frozen GraphDef on disk, its inputs and outputs; `name` is X in log.txt and in the artifacts' names."""
+    """A frozen GraphDef on disk, its inputs and outputs; `name` is X in log.txt and in the artifacts' names.
+
+    `scaling`: the ops by which it brings pixels of 0 to 255 to its range, where it does; `half_share`: the share of its
+    convolutions and matrix products that compute in float16 as it came.
+    """
 
     path: str
     name: str
@@ -131,6 +136,8 @@ class Graph:
     outputs: tuple[Tensor, ...]
     layout: str
     sha256: str
+    scaling: str = ""
+    half_share: float = 0.0
 
     @property
     def input(self) -> str:
@@ -224,14 +231,16 @@ DEFINE_string, DEFINE_boolean, DEFINE_integer, DEFINE_enum, DEFINE_list = (
 DEFINE_string("frozen_graph", None, "Path or http(s) URL of a frozen GraphDef (.pb); wins over --savedmodel_dir.")
 DEFINE_string("savedmodel_dir", None, "Folder of a SavedModel, or http(s) URL of a .tar.gz of one.")
 DEFINE_string("keras_model", None, "Path of a .keras or .h5 file.")
-DEFINE_enum("weights", "random", ["random", "imagenet"], "Weights of the built-in ResNet-50 v2; imagenet downloads.")
+DEFINE_enum("weights", None, ["random", "imagenet"], "Weights of the built-in ResNet-50 v2; default: imagenet (Keras "
+            "downloads 98 MB once) where photographs are given, else random.")  # fmt: skip
 DEFINE_string("input_node", None, "Name of the graph's input; default: found by itself.")
 DEFINE_string("output_node", None, "Name of the graph's output; default: found by itself.")
 DEFINE_string("image_file", None, "A JPEG, PNG, GIF or BMP, copied batch_size times; default: random data.")
 DEFINE_string("image_dir", None, "A folder of images, or of class folders (named by class id or synset id).")
 DEFINE_enum("preprocessing", "vgg", ["vgg", "inception", "torch", "caffe", "none"],
             "What is done to pixels: vgg (minus RGB means), inception ([-1, 1]), torch (ImageNet mean and deviation), "
-            "caffe (BGR minus means), none ([0, 255]). The built-in model takes inception.")  # fmt: skip
+            "caffe (BGR minus means), none ([0, 255]). Not passed: none where the model scales pixels itself, inception "
+            "for the built-in model.")  # fmt: skip
 DEFINE_boolean("native", False, "Time the graph as it came, in TensorFlow; the default if no precision is named.")
 DEFINE_boolean("fp32", False, "Time the graph in float32 in another engine.")
 DEFINE_boolean("fp16", False, "Time the graph in float16.")
@@ -402,9 +411,30 @@ def quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def disk_error(error: OSError, path: str | Path) -> UserError:
+    """What to say where a file cannot be written: a full disk by that name."""
+    if error.errno in NO_SPACE:
+        return UserError(f"the disk is full ({path}): free some space, or pass another --output_dir")
+    return UserError(f"{path} cannot be written ({error.strerror or error}): pass another --output_dir")
+
+
 def write_beside(path: str | Path, data: bytes) -> None:
+    """Writes a whole file or none: beside it first, then renamed.
+
+    Raises:
+      UserError: it cannot be written; a full disk is called one.
+    """
+    try:
+        write_and_rename(Path(path), data)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def write_and_rename(path: Path, data: bytes) -> None:
     """Writes a whole file or none: beside it first, then renamed."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)  # a GPU's own folder, or one that was removed since
     handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -594,10 +624,15 @@ def fetch(url: str, limit_mb: int) -> Path:
         try:
             fetch_rest(url, part, name, limit_mb)
             os.replace(part, final)
-        except requests.RequestException as error:
+        except requests.RequestException as error:  # these are OSErrors too
             if not tries_left:
                 raise UserError(f"{url}: not reached, or broken off ({type(error).__name__}): check the address, or "
                                 f"try again to go on") from error  # fmt: skip
+        except OSError as error:
+            what = "the disk is full" if error.errno in NO_SPACE else error.strerror
+            raise UserError(
+                f"{url} cannot be kept in {folder} ({what}): set XDG_CACHE_HOME to another folder"
+            ) from error
     return final
 
 
@@ -658,6 +693,9 @@ def fetch_savedmodel(url: str, limit_mb: int) -> Path:
             shutil.rmtree(part, ignore_errors=True)
             if isinstance(error, UserError):
                 raise
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                raise UserError(f"{url} cannot be unpacked: the disk is full ({folder.parent}): set XDG_CACHE_HOME to "
+                                f"another folder") from error  # fmt: skip
             archive.unlink()
             raise UserError(f"{url} is no .tar.gz that can be unpacked safely ({one_line(error)})") from error
     found = sorted(folder.rglob("saved_model.pb"))
@@ -855,7 +893,8 @@ def load_graph(config: Config) -> Graph:
       UserError: nothing there, not what it should be, or its input or output cannot be told.
     """
     tf = import_tensorflow(config, hide_gpus=config.isolate)
-    inputs, outputs = [], []
+    inputs: list[str] = []
+    outputs: dict[str, str] = {}
     if given := config.frozen_graph:
         path = fetch(given, config.max_download_mb) if is_url(given) else Path(given)
         data, name = read_graph(path), Path(given.split("?")[0]).name
@@ -870,8 +909,11 @@ def load_graph(config: Config) -> Graph:
     if path is None:
         path = Path(config.output_dir) / name
         write_beside(path, data)
-    source, sink, layout = describe_graph(config, graph_def, inputs, outputs)
-    return Graph(str(path), name, (source,), (sink,), layout, sha256)
+    loaded = import_graph(graph_def)
+    source, sink, layout = describe_graph(config, loaded, inputs, outputs)
+    scaling = scaling_ops(tf, loaded, source)
+    half = half_share(graph_def)["share_of_nodes"]
+    return Graph(str(path), name, (source,), (sink,), layout, sha256, scaling, half)
 
 
 def frozen_name(config: Config) -> str:
@@ -962,8 +1004,12 @@ def parse_graph_def(data: bytes, path: str | Path = "") -> Any:
     raise UserError(f"{path} is truncated or no GraphDef: export the frozen graph again")
 
 
-def freeze(tf: Any, config: Config) -> tuple[Any, list[str], list[str]]:
-    """The SavedModel, Keras or built-in model as a GraphDef without variables; the names of its inputs and outputs."""
+def freeze(tf: Any, config: Config) -> tuple[Any, list[str], dict[str, str]]:
+    """The SavedModel, Keras or built-in model as a GraphDef without variables.
+
+    Returns:
+      The GraphDef, the names of its inputs, and the names of its outputs by their keys in the signature or model.
+    """
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     function, owner = savedmodel_function(tf, config) if config.savedmodel_dir else keras_function(tf, config)
@@ -972,7 +1018,10 @@ def freeze(tf: Any, config: Config) -> tuple[Any, list[str], list[str]]:
     except Exception as error:  # TensorFlow raises many classes here
         raise UserError(f"the model cannot be frozen ({one_line(error)}): export it for inference first") from error
     del owner  # the variables lived as long as it did
-    return frozen.graph.as_graph_def(), [t.name for t in frozen.inputs], [t.name for t in frozen.outputs]
+    inputs = [tensor.name for tensor in frozen.inputs]
+    outputs = [tensor.name for tensor in frozen.outputs]
+    keys = sorted(function.structured_outputs)  # a dict's; TensorFlow flattens it in this order
+    return frozen.graph.as_graph_def(), inputs, dict(zip(keys, outputs, strict=True))
 
 
 def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
@@ -1007,29 +1056,72 @@ def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
 
 
 def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
-    """A Keras file's model, or the built-in ResNet-50 v2, as a concrete function of one input."""
+    """A Keras file's model, or the built-in ResNet-50 v2, as a concrete function that gives its outputs by name."""
     tf.keras.utils.set_random_seed(config.seed)
-    if config.keras_model and not os.path.isfile(config.keras_model):
-        raise UserError(f"{config.keras_model}: no such file: pass a .keras or .h5 file with --keras_model")
-    if config.keras_model and Path(config.keras_model).suffix not in (".keras", ".h5", ".hdf5"):
-        raise UserError(f"{config.keras_model} is no .keras or .h5 file: --frozen_graph takes a .pb, --savedmodel_dir "
-                        f"a folder")  # fmt: skip
-    try:
-        if config.keras_model:
-            model = tf.keras.models.load_model(config.keras_model, compile=False, safe_mode=not config.unsafe_model)
-        else:
-            model = tf.keras.applications.ResNet50V2(weights=None if config.weights == "random" else config.weights)
-    except Exception as error:
-        if "ambda" in str(error) and not config.unsafe_model:
-            raise UserError(f"{config.keras_model} holds Python code (a Lambda layer), which loading would run: pass "
-                            f"--unsafe_model if you trust it") from error  # fmt: skip
-        what = config.keras_model or "--weights=imagenet (--weights=random needs no network)"
-        raise UserError(f"Keras cannot load {what}: {one_line(error)}") from error
+    model = load_keras(tf, config) if config.keras_model else built_in_model(tf, config)
     if len(model.inputs) != 1:
         shapes = ", ".join(f"{t.name} {t.shape}" for t in model.inputs)
         raise UserError(f"{config.keras_model} has {len(model.inputs)} inputs ({shapes}): pass a model with one")
-    spec = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="input_tensor")
-    return tf.function(lambda images: model(images, training=False)).get_concrete_function(spec), model
+    (source,) = model.inputs
+    own_name = re.sub(r"[^A-Za-z0-9_]", "_", source.name.split(":")[0]).lstrip("_") or "input_tensor"
+    spec = tf.TensorSpec(source.shape, source.dtype, name=own_name if config.keras_model else "input_tensor")
+
+    def call(images: Any) -> dict[str, Any]:
+        return outputs_by_name(tf, model, model(images, training=False))
+
+    return tf.function(call).get_concrete_function(spec), model
+
+
+def outputs_by_name(tf: Any, model: Any, outputs: Any) -> dict[str, Any]:
+    """A Keras model's outputs by their names: a dict's keys, or the names of the layers that compute them."""
+    if isinstance(outputs, dict):
+        return outputs
+    outputs = tf.nest.flatten(outputs)
+    names = list(getattr(model, "output_names", None) or [])
+    if len(set(names)) != len(outputs):
+        names = [f"output_{index}" for index in range(len(outputs))]
+    return dict(zip(names, outputs))
+
+
+def load_keras(tf: Any, config: Config) -> Any:
+    """The model in a Keras file.
+
+    Raises:
+      UserError: no such file, another kind of file, or one that needs --unsafe_model.
+    """
+    path = config.keras_model
+    if (Path(path) / "saved_model.pb").exists():
+        raise UserError(f"{path} is a SavedModel's folder: pass it with --savedmodel_dir={path}")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file: pass a .keras or .h5 file with --keras_model")
+    if Path(path).suffix not in (".keras", ".h5", ".hdf5"):
+        raise UserError(f"{path} is no .keras or .h5 file: --frozen_graph takes a .pb, --savedmodel_dir a folder")
+    try:
+        return tf.keras.models.load_model(path, compile=False, safe_mode=not config.unsafe_model)
+    except Exception as error:  # Keras raises many classes here
+        if "ambda" in str(error) and not config.unsafe_model:
+            raise UserError(f"{path} holds Python code (a Lambda layer), which loading would run: pass --unsafe_model "
+                            f"if you trust it") from error  # fmt: skip
+        raise UserError(f"Keras cannot load {path}: {one_line(error)}") from error
+
+
+def built_in_model(tf: Any, config: Config) -> Any:
+    """ResNet-50 v2, as Keras has it; its trained weights are downloaded once, into Keras's own folder.
+
+    Raises:
+      UserError: the download failed.
+    """
+    weights = "imagenet" if config.weights == "imagenet" else None
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT[1])  # Keras sets none
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bar goes to stdout
+            return tf.keras.applications.ResNet50V2(weights=weights)
+    except Exception as error:
+        what = "--weights=imagenet (--weights=random needs no network)"
+        raise UserError(f"Keras cannot load {what}: {one_line(error)}") from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def import_graph(graph_def: Any) -> Any:
@@ -1047,15 +1139,23 @@ def import_graph(graph_def: Any) -> Any:
     return graph
 
 
-def describe_graph(config: Config, graph_def: Any, inputs: list[str], outputs: list[str]) -> tuple[Tensor, Tensor, str]:
-    """The graph's input, output and layout; checks that images can be fed."""
-    graph = import_graph(graph_def)
+def describe_graph(
+    config: Config, graph: Any, inputs: list[str], outputs: dict[str, str]
+) -> tuple[Tensor, Tensor, str]:
+    """The input, output and layout of a tf.Graph; checks that images can be fed.
+
+    Args:
+      inputs, outputs: the signature's, where there is one; outputs by their keys.
+    """
     operations = graph.get_operations()
     holders = [op.outputs[0].name for op in operations if op.type == "Placeholder"]
     ends = [op.outputs[0] for op in operations if len(op.outputs) == 1 and not op.outputs[0].consumers()]
     classes = [t.name for t in ends if t.dtype.is_floating and t.op.type != "Const" and may_be_classes(t.shape)]
     source = find_tensor(graph, config.input_node, "input", inputs or holders, "input_tensor")
-    sink = find_tensor(graph, config.output_node, "output", outputs or classes, "softmax_tensor")
+    sink = find_tensor(
+        graph, config.output_node, "output", list(outputs.values()) or classes, "softmax_tensor", outputs
+    )
+    keys = {name: key for key, name in outputs.items()}
     if source.dtype.name not in ("float32", "uint8"):
         raise UserError(f"input {source.name} takes {source.dtype.name}, not float32 or uint8 images: "
                         f"pass --input_node with a tensor behind the decoding")  # fmt: skip
@@ -1065,7 +1165,7 @@ def describe_graph(config: Config, graph_def: Any, inputs: list[str], outputs: l
                         f"[batch, height, width, channels]: pass --input_node")  # fmt: skip
     layout = "NCHW" if shape[1] in (1, 3) and shape[3] not in (1, 3) else "NHWC"
     feed = dataclasses.replace(tensor_of(source), shape=tuple(shape))
-    return feed, tensor_of(sink), layout
+    return feed, tensor_of(sink, keys.get(sink.name, "")), layout
 
 
 PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "PreventGradient"}  # the values stay theirs
@@ -1088,28 +1188,94 @@ def shape_text(shape: Any) -> str:
     return "?" if shape.rank is None else "[" + ", ".join("?" if n is None else str(n) for n in shape.as_list()) + "]"
 
 
-def find_tensor(graph: Any, asked: str | None, role: str, candidates: list[str], usual: str) -> Any:
-    """The tensor asked for by name, the usual one, or the only candidate."""
-    names = {op.name for op in graph.get_operations() if op.outputs}
+def find_tensor(
+    graph: Any, asked: str | None, role: str, candidates: list[str], usual: str, keys: dict[str, str] | None = None
+) -> Any:
+    """The tensor asked for by name or key, the usual one, or the only candidate.
+
+    Args:
+      keys: names of tensors by their keys in a signature or model.
+    """
+    keys = keys or {}
     if asked:
-        name, _, index = asked.partition(":")
-        if name not in names:
-            close = ", ".join(dict.fromkeys([*candidates, *difflib.get_close_matches(name, names, n=3)])) or "none"
-            raise UserError(f"no node {asked!r} in the graph (closest: {close}): pass --{role}_node")
-        tensors = graph.get_operation_by_name(name).outputs
-        if not (index or "0").isdecimal() or int(index or 0) >= len(tensors):
-            raise UserError(f"node {name!r} has {len(tensors)} outputs, so no {asked!r}: pass --{role}_node={name}")
-        return tensors[int(index or 0)]
-    if len(candidates) != 1 and usual in names:
+        return asked_tensor(graph, keys.get(asked, asked), role, candidates, keys)
+    if len(candidates) != 1 and any(op.name == usual for op in graph.get_operations()):
         return graph.get_tensor_by_name(f"{usual}:0")
     tensors = [graph.get_tensor_by_name(name) for name in candidates]
     floats = [t for t in tensors if t.dtype.is_floating and may_be_classes(t.shape)]
     if len(tensors) > 1 and len(floats) == 1:  # a signature may give class ids beside the probabilities
         tensors = floats
     if len(tensors) != 1:
-        found = ", ".join(f"{t.name} {shape_text(t.shape)} {t.dtype.name}" for t in tensors[:8]) or "none"
+        names = described(keys, candidates)
+        found = ", ".join(f"{names[t.name]} {shape_text(t.shape)} {t.dtype.name}" for t in tensors[:8]) or "none"
         raise UserError(f"cannot tell the graph's {role} (candidates: {found}): pass --{role}_node")
     return tensors[0]
+
+
+def described(keys: dict[str, str], candidates: list[str]) -> dict[str, str]:
+    """What a user calls each candidate: its key, where it has one that says more than its name."""
+    by_name = {name: key for key, name in keys.items()}
+    return {name: by_name.get(name, name) for name in candidates}
+
+
+def asked_tensor(graph: Any, asked: str, role: str, candidates: list[str], keys: dict[str, str]) -> Any:
+    """The tensor of that name, with or without its index; a UserError that names what is close to it."""
+    names = {op.name for op in graph.get_operations() if op.outputs}
+    name, _, index = asked.partition(":")
+    if name not in names:
+        known = described(keys, candidates).values()
+        close = ", ".join(dict.fromkeys([*known, *difflib.get_close_matches(name, names, n=3)])) or "none"
+        raise UserError(f"no node {asked!r} in the graph (closest: {close}): pass --{role}_node")
+    tensors = graph.get_operation_by_name(name).outputs
+    if not (index or "0").isdecimal() or int(index or 0) >= len(tensors):
+        raise UserError(f"node {name!r} has {len(tensors)} outputs, so no {asked!r}: pass --{role}_node={name}")
+    return tensors[int(index or 0)]
+
+
+ELEMENTWISE = {"Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "BiasAdd"}  # what a scaling is made of
+CARRYING = {"Identity", "Cast", "Transpose", "StopGradient"}
+PIXEL_RANGE = 200.0  # an input whose values stay as far apart as pixels do is not scaled, though its mean may be taken
+
+
+def scaling_ops(tf: Any, graph: Any, source: Tensor) -> str:
+    """The arithmetic by which a graph brings pixels of 0 to 255 to its own range at its start; "" where there is none.
+
+    Followed from the input as long as one op after the other takes it alone, with constants; then black and white are
+    sent through. What makes pixels small (Rescaling, Normalization) or takes a mean of pixels from them is a scaling;
+    what would make them larger, as 2x - 1 does, expects another range.
+    """
+    tensor, ops = graph.get_tensor_by_name(source.name), []
+    while len(tensor.consumers()) == 1 and tensor.consumers()[0].type in ELEMENTWISE | CARRYING:
+        op = tensor.consumers()[0]
+        if any(depends_on_input(other) for other in op.inputs if other.name != tensor.name):
+            break
+        ops += [op.type] * (op.type in ELEMENTWISE)
+        tensor = op.outputs[0]
+    shape = [side or 1 for side in source.shape or (1, 1, 1, 3)]
+    if not ops or math.prod(shape) > LARGEST_IMAGE:
+        return ""
+    black = np.zeros(shape, source.dtype)
+    try:
+        with tf.compat.v1.Session(graph=graph) as session:
+            low, high = (session.run(tensor, {source.name: black + level}) for level in (0, 255))
+    except Exception:  # TensorFlow raises many classes; what is wrong with the graph is told when it runs
+        return ""
+    spread = float(np.max(np.abs(np.subtract(high, low, dtype=np.float64))))
+    centred = spread < 2 * PIXEL_RANGE and np.all(low < -PIXEL_RANGE / 4)
+    return ", ".join(ops) if spread < PIXEL_RANGE or centred else ""
+
+
+def depends_on_input(tensor: Any) -> bool:
+    """Whether a tensor is computed from a placeholder."""
+    waiting_for, seen = [tensor.op], set()
+    while waiting_for:
+        op = waiting_for.pop()
+        if op.type == "Placeholder":
+            return True
+        if op.name not in seen:
+            seen.add(op.name)
+            waiting_for += [each.op for each in op.inputs]
+    return False
 
 
 def fit_batch_sizes(config: Config, graph: Graph) -> list[int]:
@@ -2751,6 +2917,8 @@ def judge(
     main, kind = outputs[graph.output], kinds[graph.output]
     if best := predictions(main, kind, config):
         result.facts["predictions"] = best
+    if kind in CLASS_KINDS and (reason := unsure(best, result, images, config)):
+        result.notes.append(reason)
     if built_in(config) and config.weights == "random":
         result.notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
     if kind in CLASS_KINDS and rows_of(main).shape[1] == 1000 and not config.ids_are_one_indexed:
@@ -2760,6 +2928,18 @@ def judge(
     elif reference is not None and result.case.precision != "native":
         judge_agreement(result, outputs, reference, images, config)
     judge_accuracy(result, main, images, config)
+
+
+UNSURE = 0.2  # a photograph's best class under it suggests that the network sees other pixels than it was trained on
+
+
+def unsure(best: list[tuple[str, float]], result: Result, images: Images, config: Config) -> str:
+    """A sentence where native knows no photograph's class, though its weights are trained."""
+    untrained = built_in(config) and config.weights != "imagenet"
+    if not best or best[0][1] >= UNSURE or images.random or untrained or result.case.precision != "native":
+        return ""
+    return (f"native gives the first image's best class only {best[0][1]:.2f}: is --preprocessing={config.preprocessing} "
+            f"what the network was trained with? try inception, torch, caffe, vgg or none")  # fmt: skip
 
 
 def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
@@ -3028,6 +3208,7 @@ def run_case(job: Job, clock: Callable[[], float] = time.perf_counter) -> Result
         result.timings["host"] = time_host(runner, job, batch, clock)
     result.outputs = outputs_of(runner, batch, job.graph)
     result.notes += [
+        *mixed_notes(job),
         *proof_notes(job.case.precision, result.artifact.proof),
         *doubts(runner, batch, job.graph, result.outputs),
     ]
@@ -3119,6 +3300,19 @@ def doubts(runner: Runner, batch: np.ndarray, graph: Graph, outputs: dict[str, n
 def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
     """Whether no value differs by more than SAME_OUTPUT of the largest."""
     return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
+
+
+def mixed_notes(job: Job) -> list[str]:
+    """A sentence where the graph as it came computes in float16 already, as Keras's mixed precision does."""
+    share, case = job.graph.half_share, job.case
+    if not share:
+        return []
+    has = f"the graph as it came computes {share:.0%} of its convolutions and matrix products in float16"
+    if case.precision == "fp32" and case.engine in ("xla", "tftrt"):
+        return [f"{has}, and so does this FP32"]
+    return (
+        [f"{has}; this FP32 computes all in float32"] if case.precision == "fp32" else [has] * (case.engine == "native")
+    )
 
 
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
@@ -3487,6 +3681,8 @@ def make_job(case: Case, config: Config, graph: Graph, images: Images, onnx: Onn
         return Job(case, config, graph, images, onnx.write(case) if wanted else None)
     except UserError as error:
         return Result(case, "failed", str(error))
+    except OSError as error:
+        return Result(case, "failed", str(disk_error(error, error.filename or tempfile.gettempdir())))
     except Exception as error:  # onnx and onnxruntime have classes of their own
         return Result(case, "failed", f"no ONNX graph of that precision ({type(error).__name__}: {one_line(error)})")
 
@@ -3703,6 +3899,98 @@ def doctor(config: Config) -> None:
         print(f"{reason} ({', '.join(precisions)})")
 
 
+def swallowed_flags(config: Config) -> list[str]:
+    """A sentence for each flag that was typed and has no effect beside the others."""
+    found = []
+    models = [name for name in ("frozen_graph", "savedmodel_dir", "keras_model") if getattr(config, name)]
+    for name in models[1:]:
+        found.append(f"--{name} is not read: --{models[0]} goes before it")
+    if models and "weights" in config.given:
+        found.append(f"--weights is of the built-in network: --{models[0]} brings its own")
+    calibrating = {"calibration_dir", "num_calibration_images", "calibration_method"} & config.given
+    if "int8" not in config.precisions and calibrating:
+        flags_of = " and ".join(f"--{name}" for name in sorted(calibrating))
+        found.append(f"{flags_of} would be for --int8, which was not passed")
+    return found
+
+
+WEIGHTS_SERVER = "https://storage.googleapis.com/tensorflow/keras-applications/"  # where Keras has them
+WEIGHTS_FILE = "resnet50v2_weights_tf_dim_ordering_tf_kernels.h5"
+SECONDS_TO_REACH = 8  # after which there is no network
+
+
+def load_with_weights(config: Config) -> Graph:
+    """The graph; of the built-in network with trained weights where photographs are given and they can be had.
+
+    Raises:
+      UserError: it cannot be loaded, or --weights=imagenet was passed and they cannot be had.
+    """
+    load = load_isolated if config.isolate else load_graph
+    if not built_in(config) or config.weights:
+        return load(config)
+    config.weights = "random"
+    if not (config.image_file or config.image_dir):
+        return load(config)
+    without = "random ones are taken, whose predictions mean nothing"
+    if reason := why_no_download():
+        say(f"the trained weights cannot be downloaded ({reason}): {without}")
+        return load(config)
+    try:
+        config.weights = "imagenet"
+        return load(config)
+    except UserError as error:
+        say(f"{error}: {without}")
+        config.weights = "random"
+        return load(config)
+
+
+def why_no_download() -> str | None:
+    """Why Keras's trained weights cannot be had, by asking for their address; None where they lie in its folder."""
+    import requests
+
+    folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
+    if (folder / WEIGHTS_FILE).exists():
+        return None
+    found: list[str | None] = [f"no answer in {SECONDS_TO_REACH} s"]
+
+    def ask() -> None:
+        try:
+            requests.head(WEIGHTS_SERVER, timeout=SECONDS_TO_REACH / 2)
+            found[0] = None  # whatever it answered
+        except requests.RequestException as error:
+            found[0] = f"{type(error).__name__} from {WEIGHTS_SERVER.split('/')[2]}"
+
+    asking = threading.Thread(target=ask, daemon=True)  # looking a name up has no time limit of its own
+    asking.start()
+    asking.join(SECONDS_TO_REACH)
+    return found[0]
+
+
+def choose_preprocessing(config: Config, graph: Graph) -> None:
+    """Takes the preprocessing that fits the graph where none was passed, and says which and why."""
+    asked = "preprocessing" in config.given
+    photographs = bool(config.image_file or config.image_dir or config.calibration_dir)
+    if graph.dtype == "uint8":
+        if asked and config.preprocessing != "none":
+            say(f"--preprocessing={config.preprocessing} has no effect: {graph.name} takes uint8 pixels as they are")
+        config.preprocessing = "none"
+        return
+    if asked:
+        if graph.scaling and config.preprocessing != "none":
+            say(f"{graph.name} scales its pixels itself ({graph.scaling}): --preprocessing=none may be meant")
+        return
+    if built_in(config):
+        config.preprocessing, why = "inception", "what ResNet-50 v2 was trained with"
+    elif graph.scaling:
+        config.preprocessing, why = "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
+    elif graph.image_shape[2] == 1:
+        config.preprocessing, why = "none", f"{graph.name} takes one channel, and nothing in it tells which range"
+    else:
+        why = f"as ever, since nothing in {graph.name} tells what it was trained with"
+    if photographs:
+        say(f"--preprocessing={config.preprocessing} is taken: {why}")
+
+
 def turn_of(cases: list[Case], record: dict[str, Any]) -> int:
     """Which of the cases a record is of: results of several places come as they are done."""
     mine = record["engine"], record["precision"]
@@ -3716,9 +4004,10 @@ def measure(config: Config) -> int:
     check_output_dir(config.output_dir)
     choose_places(config)  # a GPU that is not there is found out before the model is loaded
     cluster = Cluster(config) if config.ray_address else None
-    graph = load_isolated(config) if config.isolate else load_graph(config)
-    if built_in(config) and "preprocessing" not in config.given:
-        config.preprocessing = "inception"  # what the built-in model was trained with
+    for sentence in swallowed_flags(config):
+        say(sentence)
+    graph = load_with_weights(config)
+    choose_preprocessing(config, graph)
     batch_sizes = fit_batch_sizes(config, graph)
     if config.calibration_dir and "int8" in config.precisions:
         image_paths(config.calibration_dir, "--calibration_dir")  # found out before the measuring

@@ -239,8 +239,8 @@ DEFINE_string("image_file", None, "A JPEG, PNG, GIF or BMP, copied batch_size ti
 DEFINE_string("image_dir", None, "A folder of images, or of class folders (named by class id or synset id).")
 DEFINE_enum("preprocessing", "vgg", ["vgg", "inception", "torch", "caffe", "none"],
             "What is done to pixels: vgg (minus RGB means), inception ([-1, 1]), torch (ImageNet mean and deviation), "
-            "caffe (BGR minus means), none ([0, 255]). Not passed: none where the model scales pixels itself, inception "
-            "for the built-in model.")  # fmt: skip
+            "caffe (BGR minus means), none ([0, 255]). Not passed: none where the model scales pixels itself, "
+            "inception for the built-in model.")  # fmt: skip
 DEFINE_boolean("native", False, "Time the graph as it came, in TensorFlow; the default if no precision is named.")
 DEFINE_boolean("fp32", False, "Time the graph in float32 in another engine.")
 DEFINE_boolean("fp16", False, "Time the graph in float16.")
@@ -2917,7 +2917,7 @@ def judge(
     main, kind = outputs[graph.output], kinds[graph.output]
     if best := predictions(main, kind, config):
         result.facts["predictions"] = best
-    if kind in CLASS_KINDS and (reason := unsure(best, result, images, config)):
+    if kind in CLASS_KINDS and (reason := unsure(rows_of(main), result, images, config)):
         result.notes.append(reason)
     if built_in(config) and config.weights == "random":
         result.notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
@@ -2930,16 +2930,24 @@ def judge(
     judge_accuracy(result, main, images, config)
 
 
-UNSURE = 0.2  # a photograph's best class under it suggests that the network sees other pixels than it was trained on
+UNSURE = 0.2  # photographs whose best class is under it suggest that the network sees other pixels than in training
 
 
-def unsure(best: list[tuple[str, float]], result: Result, images: Images, config: Config) -> str:
-    """A sentence where native knows no photograph's class, though its weights are trained."""
+def unsure(rows: np.ndarray, result: Result, images: Images, config: Config) -> str:
+    """A sentence where native, with trained weights, knows the class of hardly a photograph; "" otherwise.
+
+    Args:
+      rows: outputs [images, classes].
+    """
     untrained = built_in(config) and config.weights != "imagenet"
-    if not best or best[0][1] >= UNSURE or images.random or untrained or result.case.precision != "native":
+    if images.random or untrained or result.case.precision != "native":
         return ""
-    return (f"native gives the first image's best class only {best[0][1]:.2f}: is --preprocessing={config.preprocessing} "
-            f"what the network was trained with? try inception, torch, caffe, vgg or none")  # fmt: skip
+    best = float(np.median(probabilities(rows).max(axis=1)))
+    if not best < UNSURE:
+        return ""
+    others = ", ".join(name for name in PREPROCESSING if name != config.preprocessing)
+    taken = f"was the network trained with --preprocessing={config.preprocessing}?"
+    return f"native's best class has only {best:.2f}: {taken} Try {others}"
 
 
 def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
@@ -3308,11 +3316,12 @@ def mixed_notes(job: Job) -> list[str]:
     if not share:
         return []
     has = f"the graph as it came computes {share:.0%} of its convolutions and matrix products in float16"
-    if case.precision == "fp32" and case.engine in ("xla", "tftrt"):
-        return [f"{has}, and so does this FP32"]
-    return (
-        [f"{has}; this FP32 computes all in float32"] if case.precision == "fp32" else [has] * (case.engine == "native")
-    )
+    if case.precision == "native":
+        return [has]
+    if case.precision != "fp32":
+        return []
+    same = "and so does this FP32" if case.engine in ("xla", "tftrt") else "this FP32 computes all in float32"
+    return [f"{has}; {same}"]
 
 
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:

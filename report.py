@@ -7,6 +7,7 @@
     python report.py new.jsonl --compare=old.jsonl --fail_slower=5  for CI: exit 3 where a case lost over 5 %
 
 Nothing here imports TensorFlow or tensorrt.py, which prints its own run with `print_records`. Several files are one.
+Records belong together by graph (its hash) and device: only those are set against one another.
 
 Comparison. Of each case the newest records that ran are compared: the ratio of the undisturbed images/s, new to old,
 which repeats from run to run where the median does not, with an interval from those of both runs (docs/statistics.md).
@@ -29,7 +30,7 @@ import os
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Record = dict[str, Any]
 VERSION = "1.0"
@@ -37,7 +38,7 @@ RECORD_VERSION = 2  # the newest that this program reads
 SAME = 0.025  # speeds nearer than that are the same: tensorrt.py's limit for a steady case
 FEWEST_ROUNDS = 5  # under which a case knows too little of itself: tensorrt.py's LEAST_ROUNDS
 TITLES = ["precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative", "p50\nms",
-          "p99\nms", "top-1\nas native", "size\nMB", "build\ns"]  # fmt: skip
+          "p99\nms", "as\nnative", "SNR\ndB", "size\nMB", "build\ns"]  # fmt: skip
 NEEDED = {"time": str, "device": str, "status": str, "engine": str, "precision": str, "batch_size": int,
           "timings": dict, "notes": list}  # fmt: skip
 NUMBER = (int, float)
@@ -45,6 +46,7 @@ OPTIONAL = {"accuracy": {"top1": NUMBER, "top5": NUMBER}, "artifact": {"bytes": 
             "gpu": {"driver": str, "compute_capability": str}, "graph": {}, "flags": {}, "versions": {},
             "calibration": {"method": str, "images": int, "source": str, "sha256": str},
             "together": {"devices": list, "throughput": dict}}  # fmt: skip
+SAME_BEFORE = 0.99  # top-1 and cosine from which records of version 1 are of the same model
 STATISTICS = ("fps_median", "fps_low", "fps_high", "latency_median", "latency_99th")
 
 
@@ -85,6 +87,7 @@ def check(record: Record) -> None:
         if wrong := [name for name, kind in kinds.items() if not isinstance(part[name], kind)]:
             raise TypeError(", ".join(wrong))
     check_agreement(record)
+    check_times(record)
     if record["precision"] not in LOOKS or not all(isinstance(note, str) for note in record["notes"]):
         raise ValueError("precision or notes")
     for timing in record["timings"].values():
@@ -102,29 +105,75 @@ def check_agreement(record: Record) -> None:
     found = agreement_of(record)
     if found is None:
         return
-    if not isinstance(found["cosine"], NUMBER) or not isinstance(found.get("top1"), (*NUMBER, type(None))):
-        raise TypeError("agreement")
+    for name in ("top1", "cosine", "snr_db"):
+        if not isinstance(found.get(name), (*NUMBER, type(None))):
+            raise TypeError(name)
+    for name in ("same", "decided", "undecided", "images"):
+        if not isinstance(found.get(name, 0), int):
+            raise TypeError(name)
+    for change in found.get("changed", ()):
+        if not all(isinstance(change[name], str) for name in ("image", "native", "now")):
+            raise TypeError("changed")
+
+
+def check_times(record: Record) -> None:
+    """check for the times native."""
+    for rated in (record.get("times_native") or {}).values():
+        if not all(0 < rated[name] < 1e15 for name in ("value", "low", "high")):
+            raise ValueError("times_native")
 
 
 def agreement_of(record: Record) -> Record | None:
-    """The agreement of a record's first output with native, in either version."""
+    """The agreement of a record's first output with native, of how many images, in either version."""
     agreement = record.get("agreement")
     if not agreement:
         return None
-    return agreement if record["record"] == 1 else next(iter(agreement["outputs"].values()))
+    if record["record"] == 1:
+        return agreement
+    return {"images": agreement["images"], **next(iter(agreement["outputs"].values()))}
 
 
 def merged(paths: list[str]) -> list[Record]:
-    """All records: device by device, the newest run of all last."""
-    records = sorted((record for path in paths for record in read_records(path)), key=lambda record: record["time"])
-    newest = {record["device"]: index for index, record in enumerate(records)}
-    return sorted(records, key=lambda record: newest[record["device"]])
+    """All records: graph by graph, in each device by device, the newest run of all last."""
+    records = sorted((r for path in paths for r in read_records(path)), key=lambda r: r["time"])
+    groups = {group_of(record): index for index, record in enumerate(records)}
+    graphs = {group_of(record).graph: index for index, record in enumerate(records)}
+    return sorted(records, key=lambda r: (graphs[group_of(r).graph], groups[group_of(r)]))
 
 
-def devices_of(records: list[Record]) -> dict[str, list[Record]]:
-    """The records of each device, in order."""
-    devices = dict.fromkeys(record["device"] for record in records)
-    return {device: [record for record in records if record["device"] == device] for device in devices}
+class Group(NamedTuple):
+    """What may be set against one another: records of one graph, by its hash and tensors, on one device."""
+
+    graph: str
+    device: str
+
+
+def group_of(record: Record) -> Group:
+    graph = part_of(record, "graph")
+    return Group(" ".join(str(graph.get(name)) for name in ("sha256", "input", "output")), record["device"])
+
+
+def groups_of(records: list[Record]) -> dict[Group, list[Record]]:
+    """The records of each group, in order."""
+    groups = collections.defaultdict(list)
+    for record in records:
+        groups[group_of(record)].append(record)
+    return dict(groups)
+
+
+def graphs_of(records: list[Record]) -> list[list[Record]]:
+    """The records of each graph, in order."""
+    graphs = collections.defaultdict(list)
+    for record in records:
+        graphs[group_of(record).graph].append(record)
+    return list(graphs.values())
+
+
+def model_names(records: list[Record]) -> dict[str, str]:
+    """Each graph's name; digits of its hash behind it where two have the same."""
+    names = {group_of(r).graph: str(part_of(r, "graph").get("name", r.get("network"))) for r in records}
+    count = collections.Counter(names.values())
+    return {graph: name if count[name] == 1 else f"{name} {graph[:8]}" for graph, name in names.items()}
 
 
 # -------------------------------------------------------------------------------------------------------------- table
@@ -139,39 +188,85 @@ def case_of(record: Record) -> str:
     return f"{name_of(record)}{engine} {record['batch_size']}"
 
 
-def native_speeds(records: list[Record]) -> dict[tuple[str, int, str], float]:
-    """Native's newest median images/s by device, batch size and where the input lay."""
-    return {(record["device"], record["batch_size"], inputs): timing["statistics"]["fps_median"]
-            for record in records if record["precision"] == "native"
-            for inputs, timing in record["timings"].items()}  # fmt: skip
+Ends = tuple[float, float, float]  # a number, and the low and the high end of its interval
+Natives = dict[tuple[Group, int, str], Record]
 
 
-def rows_of(records: list[Record], native: dict[tuple[str, int, str], float]) -> list[list[str]]:
-    """The table's cells, a row for each case and place of its input; the best images/s has a star."""
+def natives_of(records: list[Record]) -> Natives:
+    """Native's newest record by group, batch size and where the input lay."""
+    return {
+        (group_of(record), record["batch_size"], inputs): record
+        for record in records
+        if record["precision"] == "native"
+        for inputs in record["timings"]
+    }
+
+
+def times_native(record: Record, natives: Natives, inputs: str) -> Ends | None:
+    """How many times as fast as native a case is, with its interval; None where native did not run so.
+
+    As tensorrt.py found it from pairs of rounds; of records without it, from both medians.
+    """
+    native = natives.get((group_of(record), record["batch_size"], inputs))
+    if native is None:
+        return None
+    if record is native or record["precision"] == "native":
+        return 1.0, 1.0, 1.0
+    if rated := (record.get("times_native") or {}).get(inputs):
+        return rated["value"], rated["low"], rated["high"]
+    ours, theirs = (speed_of(each["timings"][inputs]["statistics"], "fps_median") for each in (record, native))
+    return ratio_of_estimates(ours, theirs)
+
+
+def times_text(times: Ends | None) -> str:
+    """`2.36x ±0.04`, by the longer side of the interval; native itself has none."""
+    if times is None:
+        return ""
+    ratio, low, high = times
+    half = max(ratio - low, high - ratio)
+    return f"{ratio:.2f}x" + (f" ±{half:.2f}" if half else "")
+
+
+def rows_of(records: list[Record], natives: Natives) -> list[list[str]]:
+    """A group's cells, a row for each case and place of its input; the best images/s has a star."""
     speeds = [t["statistics"]["fps_median"] for record in records for t in record["timings"].values()]
     rows = []
     for record in records:
-        artifact, same = record.get("artifact") or {}, agreement_of(record)
-        ends = [f"{same['top1']:.1%}" if (same or {}).get("top1") is not None else "",
-                f"{artifact['bytes'] / 1e6:.1f}" if artifact else "",
-                f"{artifact['build_seconds']:.1f}" if artifact.get("build_seconds") else ""]  # fmt: skip
-        head = [name_of(record), record["engine"], str(record["batch_size"])]
+        head, ends = [name_of(record), record["engine"], str(record["batch_size"])], end_cells(record)
         for inputs, timing in record["timings"].items():
             if inputs == "host":
                 head[1] += " from host" if not head[0] else " (host)"
-            base = native.get((record["device"], record["batch_size"], inputs))
-            rows.append([*head, *timing_cells(timing, base, max(speeds)), *ends])
-            head, ends = ["", "", ""], ["", "", ""]
+            times = times_text(times_native(record, natives, inputs))
+            rows.append([*head, *timing_cells(timing, times, max(speeds)), *ends])
+            head, ends = ["", "", ""], [""] * len(ends)
         if not record["timings"]:
             rows.append([*head, record["status"], *[""] * 5, *ends])
     return rows
 
 
-def timing_cells(timing: dict[str, Any], native: float | None, best: float) -> list[str]:
+def end_cells(record: Record) -> list[str]:
+    """What a row says once: agreement with native, the artifact's size and build time."""
+    artifact = record.get("artifact") or {}
+    size = f"{artifact['bytes'] / 1e6:.1f}" if artifact else ""
+    build = f"{artifact['build_seconds']:.1f}" if artifact.get("build_seconds") else ""
+    return [*agreement_cells(agreement_of(record)), size, build]
+
+
+def agreement_cells(found: Record | None) -> list[str]:
+    """Of how many images (or decisions) the same as in native's, and the signal-to-noise ratio."""
+    if found is None:
+        return ["", ""]
+    noise = found.get("snr_db", math.nan)
+    decibels = "equal" if noise is None else "" if math.isnan(noise) else f"{noise:.0f}"
+    if "decided" in found:
+        return [f"{found['same']}/{found['decided']}", decibels]
+    return [f"{found['top1']:.1%}" if "top1" in found else "", decibels]
+
+
+def timing_cells(timing: dict[str, Any], times: str, best: float) -> list[str]:
     s = timing["statistics"]
     speed, half = s["fps_median"], max(s["fps_high"] - s["fps_median"], s["fps_median"] - s["fps_low"])
-    return [f"{speed:,.1f}{'*' if speed == best else ' '}", f"{half:,.1f}",
-            f"{timing['throughput']:,.1f}", f"{speed / native:.2f}x" if native else "",
+    return [f"{speed:,.1f}{'*' if speed == best else ' '}", f"{half:,.1f}", f"{timing['throughput']:,.1f}", times,
             f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}"]  # fmt: skip
 
 
@@ -200,9 +295,60 @@ def predictions_table(records: list[Record]) -> Any:
 
 
 def accuracy_lines(records: list[Record]) -> list[str]:
-    """Top-1 and top-5 accuracy of each case whose images have a known class."""
-    return [f"{case_of(r)}: accuracy top-1 {r['accuracy']['top1']:.1%}, top-5 {r['accuracy']['top5']:.1%}"
-            for r in records if "accuracy" in r]  # fmt: skip
+    """Top-1 and top-5 accuracy of each case whose images have a known class, and of how many images."""
+    lines = []
+    for record in records:
+        if found := record.get("accuracy"):
+            count = f" of {found['images']} images" if "images" in found else ""
+            shares = f"top-1 {found['top1']:.1%}, top-5 {found['top5']:.1%}"
+            lines.append(f"{case_of(record)}: accuracy {shares}{count}")
+    return lines
+
+
+SHOWN = 5  # images that are named where their first class changed
+
+
+def agreement_lines(records: list[Record]) -> list[str]:
+    """Which images changed their first class, and how many are undecided, behind the cases that it is about."""
+    about = collections.defaultdict(list)
+    for record in records:
+        found = agreement_of(record) or {}
+        for sentence in (changed_images(found), undecided_images(found)):
+            if sentence:
+                about[sentence].append(case_of(record))
+    return [f"{some_cases(cases)}: {sentence}" for sentence, cases in about.items()]
+
+
+def changed_images(found: Record) -> str:
+    """The images whose first class changed, by their names."""
+    changed = found.get("changed")
+    if not changed:
+        return ""
+    names = [f"{one['image']} ({short(one['native'])}, now {short(one['now'])})" for one in changed]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    head = f"the first class changed on {len(names)} of {found['decided']} images"
+    return f"{head}: {', '.join(names[:SHOWN])}{more}"
+
+
+def undecided_images(found: Record) -> str:
+    """How many images could be turned by any rounding, so that they say nothing."""
+    if not found.get("undecided"):
+        return ""
+    whole = found["decided"] + found["undecided"]
+    if found["kind"] == "scores":
+        return f"{found['undecided']} undecided of {whole} decisions: native's own scores are as good as at the limit"
+    return f"{found['undecided']} undecided of {whole} images: native's own first two classes are as good as equal"
+
+
+def short(label: str) -> str:
+    """The first of a class's names."""
+    return label.split(",")[0]
+
+
+def some_cases(cases: list[str]) -> str:
+    """Up to three cases by their names, or how many."""
+    names = list(dict.fromkeys(cases))
+    return ", ".join(names) if len(cases) < 4 else f"{len(cases)} cases"
 
 
 def together_lines(records: list[Record]) -> list[str]:
@@ -234,56 +380,221 @@ def note_lines(records: list[Record]) -> list[str]:
     for record in records:
         for note in [*record["notes"], *([record["error"]] if record.get("error") else [])]:
             about[note].append(case_of(record))
-    return [f"{', '.join(dict.fromkeys(cases)) if len(cases) < 4 else f'{len(cases)} cases'}: {note}"
-            for note, cases in about.items()]  # fmt: skip
+    return [f"{some_cases(cases)}: {note}" for note, cases in about.items()]
+
+
+# ------------------------------------------------------------------------------------------------------------- answer
+
+
+class Rating(NamedTuple):
+    """A case beside native of the same batch size: how many times its images/s, and the interval's ends."""
+
+    record: Record
+    native: Record
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def who(self) -> str:
+        return f"{name_of(self.record)} in {self.record['engine']}"
+
+    @property
+    def times(self) -> str:
+        return f"{self.ratio:.2f}x native ({self.low:.2f} to {self.high:.2f})"
+
+
+def answer_lines(records: list[Record]) -> list[str]:
+    """What TensorRT buys: of one group the fastest case that is still the same model, for each batch size."""
+    sizes = sorted({record["batch_size"] for record in records})
+    answers = (answer(ratings_of(records, size), size) for size in sizes)
+    return [sentence for sentence in answers if sentence]
+
+
+def ratings_of(records: list[Record], size: int) -> list[Rating]:
+    """The newest record of each case of a batch size beside native's, fastest first; none without native."""
+    cases = [r for r in newest(records).values() if r["batch_size"] == size and r["timings"]]
+    natives, rated = natives_of(cases), []
+    for record in cases:
+        inputs = next(iter(record["timings"]))
+        times = times_native(record, natives, inputs)
+        if times and record["precision"] != "native":
+            native = natives[(group_of(record), size, inputs)]
+            rated.append(Rating(record, native, *times))
+    return sorted(rated, key=lambda rating: -rating.ratio)
+
+
+def answer(ratings: list[Rating], size: int) -> str:
+    """One sentence on the cases of a batch size, fastest first."""
+    if not ratings:
+        return ""
+    faster = [rating for rating in ratings if rating.low > 1]
+    if not faster:
+        return f"Nothing is faster than native at batch {size}: {ratings[0].who} comes next, {ratings[0].times}."
+    best = faster[0]
+    if has_random_weights(best.record):
+        return (f"Fastest at batch {size}: {best.who}, {best.times}{size_text(best)}; random weights cannot tell "
+                f"whether it is still the same model.")  # fmt: skip
+    same = [rating for rating in faster if is_same_model(rating.record)]
+    if not same:
+        return (f"Nothing that is faster at batch {size} is still the same model: {best.who}, {best.times}, has "
+                f"{agreement_text(best.record, noise=True)}.")  # fmt: skip
+    best = same[0]
+    return (f"Fastest that is still the same model at batch {size}: {best.who}, {best.times}, "
+            f"{agreement_text(best.record)}{size_text(best)}.")  # fmt: skip
+
+
+def has_random_weights(record: Record) -> bool:
+    return (record.get("flags") or {}).get("weights") == "random"
+
+
+def is_same_model(record: Record) -> bool:
+    """Whether a case's outputs are still native's: tensorrt.py's own verdict, which version 1 had no word for."""
+    agreement = record.get("agreement")
+    if not agreement:
+        return False
+    if record["record"] == 1:
+        return min(agreement["top1"], agreement.get("cosine", 1)) >= SAME_BEFORE
+    return agreement.get("same_model", False)
+
+
+def agreement_text(record: Record, noise: bool = False) -> str:
+    """How far a case's outputs are native's, with the number of images that says so."""
+    found = agreement_of(record)
+    if not found:
+        return "no outputs to compare"
+    if "kind" not in found:
+        return f"top-1 as native on {found['top1']:.1%} of the images"
+    images = f"{'random ' * (record['images'] == 'random')}images"
+    decibels = noise_text(found["snr_db"])
+    if not found.get("decided"):
+        undecided = ", of which none is decided" if "decided" in found else ""
+        return f"{decibels} on {found['images']} {images}{undecided}"
+    share = f"{found['same']} of {found['decided']}"
+    text = f"top-1 as native on {share} {images}"
+    if found["kind"] == "scores":
+        text = f"{share} decisions as native on {found['images']} {images}"
+    return f"{text}, {decibels}" if noise else text
+
+
+def noise_text(decibels: float | None) -> str:
+    return "no difference" if decibels is None else f"{decibels:.0f} dB signal to noise"
+
+
+def size_text(rating: Rating) -> str:
+    """The artifact's size beside native's, where both are known."""
+    ours, theirs = ((record.get("artifact") or {}).get("bytes") for record in rating[:2])
+    if not ours or not theirs:
+        return ""
+    size, before = (megabytes(count) for count in (ours, theirs))
+    return f", {size} MB instead of {before}" if size != before else ""
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f}" if count >= 1e7 else f"{count / 1e6:.2g}"
+
+
+# ----------------------------------------------------------------------------------------------------------- printing
 
 
 def console() -> Any:
-    """rich's console on stdout; plain and 100 columns wide where that is no terminal."""
+    """rich's console on stdout; plain and 110 columns wide where that is no terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+
+
+SENTENCES = (together_lines, slowest_lines, accuracy_lines, agreement_lines, note_lines)
 
 
 def print_records(records: list[Record], predictions: bool = True) -> None:
-    """The probabilities, the table of each device and the sentences of some cases on stdout."""
-    out, native, groups = console(), native_speeds(records), devices_of(records)
+    """The probabilities, then of each graph the tables, the answers and the sentences of some cases on stdout."""
+    out, native, names = console(), natives_of(records), model_names(records)
     if predictions and any("predictions" in record for record in records):
         out.print("", predictions_table(records), sep="\n")
-    for device, group in groups.items():
-        print()
-        out.print(grid(TITLES, rows_of(group, native), 2, 1, device if len(groups) > 1 else ""))
-    for find in (together_lines, slowest_lines, accuracy_lines, note_lines):
-        if lines := find(records):
-            print("\n" + "\n".join(lines))
+    for of_graph in graphs_of(records):
+        for group, members in groups_of(of_graph).items():
+            print()
+            title = f"{names[group.graph]} on {group.device}"
+            out.print(grid(TITLES, rows_of(members, native), 2, 1, title))
+            print_lines(answer_lines(members))
+        for find in SENTENCES:
+            print_lines(find(of_graph))
+
+
+def print_lines(lines: list[str]) -> None:
+    """A paragraph, if there is one."""
+    if lines:
+        print("\n" + "\n".join(lines))
 
 
 # ------------------------------------------------------------------------------------------------------------ picture
 
 # by precision: face of the bar, hatch, and the marker of the third panel; told apart without colour
 LOOKS = {"native": ("1.0", "", "o"), "fp32": ("0.85", "", "s"), "fp16": ("0.65", "///", "^"), "int8": ("0.35", "", "D")}
-FILLS = ("black", "white", "0.6", "0.85", "0.3")  # of the markers, by engine
+# of the markers, by engine
+FILLS = {"native": "black", "tensorrt": "0.6", "tftrt": "0.3", "xla": "0.85", "onnxruntime": "white"}
+CURVES = 3  # batch sizes from which a group is drawn as curves
 
 
 def draw(records: list[Record]) -> Any:
-    """The picture: speed, latency of every step, and agreement or accuracy against speed; rows as in the table."""
+    """The picture, a strip for each graph: bars as in the table, or curves where there are many batch sizes."""
     from matplotlib.figure import Figure
 
-    if not (rows := [(record, inputs) for record in records for inputs in record["timings"]]):
+    timed = [record for record in records if record["timings"]]
+    if not timed:
         raise UserError("no case of these files was timed: nothing to draw")
-    height = max(3.6, 1.6 + 0.34 * (len(rows) + len(devices_of(records))))
-    figure = Figure(figsize=(15, height), layout="constrained")
-    speed, latency, quality = figure.subplots(1, 3, width_ratios=(5, 4, 4))
-    places = draw_speeds(speed, rows, native_speeds(records))
+    strips = strips_of(timed)
+    heights = [height_of(members, curves) for _, members, curves in strips]
+    figure = Figure(figsize=(16, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(strips), 1, squeeze=False, height_ratios=heights)[:, 0]
+    native = natives_of(timed)
+    for part, (title, members, curves), height in zip(parts, strips, heights):
+        part.suptitle(title, fontweight="bold")
+        if curves:
+            draw_curves(part, members)
+        else:
+            draw_bars(part, members, native, height)
+    return figure
+
+
+def strips_of(records: list[Record]) -> list[tuple[str, list[Record], bool]]:
+    """Title, records, and whether they are curves: a group with many batch sizes, or the others of one graph."""
+    names, strips = model_names(records), []
+    bars: dict[str, list[Record]] = collections.defaultdict(list)
+    for group, members in groups_of(records).items():
+        if len({record["batch_size"] for record in members}) >= CURVES:
+            strips.append((f"{names[group.graph]} on {group.device}", members, True))
+        else:
+            bars[group.graph] += members
+    for graph, members in bars.items():
+        devices = {record["device"] for record in members}
+        on = f" on {devices.pop()}" if len(devices) == 1 else ""
+        strips.append((names[graph] + on, members, False))
+    return strips
+
+
+def height_of(records: list[Record], curves: bool) -> float:
+    """Inches that a strip needs."""
+    if curves:
+        return 4.8
+    rows = sum(len(record["timings"]) for record in records) + len({record["device"] for record in records})
+    return max(3.9, 1.9 + 0.34 * rows)
+
+
+def draw_bars(part: Any, records: list[Record], native: Natives, height: float) -> None:
+    """Speed with intervals, latency of every step, and agreement against speed; rows as in the table."""
+    speed, latency, quality = part.subplots(1, 3, width_ratios=(5, 4, 4))
+    rows = [(record, inputs) for record in records for inputs in record["timings"]]
+    places = draw_speeds(speed, rows, native)
     draw_latencies(latency, rows, places)
     latency.set_ylim(speed.get_ylim())
     draw_quality(quality, records)
     if height > 6:
         quality.set(box_aspect=0.8, anchor="N")
-    return figure
 
 
-def draw_speeds(axes: Any, rows: list[tuple[Record, str]], native: dict[tuple[str, int, str], float]) -> list[float]:
+def draw_speeds(axes: Any, rows: list[tuple[Record, str]], native: Natives) -> list[float]:
     """Bars of images/s with intervals and speed-ups; returns the height of each row. A device's name heads its rows."""
     places, names, place, device = [], [], 0.0, ""
     several = len({record["device"] for record, _ in rows}) > 1
@@ -300,8 +611,8 @@ def draw_speeds(axes: Any, rows: list[tuple[Record, str]], native: dict[tuple[st
         face, hatch, _ = LOOKS[record["precision"]]
         error = [[s["fps_median"] - s["fps_low"]], [s["fps_high"] - s["fps_median"]]]
         axes.barh(place, s["fps_median"], 0.7, color=face, hatch=hatch, edgecolor="black", xerr=error, capsize=3)
-        base = native.get((record["device"], record["batch_size"], inputs))
-        text = f"{s['fps_median']:,.1f}" + (f"  ({s['fps_median'] / base:.2f}x)" if base else "")
+        times = times_text(times_native(record, native, inputs))
+        text = f"{s['fps_median']:,.1f}" + (f"  ({times})" if times else "")
         axes.text(s["fps_high"] + most / 60, place, text, va="center", fontsize=9)
     axes.set(yticks=places, yticklabels=names, xlim=(0, 1.4 * most), ylim=(max(2.3, max(places) + 0.7), -0.7),
              xlabel="images/s, median with 95 % interval (times native)", title="Speed")  # fmt: skip
@@ -331,34 +642,184 @@ def draw_latencies(axes: Any, rows: list[tuple[Record, str]], places: list[float
     axes.grid(axis="x", alpha=0.4)
 
 
+class Point(NamedTuple):
+    """A case in the third panel: its images/s, its agreement in per cent or dB, and of how many."""
+
+    record: Record
+    speed: float
+    height: float
+    count: str
+
+
 def draw_quality(axes: Any, records: list[Record]) -> None:
-    """Accuracy where it is known, else agreement with native, against speed; markers by precision, fill by engine."""
-    known = any("accuracy" in record for record in records)
-    points = [(r, r["accuracy"]["top1"] if known else (agreement_of(r) or {"top1": 1.0})["top1"])
-              for r in records if r["timings"] and (("accuracy" in r) if known else "predictions" in r)
-              and (known or (agreement_of(r) or {"top1": 1.0}).get("top1") is not None)]  # fmt: skip
-    engines = list(dict.fromkeys(record["engine"] for record, _ in points))
-    for record, share in points:
-        speed = next(iter(record["timings"].values()))["statistics"]["fps_median"]
-        axes.plot(speed, 100 * share, LOOKS[record["precision"]][2], markersize=8, markeredgecolor="black",
-                  markerfacecolor=FILLS[engines.index(record["engine"]) % len(FILLS)], linestyle="none",
-                  label=case_of(record).rsplit(" ", 1)[0])  # fmt: skip
-    axes.set(xlabel="images/s", ylabel="top-1 accuracy, %" if known else "images with native's first class, %",
-             title="Is it still the same model?")  # fmt: skip
-    axes.grid(alpha=0.4)
+    """Agreement with native against speed, with the number it comes from; markers by precision, fill by engine."""
+    points, label = quality_points(records)
+    axes.set(title="Is it still the same model?")
     if not points:
-        axes.text(0.5, 0.5, "no outputs", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no outputs to compare with native", ha="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
         return
-    lowest = min(100 * share for _, share in points)
-    room = max(3.0, 0.1 * (100 - lowest))
-    axes.set_ylim(lowest - room, 100 + room / 3)
-    axes.set_yticks([tick for tick in axes.get_yticks() if lowest - room <= tick <= 100])
+    axes.set(xlabel="images/s", ylabel=label)
+    axes.grid(alpha=0.4)
+    for point in points:
+        name = case_of(point.record).rsplit(" ", 1)[0]
+        axes.plot(point.speed, point.height, label=name, linestyle="none", **marker_of(point.record))
+    lowest, highest = (end(point.height for point in points) for end in (min, max))
+    whole = 100 if label.endswith("%") else highest
+    room = max(3.0, 0.15 * (whole - lowest))
+    axes.set_ylim(lowest - room, whole + room)
+    axes.set_yticks([tick for tick in axes.get_yticks() if lowest - room <= tick <= whole])
     axes.set_xlim(0, 1.15 * axes.dataLim.xmax)
     axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter("{x:,.10g}")
+    name_counts(axes, points)
     once = dict(zip(*reversed(axes.get_legend_handles_labels())))
     axes.legend(once.values(), once.keys(), loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, ncols=2,
                 fontsize=8)  # fmt: skip
+
+
+def quality_points(records: list[Record]) -> tuple[list[Point], str]:
+    """The cases that were compared with native and the axis they share: classes, decisions or, failing those, dB."""
+    found = [(record, agreement_of(record)) for record in records if agreement_of(record)]
+    decided = [(record, same) for record, same in found if share_of(same) is not None]
+    if decided:
+        scores = any(same.get("kind") == "scores" for _, same in decided)
+        points = [Point(r, median_speed(r), 100 * share_of(same), count_of(same)) for r, same in decided]
+        return points, "decisions as in native, %" if scores else "images with native's first class, %"
+    noisy = [(record, same) for record, same in found if same.get("snr_db") is not None]
+    points = [Point(r, median_speed(r), same["snr_db"], f"{same['images']} images") for r, same in noisy]
+    return points, "signal to noise, dB"
+
+
+def share_of(found: Record) -> float | None:
+    """The share of images, or decisions, as in native; None where nothing was decided."""
+    if "decided" not in found:
+        return found.get("top1")
+    return found["same"] / found["decided"] if found["decided"] else None
+
+
+def count_of(found: Record) -> str:
+    return f"{found['same']} of {found['decided']}" if "decided" in found else ""
+
+
+def median_speed(record: Record) -> float:
+    return next(iter(record["timings"].values()))["statistics"]["fps_median"]
+
+
+def marker_of(record: Record) -> dict[str, Any]:
+    """The marker of a case: its shape by precision, its fill by engine."""
+    return {"marker": LOOKS[record["precision"]][2], "markersize": 8, "markeredgecolor": "black",
+            "markerfacecolor": FILLS.get(record["engine"], "white")}  # fmt: skip
+
+
+def name_counts(axes: Any, points: list[Point]) -> None:
+    """Writes n beside the points: at each where they differ, else once."""
+    counts = {point.count for point in points}
+    if len(counts) == 1:
+        text = counts.pop()
+        axes.text(0.03, 0.04, f"n: {text}" if text else "", fontsize=8, transform=axes.transAxes)
+        return
+    seen = set()
+    for point in points:
+        if (place := (round(point.height, 3), point.count)) not in seen:
+            axes.annotate(point.count, (point.speed, point.height), (0, -14), textcoords="offset points",
+                          ha="center", fontsize=8)  # fmt: skip
+        seen.add(place)
+
+
+STROKES = {"native": "-", "fp32": "--", "fp16": "-.", "int8": ":"}  # of the curves, by precision
+
+
+def draw_curves(part: Any, records: list[Record]) -> None:
+    """images/s and latency against batch size, one against the other, and agreement: a curve for each case."""
+    speed, latency, trade, quality = part.subplots(1, 4, width_ratios=(4, 4, 4, 3.4))
+    sizes = sorted({record["batch_size"] for record in records})
+    for curve in curves_of(records):
+        draw_curve((speed, latency, trade), curve)
+    speed.set(title="Speed", xlabel="batch size", ylabel="images/s, median with 95 % interval")
+    latency.set(title="Latency", xlabel="batch size", ylabel="ms a step, median")
+    trade.set(title="Trade-off", xlabel=f"images/s, at batch {sizes[0]:,} to {sizes[-1]:,}", ylabel="ms a step, median")
+    for axes in (speed, latency):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(*size_ticks(sizes))
+        axes.minorticks_off()
+    for axis in (speed.yaxis, latency.yaxis, trade.yaxis, trade.xaxis):
+        logarithmic(axis)
+    for axes in (speed, latency, trade):
+        axes.grid(alpha=0.4)
+    draw_quality(quality, best_of_each(records))
+    if quality.get_legend():
+        quality.get_legend().remove()
+    part.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)
+
+
+def size_ticks(sizes: list[int]) -> tuple[list[int], list[str]]:
+    """Batch sizes to write at the axis: those that are far enough from the one before, and their texts."""
+    apart = math.log(sizes[-1] / sizes[0]) / 9
+    ticks = sizes[:1]
+    for size in sizes:
+        if math.log(size / ticks[-1]) >= apart:
+            ticks.append(size)
+    return ticks, [f"{size:,}" for size in ticks]
+
+
+class Curve(NamedTuple):
+    """One case with one place of its input, by batch size."""
+
+    name: str
+    inputs: str
+    records: list[Record]
+
+    @property
+    def statistics(self) -> list[dict[str, float]]:
+        return [record["timings"][self.inputs]["statistics"] for record in self.records]
+
+
+def curves_of(records: list[Record]) -> list[Curve]:
+    """The newest record of each case with each place of its input, by batch size."""
+    found = collections.defaultdict(list)
+    order = list(LOOKS)
+    for record in sorted(newest(records).values(), key=lambda r: (order.index(r["precision"]), r["batch_size"])):
+        for inputs in record["timings"]:
+            found[(case_of(record).rsplit(" ", 1)[0], inputs)].append(record)
+    host = " (host)"
+    return [Curve(name + host * (inputs == "host"), inputs, some) for (name, inputs), some in found.items()]
+
+
+def draw_curve(panels: tuple[Any, Any, Any], curve: Curve) -> None:
+    """One case in the panels of speed, latency and trade-off; grey where its input came from the host."""
+    speed, latency, trade = panels
+    first, numbers = curve.records[0], curve.statistics
+    sizes = [record["batch_size"] for record in curve.records]
+    speeds = [s["fps_median"] for s in numbers]
+    milliseconds = [1e3 * s["latency_median"] for s in numbers]
+    error = [[s["fps_median"] - s["fps_low"] for s in numbers], [s["fps_high"] - s["fps_median"] for s in numbers]]
+    shade = "0.6" if curve.inputs == "host" else "black"
+    look = {**marker_of(first), "color": shade, "markeredgecolor": shade, "markersize": 6, "linewidth": 1,
+            "linestyle": STROKES[first["precision"]], "label": curve.name}  # fmt: skip
+    speed.errorbar(sizes, speeds, error, capsize=2, **look)
+    latency.plot(sizes, milliseconds, **look)
+    trade.plot(speeds, milliseconds, **look)
+
+
+def logarithmic(axis: Any) -> None:
+    """A logarithmic axis with 1, 2 and 5 written out, or 1 and 3, or powers of ten where those are many."""
+    from matplotlib import ticker
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_data_interval()
+    tens = (1, 2, 5) if high < 30 * low else (1, 3) if high < 1e3 * low else (1,)
+    axis.set_major_locator(ticker.LogLocator(subs=tens))
+    axis.set_major_formatter("{x:,.10g}")
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def best_of_each(records: list[Record]) -> list[Record]:
+    """Of each precision and engine the newest record with the most images/s."""
+    best: dict[tuple[str, str], Record] = {}
+    for record in sorted(newest(records).values(), key=median_speed):
+        best[(record["precision"], record["engine"])] = record
+    return list(best.values())
 
 
 # --------------------------------------------------------------------------------------------------------------- page
@@ -369,22 +830,33 @@ th{vertical-align:bottom}th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}s
 
 
 def page(records: list[Record], figure: Any) -> str:
-    """One self-contained HTML page: table, picture, sentences, environment, calibration."""
+    """One self-contained HTML page: tables and answers, picture, sentences, environment, calibration."""
     figure.savefig(buffer := io.StringIO(), format="svg")
     svg = buffer.getvalue()
-    native, head = native_speeds(records), "".join(f"<th>{title.replace(chr(10), '<br>')}" for title in TITLES)
     parts = ["<!doctype html><html lang=en><meta charset=utf-8><title>tensorrt.py</title>", f"<style>{STYLE}</style>"]
     parts.append("<h1>What does TensorRT buy this model, and is it still the same model?</h1>")
-    for device, group in devices_of(records).items():
-        rows = "".join("<tr><td>" + "<td>".join(map(html.escape, row)) for row in rows_of(group, native))
-        parts.append(f"<h2>{html.escape(device)}</h2><table><tr>{head}{rows}</table>")
+    native, names = natives_of(records), model_names(records)
+    for of_graph in graphs_of(records):
+        for group, members in groups_of(of_graph).items():
+            parts.append(f"<h2>{html.escape(f'{names[group.graph]} on {group.device}')}</h2>")
+            parts.append(html_table(members, native))
+            parts += [f"<p><strong>{html.escape(line)}</strong>" for line in answer_lines(members)]
+        parts += [html_list(title, find(of_graph)) for title, find in SECTIONS.items()]
     parts.append(svg[svg.index("<svg") :])
-    sections = {"Together": together_lines, "Slowest": slowest_lines, "Accuracy": accuracy_lines, "Notes": note_lines,
-                "Calibration": calibration_lines, "Environment": environment_lines}  # fmt: skip
-    for title, find in sections.items():
-        if items := "".join(f"<li>{html.escape(line)}" for line in find(records)):
-            parts.append(f"<h2>{title}</h2><ul>{items}</ul>")
     return "\n".join(parts) + "</html>\n"
+
+
+def html_list(title: str, lines: list[str]) -> str:
+    """A heading and its sentences, if there are any."""
+    items = "".join(f"<li>{html.escape(line)}" for line in lines)
+    return f"<h3>{title}</h3><ul>{items}</ul>" if items else ""
+
+
+def html_table(records: list[Record], native: Natives) -> str:
+    """A group's table."""
+    head = "".join(f"<th>{title.replace(chr(10), '<br>')}" for title in TITLES)
+    rows = "".join("<tr><td>" + "<td>".join(map(html.escape, row)) for row in rows_of(records, native))
+    return f"<table><tr>{head}{rows}</table>"
 
 
 def calibration_lines(records: list[Record]) -> list[str]:
@@ -402,8 +874,26 @@ def environment_lines(records: list[Record]) -> list[str]:
         versions, settings = (", ".join(f"{key} {value}" for key, value in (r.get(name) or {}).items())
                               for name in ("versions", "flags"))  # fmt: skip
         lines += [f"{r['device']}{driver}; {versions}", f"{r['engine']} {r.get('engine_version', '')}; {settings}",
-                  "graph " + ", ".join(f"{key} {value}" for key, value in graph.items())]  # fmt: skip
+                  "graph " + ", ".join(f"{key} {tensor_text(value)}" for key, value in graph.items())]  # fmt: skip
     return list(dict.fromkeys(lines))
+
+
+SECTIONS = {
+    "Together": together_lines,
+    "Slowest": slowest_lines,
+    "Accuracy": accuracy_lines,
+    "Agreement": agreement_lines,
+    "Notes": note_lines,
+    "Calibration": calibration_lines,
+    "Environment": environment_lines,
+}
+
+
+def tensor_text(value: Any) -> str:
+    """A graph's fact; its inputs and outputs as name, shape and type."""
+    if not (isinstance(value, (list, tuple)) and value and isinstance(value[0], dict)):
+        return str(value)
+    return "; ".join(f"{tensor['name']} {tensor['shape']} {tensor['dtype']}" for tensor in value)
 
 
 # --------------------------------------------------------------------------------------------------------- comparison
@@ -439,9 +929,6 @@ def part_of(record: Record, part: str) -> Record:
         return found
     names = {role: ", ".join(tensor["name"] for tensor in found[role + "s"]) for role in ("input", "output")}
     return {**found, **names}
-
-
-Ends = tuple[float, float, float]  # a number, and the low and the high end of its interval
 
 
 def ratio_of(new: dict[str, Any], old: dict[str, Any]) -> Ends:

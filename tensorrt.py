@@ -42,6 +42,7 @@ import dataclasses
 import datetime
 import difflib
 import errno
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -53,8 +54,8 @@ import math
 import multiprocessing
 import os
 import platform
-import queue
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -87,7 +88,6 @@ OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
 STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
-MAX = 0  # the batch size of --batch_size=max, until it is found
 FIRST_TRY, LAST_TRY = 128, 1 << 16  # batch sizes between which the largest is looked for by doubling
 FINE = 64  # the largest batch is found to 1/64 of itself
 VARIED = 128  # different images in it
@@ -168,15 +168,25 @@ class Graph:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One engine, precision and batch size: one measurement, one record. `why` the engine was chosen."""
+    """One engine, precision and batch size: one measurement, one record. `why` the engine was chosen.
+
+    `batch_size` is None while the largest that fits is still to be found.
+    """
 
     engine: str
     precision: str
-    batch_size: int
+    batch_size: int | None
     why: str = ""
 
     def __str__(self) -> str:
-        return " ".join(dict.fromkeys((self.precision, self.engine, str(self.batch_size))))
+        size = "max" if self.batch_size is None else str(self.batch_size)
+        return " ".join(dict.fromkeys((self.precision, self.engine, size)))
+
+    @property
+    def title(self) -> str:
+        """As report.py's sentences name it: `FP16 xla 8`."""
+        native, size = self.precision == "native", "max" if self.batch_size is None else str(self.batch_size)
+        return f"native {size}" if native else f"{self.precision.upper()} {self.engine} {size}"
 
     def file_name(self, graph: Graph, suffix: str | None = None) -> str:
         """The case's name in log.txt and its artifact's: `native_X`, `xla_fp16_X`; `suffix` replaces X's own."""
@@ -207,7 +217,10 @@ class Timing:
 
 @dataclasses.dataclass
 class Result:
-    """All that a case's process found: `timings` by where the input lay (device, host), outputs by their names."""
+    """All that is known of a case: `timings` by where the input lay (device, host), outputs by their names.
+
+    `reference` has native's outputs for the same images, `native_rounds` its rounds of the same turns.
+    """
 
     case: Case
     status: str = "ok"  # or built, failed
@@ -215,6 +228,8 @@ class Result:
     timings: dict[str, Timing] = dataclasses.field(default_factory=dict)
     artifact: Artifact | None = None
     outputs: dict[str, np.ndarray] | None = None
+    reference: dict[str, np.ndarray] | None = None
+    native_rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -228,6 +243,18 @@ DEFINE_string, DEFINE_boolean, DEFINE_integer, DEFINE_enum, DEFINE_list = (
     for kind in ("string", "boolean", "integer", "enum", "list")
 )
 
+
+class StepsParser(flags.IntegerParser):
+    """A number of steps, or auto, which is None."""
+
+    def parse(self, argument: str | int) -> int | None:
+        return None if argument == "auto" else super().parse(argument)
+
+
+def DEFINE_steps(name: str, help: str, least: int) -> None:
+    flags.DEFINE(StepsParser(lower_bound=least), name, "auto", help, flag_values=FLAGS)
+
+
 DEFINE_string("frozen_graph", None, "Path or http(s) URL of a frozen GraphDef (.pb); wins over --savedmodel_dir.")
 DEFINE_string("savedmodel_dir", None, "Folder of a SavedModel, or http(s) URL of a .tar.gz of one.")
 DEFINE_string("keras_model", None, "Path of a .keras or .h5 file.")
@@ -237,6 +264,8 @@ DEFINE_string("input_node", None, "Name of the graph's input; default: found by 
 DEFINE_string("output_node", None, "Name of the graph's output; default: found by itself.")
 DEFINE_string("image_file", None, "A JPEG, PNG, GIF or BMP, copied batch_size times; default: random data.")
 DEFINE_string("image_dir", None, "A folder of images, or of class folders (named by class id or synset id).")
+DEFINE_integer("num_images", 512, "Images of --image_dir to read at most: the batch takes the first, agreement and "
+               "accuracy are judged on all.", lower_bound=1)  # fmt: skip
 DEFINE_enum("preprocessing", "vgg", ["vgg", "inception", "torch", "caffe", "none"],
             "What is done to pixels: vgg (minus RGB means), inception ([-1, 1]), torch (ImageNet mean and deviation), "
             "caffe (BGR minus means), none ([0, 255]). Not passed: none where the model scales pixels itself, "
@@ -249,23 +278,23 @@ DEFINE_list("engine", "auto", "Engines for fp32, fp16 and int8, comma-separated:
             "auto, which takes the first that can run the precision here.")  # fmt: skip
 DEFINE_list("batch_size", "128", "Images a step; a comma-separated list makes a case of each; max: the largest that "
             "fits.")  # fmt: skip
-DEFINE_integer("num_loops", 100, "Timed steps of each loop.", lower_bound=2)
-DEFINE_integer("num_warmup", 5, "Untimed steps before them.", lower_bound=0)
-DEFINE_integer("rounds", 1, "Times that the cases of a batch size are gone through, in turn.", lower_bound=1)
+DEFINE_steps("num_loops", "Timed steps of each loop, over all rounds; auto: until the speed is known to 2 %.", 2)
+DEFINE_steps("num_warmup", "Untimed steps before them; auto: until the speed has stopped rising.", 0)
+DEFINE_integer("rounds", None, "Rounds that the cases of a batch size are measured in, in turn; default: at least 5.",
+               lower_bound=1)  # fmt: skip
 DEFINE_enum("inputs", "device", ["device", "host", "both"], "Where a step's batch lies when its clock starts.")
 DEFINE_enum("host_dtype", "float32", ["float32", "uint8"], "What goes to the engine: float32 as the graph takes it, or "
             "raw uint8 pixels with the preprocessing's arithmetic done on the device.")  # fmt: skip
-DEFINE_string("gpus", None, "all, or indices as 0,1: each case on these GPUs at once, a process each. cpu:2 splits the "
-              "CPU's cores between two processes.")  # fmt: skip
-DEFINE_string("ray_address", None, "auto, HOST:PORT or local: run the cases as tasks of a Ray cluster, on every node.")
-DEFINE_boolean("spread", False, "With --gpus or --ray_address: different cases at the same time, each on one GPU.")
 DEFINE_string("output_dir", "/tmp", "Folder for log.txt, results.jsonl and the artifacts.")
 DEFINE_string("calibration_dir", None, "Folder of images for INT8 calibration; default: the input batch itself.")
 DEFINE_integer("num_calibration_images", 64, "Images to calibrate on at most.", lower_bound=1)
 DEFINE_enum("calibration_method", "percentile", ["minmax", "entropy", "percentile"], "How ranges are chosen for INT8.")
 DEFINE_boolean("ids_are_one_indexed", False, "Shift class ids by one: the output has no background class at 0. A "
                "1000-class output is shifted by itself.")  # fmt: skip
-DEFINE_integer("label", None, "Class id of the images, as labellist.json counts: gives accuracy.", lower_bound=0)
+DEFINE_integer("label", None, "Class id of the images: gives accuracy. --label and class folders count as "
+               "labellist.json does: 0 is the background, 1 the tench.", lower_bound=0)  # fmt: skip
+DEFINE_boolean("labels_are_zero_indexed", False, "--label and class folders count as Keras and PyTorch do: 0 is the "
+               "first class.")  # fmt: skip
 DEFINE_integer("predictions_to_print", 5, "Classes on each predictions line.", lower_bound=1)
 DEFINE_integer("workspace_size", None, "Memory in MB that TensorRT may use while it builds; default: all that there "
                "is (TF-TRT: 2048).", lower_bound=1)  # fmt: skip
@@ -283,17 +312,39 @@ DEFINE_boolean("version", False, "Print the version.")
 DEFINE_boolean("help", False, "Print this help.")
 
 
+# The 2018 script's short flags, which argparse took with their value behind a space or an equals sign.
+SHORT_FLAGS = {
+    "-fg": "frozen_graph",
+    "-sd": "savedmodel_dir",
+    "-od": "output_dir",
+    "-on": "output_node",
+    "-in": "input_node",
+    "-bs": "batch_size",
+    "-if": "image_file",
+    "-nl": "num_loops",
+    "-ws": "workspace_size",
+    "-pp": "predictions_to_print",
+}
+
+
+def long_flag(word: str) -> str:
+    """A word of the command line with a short flag of 2018 by its long name."""
+    name, equals, value = word.partition("=")
+    return f"--{SHORT_FLAGS[name]}{equals}{value}" if name in SHORT_FLAGS else word
+
+
 def parse_flags(argv: list[str]) -> Config:
     """The command line as a Config; `batch_sizes` and `precisions` are its lists, `given` the flags that were typed.
 
     Raises:
       UserError: an unknown flag, a value that does not fit, or a stray argument.
     """
+    refuse_fleet_flags(argv)
     FLAGS.unparse_flags()
     for name in FLAGS:
         FLAGS[name].unparse()
     try:
-        stray = FLAGS(argv)[1:]
+        stray = FLAGS([long_flag(word) for word in argv])[1:]
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())} (--help lists the flags)") from error
     if stray:
@@ -304,7 +355,7 @@ def parse_flags(argv: list[str]) -> Config:
     for text in config.batch_size or [""]:
         if text != "max" and (not text.strip().isdecimal() or int(text) < 1):
             raise UserError(f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max")
-    config.batch_sizes = [MAX if text == "max" else int(text) for text in config.batch_size]
+    config.batch_sizes = [None if text == "max" else int(text) for text in config.batch_size]
     engines = [name for name in ENGINES if name != "native"]
     for name in config.engine:
         if name not in ("auto", *engines):
@@ -314,15 +365,22 @@ def parse_flags(argv: list[str]) -> Config:
             raise UserError(f"--{name}= is empty (an unset variable?): pass a value, or leave the flag out")
     if config.image_file and config.image_dir:
         raise UserError("--image_file and --image_dir exclude each other: pass one of them")
-    if config.gpus and config.ray_address:
-        raise UserError("--gpus and --ray_address exclude each other: a cluster's tasks take all GPUs of their node")
-    if config.spread and not (config.gpus or config.ray_address):
-        raise UserError("--spread needs GPUs to spread over: pass --gpus=all or --ray_address")
-    if not config.isolate and (config.gpus or config.ray_address or MAX in config.batch_sizes):
-        raise UserError("--gpus, --ray_address and --batch_size=max need a process for each case: no --noisolate")
-    if config.build_only and MAX in config.batch_sizes:
+    if not config.isolate and None in config.batch_sizes:
+        raise UserError("--batch_size=max needs a process for each try: no --noisolate")
+    if config.build_only and None in config.batch_sizes:
         raise UserError("--batch_size=max is found by running, which --build_only does not: pass a number of images")
     return config
+
+
+FLEET_FLAGS = ("gpus", "spread", "ray_address")  # the program for many devices has them
+
+
+def refuse_fleet_flags(argv: list[str]) -> None:
+    """Says which command to type where a flag for many devices was given to this program."""
+    for word in argv[1:]:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and name in FLEET_FLAGS and name not in FLAGS:
+            raise UserError(f"--{name} is for many devices: python fleet.py {shlex.join(argv[1:])}")
 
 
 def built_in(config: Config) -> bool:
@@ -332,62 +390,116 @@ def built_in(config: Config) -> bool:
 
 # -------------------------------------------------------------------------------------------------- telling the user
 
-TERMINAL: Any = None  # rich's console on stderr; a case's process puts its own here before its stderr is caught
+REDRAW = 0.5  # seconds between two drawings of a bar, and between two messages about progress
+PARENT: Any = None  # in a process of its own: the connection to the parent, which says and draws
 
 
+@functools.cache
 def terminal() -> Any:
     """The console for progress; nothing is drawn where stderr is no terminal."""
-    global TERMINAL
-    if TERMINAL is None:
-        from rich.console import Console
+    from rich.console import Console
 
-        TERMINAL = Console(stderr=True)
-    return TERMINAL
+    return Console(stderr=True)
+
+
+class Display:
+    """The line at the bottom of the terminal that says what is under way.
+
+    It is drawn without a thread of its own, which would take a core from what is being timed.
+    """
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.what = ""
+
+    def show(self, what: str, done: float = 0, total: float | None = None, unit: str = "") -> None:
+        if not terminal().is_terminal:
+            return
+        if self.bar is None or self.what != what:
+            self.clear()
+            self.begin(what, total)
+        count = f"{done:,.0f}/{total:,.0f} {unit}" if total else f"{done:,.0f} {unit}" if done else ""
+        self.bar.update(self.task, completed=done, total=total, count=count, refresh=True)
+
+    def begin(self, what: str, total: float | None) -> None:
+        from rich import progress as bars
+
+        columns = ["{task.description}", bars.BarColumn(), "{task.fields[count]}"]
+        columns.append(bars.TimeRemainingColumn() if total else bars.TimeElapsedColumn())
+        self.bar = bars.Progress(*columns, console=terminal(), auto_refresh=False, transient=True)
+        self.what, self.task = what, self.bar.add_task(what, total=total, count="")
+        self.bar.start()
+
+    def refresh(self) -> None:
+        """Draws again what is shown: the time that has gone."""
+        if self.bar is not None:
+            self.bar.refresh()
+
+    def clear(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        self.bar = None
+
+
+def print_sentence(sentence: str) -> None:
+    print(f"tensorrt.py: {sentence}", file=sys.stderr, flush=True)
+
+
+DISPLAY = Display()
+TELLERS: dict[str, Callable[..., None]] = {"say": print_sentence, "show": DISPLAY.show, "clear": DISPLAY.clear}
+
+
+def tell(kind: str, *what: Any) -> None:
+    """Says or draws something; in a process of its own the parent does, before this returns."""
+    if PARENT is None:
+        TELLERS[kind](*what)
+    else:
+        PARENT.send((kind, what))
+        PARENT.recv()
 
 
 def say(sentence: str) -> None:
     """One line for the user on stderr, which is not part of the results."""
-    print(f"tensorrt.py: {sentence}", file=sys.stderr, flush=True)
+    tell("say", sentence)
 
 
-def waiting(what: str) -> Any:
-    """A context that shows on a terminal what takes so long, and for how long it has."""
+def say_in_lines(sentence: str) -> None:
+    """Says what a bar shows where there is a terminal for it."""
     if not terminal().is_terminal:
-        return contextlib.nullcontext()
-    from rich import progress as bars
+        say(sentence)
 
-    columns = (bars.SpinnerColumn(), "{task.description}", bars.TimeElapsedColumn())
-    shown = bars.Progress(*columns, console=terminal(), transient=True)
-    shown.add_task(what, total=None)
-    return shown
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows on a terminal what takes so long."""
+    tell("show", what)
+    try:
+        yield
+    finally:
+        tell("clear")
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None, unit: str = "steps") -> Iterator[Callable[..., None]]:
     """A progress bar on stderr and the function that advances it.
 
-    It is drawn by the caller's own thread, at most twice a second: a drawing thread would take the interpreter away
-    from the loop that is being timed.
+    Its caller waits while it is drawn, at most twice a second: between two steps, so that drawing
+    is never part of one.
     """
-    from rich import progress as bars
-
-    bar = bars.Progress("{task.description}", bars.BarColumn(), "{task.completed:,.0f}/{task.total:,.0f} " + unit,
-                        bars.TimeRemainingColumn(), console=terminal(), auto_refresh=False, transient=True)  # fmt: skip
-    task, done, shown = bar.add_task(what, total=total), 0, time.monotonic() + 0.5
+    done, shown, drawn = 0, time.monotonic(), False
 
     def advance(count: int = 1) -> None:
-        nonlocal shown, done
+        nonlocal shown, done, drawn
         done += count
-        if time.monotonic() - shown > 0.5:
-            shown = time.monotonic()
-            bar.start()
-            bar.update(task, completed=done, refresh=True)
+        if time.monotonic() - shown > REDRAW:
+            tell("show", what, done, total, unit)
+            shown, drawn = time.monotonic(), True
 
     try:
-        yield advance if terminal().is_terminal else lambda count=1: None
+        yield advance
     finally:
-        if bar.live.is_started:
-            bar.stop()
+        if drawn:
+            tell("clear")
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
@@ -398,17 +510,19 @@ def one_line(error: BaseException | str, limit: int = 200) -> str:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps off the terminal what libraries write to the process's stderr while they start."""
+def quiet(*descriptors: int) -> Iterator[None]:
+    """Keeps off the terminal what libraries write while they start; stderr unless told."""
     sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    saved = {descriptor: os.dup(descriptor) for descriptor in descriptors or (2,)}
+    with open(os.devnull, "w") as nowhere:
+        for descriptor in saved:
+            os.dup2(nowhere.fileno(), descriptor)
     try:
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+        for descriptor, kept in saved.items():
+            os.dup2(kept, descriptor)
+            os.close(kept)
 
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -541,12 +655,12 @@ def gpus() -> list[dict[str, Any]]:
         return []
 
 
-def machine(config: Config, engine: str, place: str = "") -> dict[str, Any]:
+def machine(config: Config, engine: str) -> dict[str, Any]:
     """What a record says of the machine: asked in the process that runs the case."""
     versions = {"python": platform.python_version(), "tensorflow": version_of("tensorflow", "tensorflow-cpu")}
     kind = device_name(config)
     return {
-        "device": f"{kind} ({place})" if place else kind,
+        "device": kind,
         "device_kind": kind,
         "gpu": gpus()[0] if gpus() else None,
         "versions": versions | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
@@ -554,43 +668,262 @@ def machine(config: Config, engine: str, place: str = "") -> dict[str, Any]:
     }
 
 
-def choose_places(config: Config) -> list[str]:
-    """Where --gpus wants a case to run at once, as `gpu3` or `cpu0of2`; [""] is wherever this process would.
-
-    Raises:
-      UserError: a GPU that is not there, or no such division of the cores.
-    """
-    if not config.gpus:
-        return [""]
-    if shares := re.fullmatch(r"cpu:([1-9]\d*)", config.gpus):
-        count = int(shares.group(1))
-        if not hasattr(os, "sched_setaffinity"):
-            raise UserError(f"--gpus={config.gpus}: only Linux lets a program divide its cores: leave --gpus out")
-        if count > len(cores()):
-            raise UserError(f"--gpus={config.gpus}: there are {len(cores())} cores: pass cpu:{len(cores())} or less")
-        return [f"cpu{index}of{count}" for index in range(count)]
-    there = [str(gpu["index"]) for gpu in gpus()]
-    asked = there if config.gpus == "all" else config.gpus.split(",")
-    if not there or not set(asked) <= set(there) or len(set(asked)) < len(asked):
-        seen = f"NVML sees {', '.join(there)}: pass all, or some of these" if there else "NVML sees no NVIDIA GPU"
-        raise UserError(f"--gpus={config.gpus}: {seen}; cpu:2 splits the CPU's cores between two processes")
-    return [f"gpu{index}" for index in asked]
-
-
-def take_place(place: str) -> None:
-    """Confines this process to its GPU, or to its share of the cores, before anything asks what there is."""
-    if place.startswith("gpu"):
-        os.environ["CUDA_VISIBLE_DEVICES"] = place[3:]
-    elif place:
-        index, count = map(int, place[3:].split("of"))
-        os.sched_setaffinity(0, np.array_split(cores(), count)[index].tolist())
-
-
 def free_memory() -> int:
     """Bytes of RAM that a process may still take, by the kernel's own estimate."""
     with contextlib.suppress(OSError, AttributeError):
         return 1024 * int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text()).group(1))
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+# --------------------------------------------------------------------------------------------- processes that answer
+
+PRELOADED = ["__main__", "tensorflow"]  # the program first: it takes its folder off sys.path
+NO_MEMORY = r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
+
+
+class CaseError(Exception):
+    """Whatever a library raised, in one line: the case has failed, the program goes on."""
+
+
+class ProcessDied(Exception):
+    """A process of its own ended without an answer: the signal's name, and its last words."""
+
+
+CASE_ENDS = (UserError, CaseError, ProcessDied)
+
+
+@contextlib.contextmanager
+def failures_in_one_line() -> Iterator[None]:
+    """Makes a CaseError of what is no UserError, with the remedy where it is known."""
+    try:
+        yield
+    except (UserError, CaseError):
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {one_line(error)}"
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            text = str(disk_error(error, error.filename or tempfile.gettempdir()))
+        if re.search(NO_MEMORY, f"{text} {error}", re.I):
+            text = f"out of memory: pass a smaller --batch_size ({text})"
+        raise CaseError(text) from error
+
+
+@functools.cache
+def process_context() -> Any:
+    """Starts processes that have this program and TensorFlow already: by multiprocessing's fork server.
+
+    The server imports TensorFlow but never starts its runtime nor touches a GPU, so that what it
+    forks is clean. Processes are spawned where Python has no fork server.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with without_ctrl_c(), main_passed_on(), away_from_here(), quiet(1, 2):
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def main_passed_on() -> Iterator[None]:
+    """Tells the fork server which main module to import, as Python up to 3.12.7 forgets to (gh-126631)."""
+    from multiprocessing import spawn
+
+    real = spawn.get_preparation_data
+
+    def with_main_path(name: str) -> dict[str, Any]:
+        data = real(name)
+        return {**data, "main_path": data.get("init_main_from_path")}
+
+    spawn.get_preparation_data = with_main_path
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = real
+
+
+@contextlib.contextmanager
+def away_from_here() -> Iterator[None]:
+    """Lets the fork server start in the root folder: it would import what lies in the current one."""
+    before = os.getcwd()
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@contextlib.contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Keeps Ctrl-C, which the terminal sends to all, from a process that starts here: the parent decides."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # its own start would let Ctrl-C in again (Python 3.10 to 3.12)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Puts Ctrl-C off to the end of the block."""
+    pressed: list[bool] = []
+    if threading.current_thread() is not threading.main_thread():  # Ctrl-C never comes to another
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            raise KeyboardInterrupt
+
+
+def start_process(*args: Any) -> Any:
+    """A process that does answer_requests(*args)."""
+    process = process_context().Process(target=answer_requests, args=args, daemon=True)
+    try:
+        process.start()
+    except (EOFError, OSError):  # the server died of what it imports: spawned, the process says of what
+        process = multiprocessing.get_context("spawn").Process(target=answer_requests, args=args, daemon=True)
+        process.start()
+    return process
+
+
+class Worker:
+    """A process of its own that makes an object and calls its methods, one request after the other."""
+
+    def __init__(self, make: Callable[..., Any], *args: Any) -> None:
+        handle, self.words = tempfile.mkstemp(prefix="tensorrt_py_")  # what it writes to stderr
+        os.close(handle)
+        self.busy = False
+        self.connection, theirs = multiprocessing.Pipe()
+        with without_ctrl_c():
+            self.process = start_process(make, args, theirs, self.words)
+        theirs.close()
+
+    def ask(self, name: str, *given: Any) -> Any:
+        """The object's method of that name, called there.
+
+        Raises:
+          UserError, CaseError: the method did.
+          ProcessDied: no answer came.
+        """
+        self.request(name, *given)
+        return self.answer()
+
+    def request(self, name: str, *given: Any) -> None:
+        self.busy = True
+        with contextlib.suppress(OSError):  # it has died; told when the answer is waited for
+            self.connection.send((name, given))
+
+    def answer(self) -> Any:
+        """Waits for the answer to a request, and meanwhile says and draws what the process asks for."""
+        while True:
+            kind, what = self.receive()
+            if kind == "answer":
+                return what
+            if kind == "error":
+                raise what
+            TELLERS[kind](*what)
+            self.connection.send(None)
+
+    def receive(self) -> Any:
+        try:
+            while terminal().is_terminal and not self.connection.poll(REDRAW):
+                DISPLAY.refresh()
+            kind, what = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            DISPLAY.clear()
+            words = Path(self.words).read_text(errors="replace")
+            raise ProcessDied(last_words(self.process.exitcode, words)) from None
+        self.busy = kind not in ("answer", "error")
+        return kind, what
+
+    def close(self) -> None:
+        """Ends the process, which holds nothing that anybody waits for."""
+        if not self.busy:
+            with contextlib.suppress(OSError):
+                self.connection.send(("", ()))
+            self.process.join(LEAVING)
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+        Path(self.words).unlink(missing_ok=True)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+LEAVING = 5  # seconds that a process may take to end by itself
+
+
+class Here:
+    """The same requests answered in this process, for debugging."""
+
+    def __init__(self, make: Callable[..., Any], *args: Any) -> None:
+        self.make = functools.cache(lambda: make(*args))
+
+    def ask(self, name: str, *given: Any) -> Any:
+        with failures_in_one_line():
+            return getattr(self.make(), name)(*given)
+
+    def close(self) -> None:
+        self.make.cache_clear()
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def start(config: Config, make: Callable[..., Any], *args: Any) -> Worker | Here:
+    """make(*args) in a process of its own, or in this one with --noisolate, ready to be asked."""
+    return (Worker if config.isolate else Here)(make, *args)
+
+
+def answer_requests(make: Callable[..., Any], args: Any, connection: Any, words: str) -> None:
+    """What such a process does until it is told to end or its parent dies."""
+    global PARENT
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    with open(words, "w") as file:
+        os.dup2(file.fileno(), 2)
+    PARENT, answers = connection, None
+    while True:
+        name, given = connection.recv()
+        if not name:
+            os._exit(0)  # TensorFlow would take 1.5 s to clean up what the kernel takes back at once
+        try:
+            with failures_in_one_line():
+                answers = answers or make(*args)
+                reply = "answer", getattr(answers, name)(*given)
+        except (UserError, CaseError) as error:
+            reply = "error", error
+        connection.send(reply)
+
+
+def die_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def last_words(exit_code: int, stderr: str) -> str:
+    """Why a process died: the signal's name, and the end of what it wrote."""
+    how = f"died of {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
+    hint = " (out of memory? pass a smaller --batch_size)" if exit_code == -signal.SIGKILL else ""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return f"process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
 
 
 # --------------------------------------------------------------------------------------------------------- downloads
@@ -603,6 +936,11 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
+def cache_folder() -> Path:
+    """Where downloads and chosen kernels are kept from run to run."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tensorrt-benchmark"
+
+
 def fetch(url: str, limit_mb: int) -> Path:
     """Downloads a file once and returns its place in the cache folder; broken-off downloads are gone on with.
 
@@ -613,7 +951,7 @@ def fetch(url: str, limit_mb: int) -> Path:
 
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url}: only http:// and https:// are downloaded")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tensorrt-benchmark"
+    folder = cache_folder()
     name = Path(url.split("?")[0]).name or "download"
     final = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     part = final.with_name(final.name + ".part")
@@ -749,7 +1087,8 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
         raise UserError(f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {shape[2]}: "
                         f"pass --preprocessing=none or inception, or another --input_node")  # fmt: skip
     if config.image_dir:
-        return read_folder(config.image_dir, shape, count, "--image_dir")[0]
+        zero_indexed = config.labels_are_zero_indexed
+        return read_folder(config.image_dir, shape, config.num_images, "--image_dir", zero_indexed)[0]
     if config.image_file:
         if os.path.isdir(config.image_file):
             raise UserError(f"{config.image_file} is a folder: pass it with --image_dir")
@@ -757,7 +1096,7 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
             raise UserError(f"{config.image_file}: no such file: pass an image with --image_file")
         return Images(read_image(config.image_file, shape)[None], [Path(config.image_file).name])
     pixels = np.random.default_rng(config.seed).integers(0, 256, (count, *shape), np.uint8)
-    return Images(pixels, ["random"] * count, random=True)
+    return Images(pixels, [f"random {index}" for index in range(count)], random=True)
 
 
 def refuse_too_large(what: str, shape: tuple[int, int, int], count: int) -> None:
@@ -841,14 +1180,16 @@ def image_paths(folder: str, flag: str) -> list[Path]:
     return in_turn
 
 
-def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str) -> tuple[Images, int]:
+def read_folder(
+    folder: str, shape: tuple[int, int, int], count: int, flag: str, zero_indexed: bool = False
+) -> tuple[Images, int]:
     """Up to `count` images below a folder, and the number of files that could not be read.
 
     Images in folders named by class id or synset id have that class; one in another folder, and none has a class.
     """
     root, in_turn = Path(folder), image_paths(folder, flag)
     if flag == "--image_dir" and len(in_turn) > count:
-        say(f"{folder}: {count} of its {len(in_turn)} images make the batch; a larger --batch_size takes more")
+        say(f"{folder}: {count} of its {len(in_turn)} images are read; a larger --num_images takes more")
     pixels, paths, unreadable = [], [], 0
     with progress(f"Reading {root.name}", min(count, len(in_turn)), "images") as advance:
         for path in in_turn:
@@ -862,19 +1203,24 @@ def read_folder(folder: str, shape: tuple[int, int, int], count: int, flag: str)
                     say(f"{error}: skipped")
     if not paths:
         raise UserError(f"{folder}: none of its {unreadable} images can be read: pass another folder with {flag}")
-    labels = [class_id(path.parent.name) if path.parent != root else None for path in paths]
+    labels = [class_id(path.parent.name, zero_indexed) if path.parent != root else None for path in paths]
     known = [label for label in labels if label is not None]
-    if known and len(known) < len(paths):
-        strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
+    strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
+    if flag == "--image_dir" and (strange - {root.name} or (strange and known)):
         say(f"no accuracy: {', '.join(sorted(strange))} in {folder} is named by no class id or synset id")
     names = [str(path.relative_to(root)) for path in paths]
     return Images(np.stack(pixels), names, known if len(known) == len(paths) else None), unreadable
 
 
-def class_id(folder: str) -> int | None:
-    """The class id that a class folder's name stands for: `281`, or an ILSVRC-2012 synset as `n02123045`."""
+def class_id(folder: str, zero_indexed: bool = False) -> int | None:
+    """The class id that a class folder's name stands for: `282`, or an ILSVRC-2012 synset as `n02123045`.
+
+    A number is taken as it stands; a synset's is counted as labellist.json counts, or `zero_indexed`.
+    """
+    if folder.isdecimal():
+        return int(folder)
     synsets = (HERE / "synsets.txt").read_text().split() if re.fullmatch(r"n\d{8}", folder) else []
-    return int(folder) if folder.isdecimal() else synsets.index(folder) + 1 if folder in synsets else None
+    return synsets.index(folder) + int(not zero_indexed) if folder in synsets else None
 
 
 # ------------------------------------------------------------------------------------------------- loading the graph
@@ -971,6 +1317,12 @@ def read_graph(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: pass the frozen graph's path with --frozen_graph") from error
+
+
+def graph_of(found: dict[str, Any]) -> Graph:
+    """A graph from plain data."""
+    tensors = {name: tuple(Tensor(**tensor) for tensor in found[name]) for name in ("inputs", "outputs")}
+    return Graph(**{**found, **tensors})
 
 
 def graph_def_of(graph: Graph) -> Any:
@@ -1278,7 +1630,7 @@ def depends_on_input(tensor: Any) -> bool:
     return False
 
 
-def fit_batch_sizes(config: Config, graph: Graph) -> list[int]:
+def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
     """The batch sizes to run: those asked for, or the one that the graph is fixed to.
 
     Raises:
@@ -1287,7 +1639,7 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int]:
     fixed = graph.shape[0]
     if fixed is None or config.batch_sizes == [fixed]:
         return config.batch_sizes
-    if "batch_size" in config.given and config.batch_sizes != [MAX]:
+    if "batch_size" in config.given and config.batch_sizes != [None]:
         raise UserError(f"{graph.name} is fixed to batches of {fixed}: pass --batch_size={fixed}")
     say(f"{graph.name} is fixed to batches of {fixed}: --batch_size={fixed} is taken")
     return [fixed]
@@ -1474,7 +1826,7 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
 class Job:
     """All that a case's process is told; `source` is the ONNX file, for engines that take one.
 
-    `place` is the GPU or share of the cores to take, `gate` waits for its neighbours, `tried` says which batches fit.
+    `error` says why the case cannot be run at all, `rounds` keeps each round on disk, `tried` says which batches fit.
     """
 
     case: Case
@@ -1482,8 +1834,8 @@ class Job:
     graph: Graph
     images: Images
     source: Artifact | None = None
-    place: str = ""
-    gate: Callable[[], None] | None = None
+    error: str = ""
+    rounds: RoundsOnDisk | None = None
     tried: dict[int, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -1491,13 +1843,15 @@ class Job:
         """What the engine takes in: uint8 with --host_dtype=uint8, or if the graph itself does."""
         return "uint8" if "uint8" in (self.graph.dtype, self.config.host_dtype) else "float32"
 
-    def batch(self) -> np.ndarray:
+    def batch(self, first: int = 0) -> np.ndarray:
+        """The images from `first` on as the engine takes them, repeated to fill the batch."""
         layout = self.graph.layout if self.dtype == self.graph.dtype else "NHWC"  # pixels are turned on the device
-        return self.images.batch(self.case.batch_size, self.config.preprocessing, layout, self.dtype)
+        images = dataclasses.replace(self.images, pixels=self.images.pixels[first:]) if first else self.images
+        return images.batch(self.case.batch_size, self.config.preprocessing, layout, self.dtype)
 
     def path(self, suffix: str | None = None) -> Path:
-        """Where the case's artifact belongs; of each GPU its own, as plans are made for one."""
-        return Path(self.config.output_dir, self.place, self.case.file_name(self.graph, suffix))
+        """Where the case's artifact belongs."""
+        return Path(self.config.output_dir, self.case.file_name(self.graph, suffix))
 
 
 class Runner(Protocol):
@@ -1568,6 +1922,8 @@ class TensorFlowRunner:
         self.step = outer.get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
         with tf.device(self.device):
             self.resident = tf.identity(tf.constant(batch))
+        if "GPU" in self.device and not has_machine_code(tf, gpus()[0]["compute_capability"]):
+            artifact.proof = {**artifact.proof, "compiled_by_driver": gpus()[0]["compute_capability"]}
 
     def refuse_channels_first(self, graph_def: Any, graph: Graph) -> None:
         """TensorFlow has no channels_first convolution on CPUs; its own message names a kernel, not a remedy."""
@@ -1613,6 +1969,19 @@ class TensorFlowRunner:
 
         with concurrent.futures.ThreadPoolExecutor(STEPS_AHEAD) as threads:
             list(threads.map(serve, range(STEPS_AHEAD)))
+
+
+def has_machine_code(tf: Any, capability: str) -> bool:
+    """Whether this TensorFlow was built for a GPU's compute capability, as `9.0`, or an earlier one of its generation.
+
+    Where it was not, the driver compiles TensorFlow's kernels when they are first used.
+    """
+    major, minor = map(int, capability.split("."))
+    for text in tf.sysconfig.get_build_info().get("cuda_compute_capabilities", []):
+        built = re.fullmatch(r"(?:sm|compute)_(\d+)(\d)", text)
+        if built and int(built.group(1)) == major and int(built.group(2)) <= minor:
+            return True
+    return False
 
 
 def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
@@ -2441,40 +2810,79 @@ def time_steps(step: Callable[[], Any], count: int, clock: Callable[[], float] =
     return seconds
 
 
-def time_loops(step: Callable[[], Any], burst: Callable[[], Any], job: Job, what: str,
-               clock: Callable[[], float] = time.perf_counter) -> Timing:  # fmt: skip
-    """The first run, the warm-up, num_loops steps that are waited for, and num_loops steps in one burst."""
-    loops, warmup, meet = job.config.num_loops, job.config.num_warmup, job.gate or (lambda: None)
-    (first,) = time_steps(step, 1, clock)
-    with progress(what, warmup + loops) as advance:
-        time_steps(step, warmup, clock, advance)
-        meet()
-        with Clocks() as clocks:
-            seconds = time_steps(step, loops, clock, advance)
-            meet()
-            (total,) = time_steps(burst, 1, clock)
-    images = loops * job.case.batch_size
-    return Timing(seconds, images / total, first, clocks.facts(2 * images))
-
-
-def time_resident(runner: Runner, job: Job, clock: Callable[[], float] = time.perf_counter) -> Timing:
-    """Steps on the batch that lies where the engine computes."""
+def waited_step(runner: Runner, batch: np.ndarray, inputs: str) -> Callable[[], Any]:
+    """A step that is waited for: on the batch that lies where the engine computes, or from NumPy to NumPy."""
+    if inputs == "host":
+        return functools.partial(runner.infer, batch)
 
     def step() -> None:
         runner.enqueue()
         runner.sync()
 
+    return step
+
+
+def burst_of(runner: Runner, batch: np.ndarray, inputs: str, steps: int) -> Callable[[], Any]:
+    """So many steps that are waited for once; from the host the next copy overlaps the running step."""
+    if inputs == "host":
+        return runner.feeder(batch, steps)
+
     def burst() -> None:
-        repeat(runner.enqueue, job.config.num_loops)
+        repeat(runner.enqueue, steps)
         runner.sync()
 
-    return time_loops(step, burst, job, str(job.case), clock)
+    return burst
 
 
-def time_host(runner: Runner, job: Job, batch: np.ndarray, clock: Callable[[], float] = time.perf_counter) -> Timing:
-    """Steps from NumPy to NumPy; in the burst the next copy overlaps the running step."""
-    burst = runner.feeder(batch, job.config.num_loops)
-    return time_loops(functools.partial(runner.infer, batch), burst, job, f"{job.case} from host", clock)
+WARM_LEAST, WARM_MOST = 1.0, 10.0  # seconds of a warm-up that lasts until the speed has stopped rising
+WARM_WINDOW = 0.25  # seconds of steps whose median is one speed in it
+RISING = 0.02  # a speed that rises by less has stopped
+ROUND_SECONDS = 0.5  # of waited steps in a round, where the flags leave their number open
+LEAST_STEPS = 4  # in a round, where the flags say how many steps there are
+REST_MOST = 1.0  # seconds that an engine's idle threads may spin on before the next case is timed all the same
+
+
+def warm_up(step: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Runs a step until its speed has stopped rising; its seconds by then."""
+    begun, medians = clock(), list[float]()
+    while is_rising(medians, clock() - begun):
+        window = time_steps(step, 1, clock)
+        while sum(window) < WARM_WINDOW:
+            window += time_steps(step, 1, clock)
+        medians.append(float(np.median(window)))
+    return medians[-1]
+
+
+def is_rising(medians: list[float], elapsed: float) -> bool:
+    """Whether a warm-up goes on: the last two windows' best step is still faster than the best before.
+
+    Args:
+      medians: seconds of a step in each window.
+      elapsed: seconds since the warm-up began.
+    """
+    if not medians or elapsed < WARM_LEAST:
+        return True
+    if elapsed >= WARM_MOST:
+        return False
+    if len(medians) < 4:
+        return medians[-1] < WARM_LEAST  # long steps need no second look
+    return min(medians[-2:]) < (1 - RISING) * min(medians[:-2])
+
+
+def plan_rounds(loops: int, rounds: int | None) -> list[int]:
+    """So many steps as evenly as can be over the rounds; without a number over as many as tell something."""
+    rounds = min(loops, rounds or min(LEAST_ROUNDS, max(1, loops // LEAST_STEPS)))
+    return [loops // rounds + (turn < loops % rounds) for turn in range(rounds)]
+
+
+def come_to_rest() -> None:
+    """Waits until this process uses no core: engines let idle threads spin for a while."""
+    end = time.monotonic() + REST_MOST
+    while time.monotonic() < end:
+        before = time.process_time()
+        time.sleep(0.02)
+        if time.process_time() - before < 0.002:
+            return
 
 
 # NVML's nvmlClocksEventReason bits that mean a GPU runs slower than it could; idle and user settings are none of them.
@@ -2489,8 +2897,9 @@ class Clocks(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.samples: list[tuple[float, float, float, int]] = []
+        self.samples: list[dict[str, int]] = []
         self.cost, self.over = 0.0, threading.Event()
+        self.waiting = False
 
     def __enter__(self) -> Clocks:
         if gpus():
@@ -2508,36 +2917,62 @@ class Clocks(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(self.PERIOD):
+            if self.waiting:
+                continue
             start = time.perf_counter()
             self.sample()
             self.cost += time.perf_counter() - start
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Takes no samples while this GPU waits for its neighbours: it computes nothing then."""
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
     def sample(self) -> None:
+        """Reads every sensor that this board has; each may be missing by itself."""
         import pynvml as nvml
 
         handle = nvml.nvmlDeviceGetHandleByIndex(gpus()[0]["index"])
-        with contextlib.suppress(nvml.NVMLError):  # some boards lack a sensor: no row then
-            self.samples.append((
-                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-                nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-                nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
-            ))  # fmt: skip
+        sensors = {
+            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            "celsius": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+            "reasons": lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
+        }
+        found = {}
+        for name, read in sensors.items():
+            with contextlib.suppress(nvml.NVMLError):
+                found[name] = read()
+        if found:
+            self.samples.append(found)
 
-    def facts(self, images: int) -> dict[str, Any]:
-        """Lowest, median and highest MHz, W and degrees Celsius, images per joule, what slowed the GPU, own cost."""
+    def column(self, name: str) -> list[float]:
+        return [sample[name] for sample in self.samples if name in sample]
+
+    def facts(self, images: int, seconds: float) -> dict[str, Any]:
+        """Lowest, median and highest MHz, W and degrees Celsius, images per joule, what slowed the GPU, own cost.
+
+        What the board has no sensor for is left out. images/J = images / (median W x seconds).
+
+        Args:
+          images: how many were computed in so many `seconds`; waiting for others is no part of them.
+        """
         if not self.samples:
             return {}
-        columns = np.array([row[:3] for row in self.samples], float).T
-        ends = [[float(f(column)) for f in (np.min, np.median, np.max)] for column in columns]
-        slowed = functools.reduce(int.__or__, (row[3] for row in self.samples))
-        return {
-            **dict(zip(("sm_mhz", "power_w", "celsius"), ends)),
-            "throttled": [what for bit, what in THROTTLES.items() if slowed & bit],
-            "images_per_joule": images / (ends[1][1] * self.seconds),
-            "samples": len(self.samples),
-            "cost_share": self.cost / self.seconds,
-        }
+        facts: dict[str, Any] = {}
+        for name in ("sm_mhz", "power_w", "celsius"):
+            if column := self.column(name):
+                facts[name] = [float(end(column)) for end in (np.min, np.median, np.max)]
+        if "power_w" in facts:
+            facts["images_per_joule"] = images / (facts["power_w"][1] * seconds)
+        if reasons := self.column("reasons"):
+            slowed = functools.reduce(int.__or__, map(int, reasons))
+            facts["throttled"] = [what for bit, what in THROTTLES.items() if slowed & bit]
+        return {**facts, "samples": len(self.samples), "cost_share": self.cost / self.seconds}
 
 
 # -------------------------------------------------------------------------------------------------------- statistics
@@ -2762,7 +3197,7 @@ def rounds_verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[st
 
 
 SAME_TOP1 = 0.99  # share of the images that must keep native's first class, or of the decisions, to be the same model
-SAME_SNR_DB = 17.0  # an error of 1/50 of native's power, which turns its outputs by a cosine of 0.99
+SAME_SNR_DB = 20.0  # an error of a hundredth of native's power, which turns outputs by a cosine of 0.995
 DECISION = 0.5  # independent scores from here up say yes
 SUMS_TO_ONE = 1e-2  # how far from one a row of probabilities may add up, in float16
 CLASS_KINDS = ("probabilities", "logits")  # kinds of outputs whose largest value is the answer
@@ -2823,10 +3258,10 @@ def top(outputs: np.ndarray, count: int) -> np.ndarray:
 
 
 def predictions(values: np.ndarray, kind: str, config: Config) -> list[tuple[str, float]]:
-    """Labels and probabilities (or independent scores) of the first image's best classes; none of mere values."""
-    if kind == "values":
-        return []
+    """Labels and probabilities (or independent scores) of the first image's best classes; none of mere numbers."""
     row = rows_of(values[:1])
+    if kind == "values" or row.shape[1] == 1:
+        return []
     shown = probabilities(row) if kind == "logits" else row
     best = top(row, config.predictions_to_print)[0]
     return [(label_of(int(index), row.shape[1], config.ids_are_one_indexed), float(shown[0, index])) for index in best]
@@ -2894,11 +3329,33 @@ def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[d
     return found, changed
 
 
-def accuracy(values: np.ndarray, ids: list[int], one_indexed: bool) -> dict[str, float | int]:
-    """Share of images [images, classes] whose class id is the first, or among the first five, and of how many."""
-    rows = rows_of(values)
-    hits = top(rows, 5) + shift(rows.shape[1], one_indexed) == np.asarray(ids)[:, None]
-    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean()), "images": len(ids)}
+Natives = dict[tuple[int, str], Result]  # native's newest result by batch size and device
+
+
+def rate(result: Result, natives: Natives) -> None:
+    """Adds how many times as fast as native a result is, where native ran at its batch size on its device."""
+    key = (result.case.batch_size, result.machine["device"])
+    if result.case.precision == "native":
+        natives[key] = result
+    elif key in natives:
+        native = natives[key]
+        both = [inputs for inputs in result.timings if inputs in native.timings]
+        rated = {inputs: times_native(rounds_of(result, inputs), rounds_of(native, inputs)) for inputs in both}
+        result.facts["times_native"] = {inputs: estimate._asdict() for inputs, estimate in rated.items()}
+
+
+def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
+    """The outputs' indices of class ids in the user's counting, for a network of so many classes."""
+    if config.labels_are_zero_indexed:
+        has_background = classes == 1001 and not config.ids_are_one_indexed
+        return np.asarray(ids) + int(has_background)
+    return np.asarray(ids) - shift(classes, config.ids_are_one_indexed)
+
+
+def accuracy(values: np.ndarray, indices: np.ndarray) -> dict[str, float | int]:
+    """Share of images [images, classes] whose class is the first, or among the first five, and of how many."""
+    hits = top(rows_of(values), 5) == indices[:, None]
+    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean()), "images": len(indices)}
 
 
 def judge(
@@ -2927,7 +3384,7 @@ def judge(
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif reference is not None and result.case.precision != "native":
         judge_agreement(result, outputs, reference, images, config)
-    judge_accuracy(result, main, images, config)
+    judge_accuracy(result, main, kind, images, config)
 
 
 UNSURE = 0.2  # photographs whose best class is under it suggest that the network sees other pixels than in training
@@ -2966,8 +3423,10 @@ def judge_agreement(
         found[name], changed = output_agreement(ours, theirs, kind)
         if kind in CLASS_KINDS:
             found[name]["changed"] = changed_classes(ours, theirs, changed, images, config)
-        result.notes += agreement_notes(result.case.precision, found[name])
-    result.facts["agreement"] = {"images": count, "outputs": found}
+        if not is_same(found[name]):
+            result.notes.append(agreement_note(result.case.precision, found[name]))
+    same_model = all(is_same(output) for output in found.values())
+    result.facts["agreement"] = {"images": count, "same_model": same_model, "outputs": found}
 
 
 def changed_classes(
@@ -2982,45 +3441,91 @@ def changed_classes(
     return [{"image": images.names[at], "native": named(theirs, at), "now": named(ours, at)} for at in changed]
 
 
-def agreement_notes(precision: str, found: dict[str, Any]) -> list[str]:
-    """A sentence where a precision changed an output, or its classes or decisions."""
+def is_same(found: dict[str, Any]) -> bool:
+    """Whether an output's agreement is that of the same model: its classes or decisions, and its values."""
+    return keeps_decisions(found) and (found["snr_db"] is None or found["snr_db"] >= SAME_SNR_DB)
+
+
+def keeps_decisions(found: dict[str, Any]) -> bool:
+    """Whether SAME_TOP1 of what was decided is as in native; an output without classes or scores decides nothing."""
     share = share_same(found) if "decided" in found else None
-    if share is not None and share < SAME_TOP1:
-        what = "decisions" if found["kind"] == "scores" else "images"
-        return [f"{precision.upper()} changed the predictions: {found['same']} of {found['decided']} {what} are as in "
-                f"native"]  # fmt: skip
-    if found["snr_db"] is not None and found["snr_db"] < SAME_SNR_DB:
-        return [f"{precision.upper()} changed the outputs: {found['snr_db']:.1f} dB signal to noise, lowest cosine "
-                f"{found['cosine']:.3f}"]  # fmt: skip
+    return share is None or share >= SAME_TOP1
+
+
+def agreement_note(precision: str, found: dict[str, Any]) -> str:
+    """The sentence on an output that a precision changed."""
+    if keeps_decisions(found):
+        return (f"{precision.upper()} changed the outputs: {found['snr_db']:.1f} dB signal to noise, lowest cosine "
+                f"{found['cosine']:.3f}")  # fmt: skip
+    what = "decisions" if found["kind"] == "scores" else "images"
+    return f"{precision.upper()} changed the predictions: {found['same']} of {found['decided']} {what} as in native"
+
+
+NO_ACCURACY, GOOD_ACCURACY = 0.01, 0.5  # under the one, and over the other with ids one off: counted otherwise
+
+
+def judge_accuracy(result: Result, values: np.ndarray, kind: str, images: Images, config: Config) -> None:
+    """Adds accuracy where the images' classes are known, or a sentence on why there is none."""
+    count = rows_of(values).shape[1]
+    ids = [config.label] * len(values) if config.label is not None else (images.labels or [])[: len(values)]
+    if not ids:
+        return
+    indices = indices_of(ids, count, config)
+    strange = [identity for identity, index in zip(ids, indices) if not 0 <= index < count]
+    if images.random:
+        result.notes.append("no accuracy: --label can be the class of no random image")
+    elif kind not in CLASS_KINDS:
+        result.notes.append("no accuracy: the output has no classes of which one is right")
+    elif strange:
+        result.notes.append(f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
+                            f"--label, or the names of the class folders")  # fmt: skip
+    else:
+        found = result.facts["accuracy"] = accuracy(values, indices)
+        result.notes += counting_notes(found["top1"], values, indices, config)
+
+
+def counting_notes(share: float, values: np.ndarray, indices: np.ndarray, config: Config) -> list[str]:
+    """A sentence where the images are right, but for class ids that begin at another number."""
+    if share >= NO_ACCURACY:
+        return []
+    for step in (1, -1):
+        other = accuracy(values, indices + step)["top1"]
+        if other >= GOOD_ACCURACY:
+            remedy = counting_remedy(step, rows_of(values).shape[1], config)
+            return [f"accuracy is {share:.1%}, and {other:.1%} where class ids begin at another number: {remedy}"]
     return []
 
 
-def judge_accuracy(result: Result, values: np.ndarray, images: Images, config: Config) -> None:
-    """Adds accuracy where the images' classes are known."""
-    count = rows_of(values).shape[1]
-    ids = [config.label] * len(values) if config.label is not None else (images.labels or [])[: len(values)]
-    if ids and max(ids) >= count + shift(count, config.ids_are_one_indexed):
-        result.notes.append(f"class id {max(ids)} is none of the network's {count} classes: check --label, or the "
-                            f"names of the class folders")  # fmt: skip
-    if ids:
-        result.facts["accuracy"] = accuracy(values, ids, config.ids_are_one_indexed)
+def counting_remedy(step: int, classes: int, config: Config) -> str:
+    """What moves the indices of class ids by `step`."""
+    for name in ("labels_are_zero_indexed", "ids_are_one_indexed"):
+        turned = Config(**{**vars(config), name: not getattr(config, name)})
+        if indices_of([0], classes, turned)[0] - indices_of([0], classes, config)[0] == step:
+            return f"leave out --{name}" if getattr(config, name) else f"pass --{name}"
+    return "check --label, or the names of the class folders"
 
 
 # ---------------------------------------------------------------------------------------------------- log and report
 
 
+def timings_of(result: Result) -> dict[str, dict[str, Any]]:
+    """A record's timings with their statistics; adds sentences on them to the result."""
+    timings, size = {}, result.case.batch_size
+    for inputs, timing in result.timings.items():
+        steady, remedy = verdict(timing.seconds, size)
+        numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
+        timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
+        result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
+    return timings
+
+
 def make_record(result: Result, job: Job) -> dict[str, Any]:
     """A self-contained JSON object of one case: what ran on what, raw seconds, proofs and notes."""
     config, case, artifact = job.config, result.case, result.artifact
-    timings = {}
-    for inputs, timing in result.timings.items():
-        steady, remedy = verdict(timing.seconds, case.batch_size)
-        numbers = statistics(timing.seconds, case.batch_size)
-        numbers |= round_statistics(rounds_of(result, inputs), case.batch_size)
-        timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
-        result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
+    timings = timings_of(result)
     settings = ("num_loops", "num_warmup", "rounds", "preprocessing", "tf32", "seed", "workspace_size", "threads",
-                "pin_threads", "host_dtype", "label", "gpus", "spread", "weights")  # fmt: skip
+                "pin_threads", "host_dtype", "label", "gpus", "spread")  # fmt: skip
+    recorded = {*settings, "weights"} if built_in(config) else {*settings}
     return {
         "record": RECORD_VERSION,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -3040,7 +3545,7 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         "artifact": artifact and {"name": Path(artifact.path).name, "bytes": artifact.bytes,
                                   "build_seconds": artifact.seconds, "proof": artifact.proof},
         **result.machine,
-        "flags": {name: getattr(config, name) for name in settings[: None if built_in(config) else -1]},
+        "flags": {name: value for name, value in vars(config).items() if name in recorded},
         "notes": result.notes,
         **result.facts,
     }  # fmt: skip
@@ -3100,10 +3605,7 @@ def append(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed since
     data = text.encode()
     with open(path, "ab", buffering=0) as file:
-        with contextlib.suppress(ImportError):  # not on Windows
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         before = os.fstat(file.fileno()).st_size
         try:
             if file.write(data) != len(data):
@@ -3155,757 +3657,210 @@ def print_report(records: list[dict[str, Any]]) -> None:
     if shown:
         print("Predictions:")
     for (precision, engine), rows in shown.items():
-        what = precision if engines[precision] == 1 else f"{precision} ({engine})"
-        print("Precision: ", what, [name for name, _ in rows])
+        name = precision_name(precision) + (f" ({engine})" if engines[precision] > 1 else "")
+        print("Precision: ", name, [label for label, _ in rows])
     if (path := HERE / "report.py").exists():
         load_file("tensorrt_report", path).print_records(records)
 
 
+def precision_name(precision: str) -> str:
+    """A precision as people read it, and as the 2018 script printed it."""
+    return precision if precision == "native" else precision.upper()
+
+
+class RoundsOnDisk:
+    """Keeps the rounds of cases whose records are not written yet, so that a kill loses none.
+
+    A line for each round in a file of this run's own. Where a run was killed, the next into the same folder makes
+    records of them.
+    """
+
+    PREFIX = "unfinished_"
+
+    def __init__(self, folder: str | Path) -> None:
+        handle, name = tempfile.mkstemp(prefix=self.PREFIX, suffix=".jsonl", dir=folder)
+        self.path, self.file = Path(name), os.fdopen(handle, "a")
+        fcntl.flock(self.file, fcntl.LOCK_EX)  # a run that has died holds none
+        self.unwritten: set[str] = set()  # cases whose record is still to come
+        self.lock = threading.Lock()  # several devices' rounds may come at once
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # a process of a case writes none
+
+    def add(self, job: Job, result: Result, timings: dict[str, Timing]) -> None:
+        """Writes a round down, with all else that a record needs before a case's first.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        key = self.key(result)
+        lines = [{"case": key, "round": {i: dataclasses.asdict(timing) for i, timing in timings.items()}}]
+        if key not in self.unwritten:
+            empty = dataclasses.replace(result, timings={}, notes=[*result.notes])
+            lines.insert(0, {"case": key, "record": make_record(empty, dataclasses.replace(job, case=result.case))})
+        self.unwritten.add(key)
+        try:
+            self.write(lines)
+        except OSError as error:
+            raise UserError(f"{self.path.parent} cannot be written any more ({error.strerror}): pass another "
+                            f"--output_dir") from error  # fmt: skip
+
+    def forget(self, result: Result) -> None:
+        """Says that a case's record is written."""
+        self.unwritten.discard(self.key(result))
+        with contextlib.suppress(OSError):  # the record is there: at worst the next run writes it again
+            self.write([{"case": self.key(result), "written": True}])
+
+    def write(self, lines: list[dict[str, Any]]) -> None:
+        with self.lock:
+            self.file.write("".join(json.dumps(line) + "\n" for line in lines))
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+    @staticmethod
+    def key(result: Result) -> str:
+        return f"{result.case} on {result.machine.get('device', '')}"
+
+    def __enter__(self) -> RoundsOnDisk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the file; one with rounds that found no room in a record stays for the next run."""
+        if not self.unwritten:
+            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.file.close()
+
+
+def recover_rounds(config: Config) -> None:
+    """Makes records of the rounds that runs which were killed left in the output directory."""
+    for path in sorted(Path(config.output_dir).glob(f"{RoundsOnDisk.PREFIX}*.jsonl")):
+        with contextlib.suppress(OSError), open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: that run is alive
+            if path.exists():
+                found = records_of_rounds(file.read().splitlines())
+                for record in found:
+                    keep(record, config)
+                path.unlink()
+                say(f"{len(found)} cases of a run that was killed: the rounds that there are were appended")
+
+
+def records_of_rounds(lines: list[str]) -> list[dict[str, Any]]:
+    """The records of cases that have rounds but no record yet; a last line that was cut off is passed over."""
+    records: dict[str, dict[str, Any]] = {}
+    rounds: dict[str, list[dict[str, Timing]]] = collections.defaultdict(list)
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found = json.loads(line)
+            if "record" in found:
+                records[found["case"]] = found["record"]
+            elif "round" in found:
+                rounds[found["case"]].append({i: Timing(**timing) for i, timing in found["round"].items()})
+            else:
+                records.pop(found["case"], None)
+    return [with_rounds(record, rounds[case]) for case, record in records.items() if has_deviation(rounds[case])]
+
+
+def has_deviation(rounds: list[dict[str, Timing]]) -> bool:
+    """Whether rounds have the two steps that statistics need."""
+    return bool(rounds) and all(sum(len(timings[i].seconds) for timings in rounds) > 1 for i in rounds[0])
+
+
+def with_rounds(record: dict[str, Any], rounds: list[dict[str, Timing]]) -> dict[str, Any]:
+    """A record whose run was killed, with the rounds that there are."""
+    case = Case(record["engine"], record["precision"], record["batch_size"])
+    result = Result(case, notes=[*record["notes"], "the run was killed: rounds without outputs"])
+    merge_rounds(result, rounds)
+    timings = timings_of(result)
+    return {**record, "timings": timings, "notes": result.notes, **result.facts}
+
+
+class Report:
+    """Judges, records and prints what was measured, whoever scheduled it."""
+
+    def __init__(self, config: Config, cases: list[Case], rounds: RoundsOnDisk) -> None:
+        self.config, self.cases, self.rounds = config, cases, rounds
+        self.records: list[dict[str, Any]] = []
+        self.natives: Natives = {}
+        self.done = 0
+
+    def add(self, job: Job, results: list[Result]) -> None:
+        """Takes one case's results, one for each device that it ran on; they are on disk when this returns."""
+        for result in results:
+            if result.artifact and "calibration" in result.artifact.proof:
+                proof = dict(result.artifact.proof)  # another case may have the same
+                result.facts["calibration"] = proof.pop("calibration")
+                result.artifact = dataclasses.replace(result.artifact, proof=proof)
+                result.notes += calibration_notes(result.facts["calibration"])
+            judge(result, result.reference, job.images, self.config, job.graph)
+            rate(result, self.natives)
+            self.records.append(make_record(result, dataclasses.replace(job, case=result.case)))
+            keep(self.records[-1], self.config)
+            self.rounds.forget(result)
+        self.done += 1
+        for result in results:
+            where = f" on {result.machine['device']}" if len(results) > 1 or vars(self.config).get("spread") else ""
+            say(f"[{self.done}/{len(self.cases)}] {result.case.title}{where}: {in_short(result)}")
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Prints the records that there are, whatever ended the run."""
+        print_report(sorted(self.records, key=functools.partial(turn_of, self.cases)))
+
+    def status(self) -> int:
+        """Says where the records are; 1 where a case failed."""
+        count, folder = len(self.records), self.config.output_dir
+        print(f"\n{count} cases appended to log.txt and results.jsonl in {folder}", flush=True)
+        return int(any(record["error"] for record in self.records))
+
+
+def in_short(result: Result) -> str:
+    """What came of a case: images/s and times native, or why there is none."""
+    found = []
+    for inputs in result.timings:
+        rounds = rounds_of(result, inputs)
+        speed = f"{typical(rounds, result.case.batch_size).value:,.0f} images/s{' from host' * (inputs == 'host')}"
+        native = loops_of(result.native_rounds, inputs) if result.case.precision != "native" else []
+        found.append(f"{speed}, {times_native(rounds, native).value:.2f}x native" if native else speed)
+    return "; ".join(found) or result.error or result.status
+
+
+def turn_of(cases: list[Case], record: dict[str, Any]) -> int:
+    """Which of the cases a record is of: results of several devices come as they are done."""
+    mine = record["engine"], record["precision"]
+    sizes = record["batch_size"], None
+    turns = (turn for turn, c in enumerate(cases) if (c.engine, c.precision) == mine and c.batch_size in sizes)
+    return next(turns, len(cases))
+
+
 # ------------------------------------------------------------------------------------------------- running the cases
 
-
 ASKED = "asked for"  # why an engine was chosen that --engine names
+KINDS_OF_INPUTS = {"device": ["device"], "host": ["host"], "both": ["device", "host"]}
 
 
-def choose_cases(config: Config, batch_sizes: list[int]) -> list[Case]:
-    """The cases to run, batch size by batch size, with what runs each precision and why not the engines before it."""
-    chosen = []
-    for precision in config.precisions:
-        for name in ["native"] if precision == "native" else config.engine:
-            engine, why = choose_engine(precision, config.build_only) if name == "auto" else (name, ASKED)
-            chosen.append((engine, precision, why))
-    return [Case(engine, precision, size, why) for size in batch_sizes for engine, precision, why in chosen]
+class Loader:
+    """In a process of its own, which a broken model may crash: reads models and images, asks the engines."""
 
-
-def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
-    """The first engine that can run (or build) the precision here without leaving the device, and why that one."""
-    reasons = []
-    for name in AUTO:
-        engine = ENGINES[name]
-        reason = engine.why_not_build(precision) if build_only else engine.why_not(precision)
-        if not reason and name == "xla" and not gpus():
-            reason = "auto takes XLA only where there is a GPU"
-        if not reason and name == "onnxruntime" and gpus() and OnnxRuntime.provider().startswith("CPU"):
-            reason = "would leave the GPU: pip install onnxruntime-gpu"
-        if not reason:
-            return name, "; ".join(reasons) or "first choice"
-        reasons.append(f"{name}: {reason}")
-    return "none", f"no engine for {precision.upper()}: {'; '.join(reasons)}"
-
-
-def announce(cases: list[Case]) -> None:
-    """Says what runs each precision, where the user left that open."""
-    for engine, precision, why in dict.fromkeys((case.engine, case.precision, case.why) for case in cases):
-        if engine != "none" and why != ASKED:
-            say(f"{precision.upper()} runs in {engine} ({why})")
-
-
-def run_case(job: Job, clock: Callable[[], float] = time.perf_counter) -> Result:
-    """Builds, opens and times one case in this process.
-
-    Raises:
-      UserError: the engine cannot do it, in one line.
-    """
-    config, (result, runner, batch) = job.config, open_case(job)
-    if runner is None:
-        return result
-    if config.inputs in ("device", "both"):
-        result.timings["device"] = time_resident(runner, job, clock)
-        refuse_unfinished(runner, batch, result.timings["device"])
-    if config.inputs in ("host", "both"):
-        result.timings["host"] = time_host(runner, job, batch, clock)
-    result.outputs = outputs_of(runner, batch, job.graph)
-    result.notes += [
-        *mixed_notes(job),
-        *proof_notes(job.case.precision, result.artifact.proof),
-        *doubts(runner, batch, job.graph, result.outputs),
-    ]
-    return result
-
-
-def open_case(job: Job) -> tuple[Result, Runner | None, np.ndarray]:
-    """Builds a case's artifact and opens it on its batch; no runner where it can, or shall, only be built.
-
-    Raises:
-      UserError: the engine cannot do it, in one line.
-    """
-    case, config, result = job.case, job.config, Result(job.case)
-    engine = ENGINES[case.engine]
-    if reason := engine.why_not_build(case.precision):
-        raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
-    with waiting(f"Building {case}"):
-        result.artifact = engine.build(job)
-        result.artifact.bytes = os.path.getsize(result.artifact.path)
-    reason = engine.why_not(case.precision)
-    if config.build_only or reason:
-        result.status, result.error = "built", "" if config.build_only else f"built, not run: {reason}"
-        return result, None, np.empty(0)
-    batch = job.batch()
-    with waiting(f"Opening {case}"):
-        return result, engine.open(job, result.artifact, batch), batch
-
-
-MEMORY_SHARE = 0.75  # of the free memory of a CPU, which the kernel would hand out twice rather than refuse
-
-
-def once(config: Config, **changes: Any) -> Config:
-    """The same flags for a run that is not made for its timings."""
-    return Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "rounds": 1, **changes})
-
-
-def try_case(job: Job) -> Result:
-    """run_case in the least time; on a CPU within its share of the memory that is free."""
-    if not gpus():
-        with contextlib.suppress(ImportError, ValueError):  # not on Windows; not above what the user set
-            import resource
-
-            soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            share = int(free_memory() * MEMORY_SHARE) // int(job.place.partition("of")[2] or 1)  # as in cpu0of2
-            share = share if soft == resource.RLIM_INFINITY else min(share, soft)
-            resource.setrlimit(resource.RLIMIT_DATA, (share, hard))
-    return dataclasses.replace(run_case(dataclasses.replace(job, config=once(job.config))), outputs=None)
-
-
-def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.ndarray]:
-    """The graph's outputs for a batch by their names, as float32 with the images along the first axis."""
-    values = np.array(runner.infer(batch), np.float32)
-    if values.shape[:1] != (len(batch),):
-        values = values.reshape(len(batch), -1)
-    return {graph.output: values}
-
-
-def refuse_unfinished(runner: Runner, batch: np.ndarray, timing: Timing) -> None:
-    """Catches an engine that says it is done before it is: the next result then waits for all that was left.
-
-    Raises:
-      UserError: three times running, it took LATE times as long as the same again and a timed step together.
-    """
-    for again in (True, True, False):  # a busy machine may be late once
-        late, usual = time_steps(lambda: runner.infer(batch), 2)
-        if late < LATE * (usual + float(np.median(timing.seconds))):
-            return
-        if again:
-            repeat(runner.enqueue, len(timing.seconds))
-            runner.sync()
-    raise UserError(f"the engine called its steps done before they were: the next result took {late:.3f} s, the one "
-                    f"after {usual:.3f} s, so its timings are not real")  # fmt: skip
-
-
-def doubts(runner: Runner, batch: np.ndarray, graph: Graph, outputs: dict[str, np.ndarray]) -> list[str]:
-    """Sentences on outputs that change from run to run, or do not depend on the input; overwrites the batch."""
-    if not all(np.isfinite(values).all() for values in outputs.values()):
-        return []  # said elsewhere
-    again = outputs_of(runner, batch, graph)
-    np.subtract(batch.max(), batch, out=batch)  # a negative of the images
-    other = outputs_of(runner, batch, graph)
-    if not all(nearly_equal(again[name], values) for name, values in outputs.items()):
-        return ["the output changes from run to run: is there a random op in the graph?"]
-    if all(np.array_equal(other[name], values) for name, values in outputs.items()):
-        return ["the output does not depend on the input: check --input_node and --output_node"]
-    return []
-
-
-def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
-    """Whether no value differs by more than SAME_OUTPUT of the largest."""
-    return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
-
-
-def mixed_notes(job: Job) -> list[str]:
-    """A sentence where the graph as it came computes in float16 already, as Keras's mixed precision does."""
-    share, case = job.graph.half_share, job.case
-    if not share:
-        return []
-    has = f"the graph as it came computes {share:.0%} of its convolutions and matrix products in float16"
-    if case.precision == "native":
-        return [has]
-    if case.precision != "fp32":
-        return []
-    same = "and so does this FP32" if case.engine in ("xla", "tftrt") else "this FP32 computes all in float32"
-    return [f"{has}; {same}"]
-
-
-def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
-    """A sentence where the engine ran something else than the graph says."""
-    ran = proof.get("executed_share_of_nodes", 1)
-    if precision == "fp16" and ran == 0:
-        return ["float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so this is not "
-                "FP16's speed"]  # fmt: skip
-    return [f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"] if ran < 0.5 else []
-
-
-NO_MEMORY = r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
-
-
-def attempt(job: Job, work: Callable[[Job], Result] = run_case) -> Result:
-    """`work` with an error as a failed result in one line, and the remedy where it is known."""
-    take_place(job.place)
-    try:
-        result = work(job)
-    except UserError as error:
-        result = Result(job.case, "failed", str(error))
-    except Exception as error:
-        text = f"{type(error).__name__}: {one_line(error)}"
-        if re.search(NO_MEMORY, f"{text} {error}", re.I):
-            text = f"out of memory: pass a smaller --batch_size ({text})"
-        result = Result(job.case, "failed", text)
-    result.machine = machine(job.config, job.case.engine, job.place)
-    return result
-
-
-class ProcessDied(Exception):
-    """A process of its own ended without an answer: the signal's name, and its last words."""
-
-
-def in_own_process(work: Callable[[Any], Any], given: Any, meanwhile: Callable[[], Any] = lambda: None) -> Any:
-    """work(given) in a spawned process, and `meanwhile` in this one.
-
-    Raises:
-      ProcessDied: no answer came.
-    """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    with tempfile.NamedTemporaryFile(prefix="tensorrt_py_") as words:
-        process = context.Process(target=child, args=(work, given, sender, words.name), daemon=True)
-        with without_ctrl_c():
-            process.start()
-        sender.close()
-        try:
-            meanwhile()
-            return receiver.recv()
-        except EOFError:
-            process.join()
-            raise ProcessDied(last_words(process.exitcode, Path(words.name).read_text(errors="replace"))) from None
-        finally:
-            process.join(0 if sys.exc_info()[0] else 5)
-            process.kill()
-            process.join()
-
-
-@contextlib.contextmanager
-def without_ctrl_c() -> Iterator[None]:
-    """Keeps Ctrl-C, which the terminal sends to all, from a process that starts here: the parent decides."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # its own start, the first time, would let Ctrl-C in again (Python 3.10 to 3.12)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def child(work: Callable[[Any], Any], given: Any, connection: Any, words: str) -> None:
-    """What that process does: its stderr goes to a file, its progress to the terminal; it dies with its parent."""
-    global TERMINAL
-    from rich.console import Console
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=die_with_parent, daemon=True).start()
-    if not getattr(given, "place", ""):  # the bars of several processes would paint over one another
-        TERMINAL = Console(file=os.fdopen(os.dup(2), "w"))
-    with open(words, "w") as file:
-        os.dup2(file.fileno(), 2)
-    connection.send(work(given))
-    connection.close()
-
-
-def die_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def last_words(exit_code: int, stderr: str) -> str:
-    """Why a process died: the signal's name, and the end of what it wrote."""
-    how = f"died of {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
-    hint = " (out of memory? pass a smaller --batch_size)" if exit_code == -signal.SIGKILL else ""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    return f"process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
-
-
-def run_isolated(job: Job, work: Callable[[Job], Result] = run_case) -> Result:
-    """`work` in a process of its own; one that dies is a failed result."""
-    try:
-        return in_own_process(functools.partial(attempt, work=work), job)
-    except ProcessDied as error:
-        device = machine(job.config, job.case.engine, job.place)
-        return Result(job.case, "failed", f"the case's {error}", machine=device)
-
-
-def load_isolated(config: Config) -> Graph:
-    """load_graph in a process of its own, which a broken model may crash, while this one imports TensorFlow."""
-    try:
-        found = in_own_process(attempt_load, config, lambda: import_tensorflow(config, hide_gpus=True))
-    except ProcessDied as error:
-        raise UserError(f"the model cannot be loaded, it is damaged or not what it says (its {error})") from None
-    if isinstance(found, UserError):
-        raise found
-    return found
-
-
-def attempt_load(config: Config) -> Graph | UserError:
-    try:
+    def load_graph(self, config: Config) -> Graph:
         return load_graph(config)
-    except UserError as error:
-        return error
 
+    def load_images(self, config: Config, graph: Graph, count: int) -> Images:
+        return load_images(config, graph, count)
 
-def pool(rounds: list[Result]) -> Result:
-    """The rounds of one case as one result: their steps together; each round's own are kept in the facts."""
-    good = [result for result in rounds if result.status == "ok"]
-    if len(good) < 2:
-        return (good or rounds)[0]
-    whole = good[0]
-    whole.facts["rounds"] = [{i: dataclasses.asdict(t) for i, t in result.timings.items()} for result in good]
-    for inputs, first in whole.timings.items():
-        every = [result.timings[inputs] for result in good]
-        seconds = [second for timing in every for second in timing.seconds]
-        throughput = float(np.median([timing.throughput for timing in every]))
-        whole.timings[inputs] = dataclasses.replace(first, seconds=seconds, throughput=throughput)
-    return whole
+    def choose_cases(self, config: Config, batch_sizes: list[int | None]) -> list[Case]:
+        return choose_cases(config, batch_sizes)
 
 
-class Gate:
-    """Where the processes of one case meet: a slot each, which counts its meetings and is -1 once it has left.
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is measured: a graph, the images that are fed, and the cases."""
 
-    Not a Barrier: one that is killed while it waits there blocks all others for good.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.slots = multiprocessing.get_context("spawn").RawArray("q", count)
-
-    def meet(self, own: int) -> None:
-        self.slots[own] += 1
-        while any(0 <= slot < self.slots[own] for slot in self.slots):
-            time.sleep(0.0002)
-
-    def leave(self, own: int) -> None:
-        self.slots[own] = -1
-
-
-@contextlib.contextmanager
-def threads_for(count: int) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
-    """Threads that each wait for a case's process; on Ctrl-C those are killed, so that the threads end."""
-    with concurrent.futures.ThreadPoolExecutor(count) as threads:
-        try:
-            yield threads
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.kill()
-            raise
-
-
-def run_together(job: Job | Result, places: list[str]) -> list[Result]:
-    """The job on all these places, a process each, which wait for one another before every loop."""
-    if isinstance(job, Result):
-        return [job]
-    if not job.config.isolate:
-        return [attempt(job)]
-    if len(places) == 1:
-        return [run_isolated(dataclasses.replace(job, place=places[0]))]
-    gate = Gate(len(places))
-
-    def run(own: int) -> Result:
-        meet = functools.partial(gate.meet, own)
-        result = run_isolated(dataclasses.replace(job, place=places[own], gate=meet))
-        if result.status != "ok":
-            gate.leave(own)
-        return result
-
-    with threads_for(len(places)) as threads:
-        return list(threads.map(run, range(len(places))))
-
-
-def sized(job: Job | Result, place: str) -> Job | Result:
-    """The job at the largest batch that fits on a place, where that was asked for: by doubling, then bisection."""
-    if isinstance(job, Result) or job.case.batch_size != MAX:
-        return job
-    tried: dict[int, str] = {}
-
-    def fits(size: int) -> bool:
-        case = dataclasses.replace(job.case, batch_size=size)
-        result = run_isolated(dataclasses.replace(job, case=case, place=place), try_case)
-        tried[size] = result.error or "fits"
-        say(f"{case}: {tried[size]}")
-        return not result.error
-
-    good, bad = 0, FIRST_TRY
-    while bad <= LAST_TRY and fits(bad):
-        good, bad = bad, 2 * bad
-    if not good and not re.search(NO_MEMORY, tried[bad]):
-        return Result(dataclasses.replace(job.case, batch_size=bad), "failed", tried[bad])
-    while bad <= LAST_TRY and bad - good > max(1, good // FINE):
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if fits(middle) else (good, middle)
-    if not good:
-        return Result(dataclasses.replace(job.case, batch_size=1), "failed", tried[1])
-    return dataclasses.replace(job, case=dataclasses.replace(job.case, batch_size=good), tried=tried)
-
-
-def run_first(job: Job | Result, places: list[str]) -> tuple[Job | Result, list[Result]]:
-    """The first round, at the largest batch that fits where that was asked for.
-
-    A measured run takes a little more memory than a try: where that was too much, smaller batches are measured, by
-    steps that double.
-    """
-    job = sized(job, places[0])
-    results, step = run_together(job, places), 1
-    while isinstance(job, Job) and job.tried and (size := job.case.batch_size) > 1:
-        errors = [result.error for result in results if re.search(NO_MEMORY, result.error)]
-        if not errors:
-            break
-        say(f"{job.case}: did not fit when measured")
-        tried = {**job.tried, size: f"fits in a try, not when measured: {errors[0]}"}
-        case = dataclasses.replace(job.case, batch_size=max(1, size - step * max(1, size // FINE)))
-        job = dataclasses.replace(job, case=case, tried=tried)
-        results, step = run_together(job, places), 2 * step
-    return job, results
-
-
-Make = Callable[[Case], "Job | Result"]  # a Result where there can be no job
-Finish = Callable[["Job | Result", list[list[Result]]], None]  # takes a case's rounds, each with a result of each place
-
-
-def run_in_turn(config: Config, cases: list[Case], make: Make, finish: Finish) -> None:
-    """Case after case, each on all places at once; the rounds of one batch size in turn."""
-    places = choose_places(config)
-    for _, group in itertools.groupby(cases, key=lambda case: case.batch_size):
-        measured: dict[Case, list[list[Result]]] = {case: [] for case in group}
-        jobs: dict[Case, Job | Result] = {}
-        try:
-            for turn, case in itertools.product(range(config.rounds), list(measured)):
-                if case in jobs:
-                    results = run_together(jobs[case], places)
-                else:
-                    jobs[case], results = run_first(make(case), places)
-                measured[case].append(results)
-                if turn + 1 == config.rounds:
-                    finish(jobs[case], measured.pop(case))
-        finally:  # Ctrl-C between two rounds: those that there are
-            for case, rounds in measured.items():
-                if rounds:
-                    finish(jobs[case], rounds)
-
-
-def run_spread(config: Config, cases: list[Case], make: Make, finish: Finish) -> None:
-    """Different cases at the same time, each with all its rounds on the first place that is free."""
-    places, free = choose_places(config), queue.SimpleQueue[str]()
-    jobs = [make(case) for case in cases]  # all before the first: writing ONNX files would disturb what is timed
-    for place in places:
-        free.put(place)
-
-    def run(job: Job | Result) -> tuple[Job | Result, list[list[Result]]]:
-        place = free.get()
-        try:
-            return run_rounds(job, [place])
-        finally:
-            free.put(place)
-
-    with threads_for(len(places)) as threads:
-        for future in concurrent.futures.as_completed([threads.submit(run, job) for job in jobs]):
-            finish(*future.result())
-
-
-def run_rounds(job: Job | Result, places: list[str]) -> tuple[Job | Result, list[list[Result]]]:
-    """All rounds of one case, up to the first that fails; and the job, with the batch size that was found."""
-    job, first = run_first(job, places)
-    rounds = [first]
-    while isinstance(job, Job) and len(rounds) < job.config.rounds and any(r.status == "ok" for r in rounds[-1]):
-        rounds.append(run_together(job, places))
-    return job, rounds
-
-
-def run_cases(cases: list[Case], config: Config, graph: Graph, images: Images, done: Callable[[Result], None],
-              cluster: Cluster | None) -> None:  # fmt: skip
-    """Runs all cases and hands over the result of each, on each device, as soon as it is whole."""
-    onnx = Onnx(config, graph, images)
-    run = cluster.run if cluster else run_spread if config.spread else run_in_turn
-    reference = None if config.build_only else untimed_reference(cases, config, graph, images, run)
-
-    def finish(job: Job | Result, rounds: list[list[Result]]) -> None:
-        nonlocal reference
-        results = [pool(list(of_place)) for of_place in zip(*rounds)]
-        add_up(results)
-        for result in results:
-            result.machine = result.machine or machine(config, result.case.engine)  # no process got as far as that
-            if isinstance(job, Job) and job.tried:
-                result.facts["batch_sizes_tried"] = job.tried
-            if config.spread:
-                result.notes.append("--spread: other devices ran other cases meanwhile, and share power and PCIe")
-            if reference is None and result.case.precision == "native":
-                reference = result.outputs
-            if result.case.precision == "int8" and isinstance(job, Job):
-                result.facts["calibration"] = facts = calibration_of(result, job, onnx)
-                result.notes += calibration_notes(facts)
-            judge(result, reference, images, config, graph)
-            done(result)
-            if config.gpus or cluster:
-                speeds = ", ".join(
-                    f"{inputs} input {t.throughput:,.1f} images/s" for inputs, t in result.timings.items()
-                )
-                say(f"{result.case} on {result.machine['device']}: {speeds or result.error or result.status}")
-
-    run(config, cases, lambda case: make_job(case, config, graph, images, onnx), finish)
-
-
-def add_up(results: list[Result]) -> None:
-    """Adds to each GPU's result what all of them did at once: the sum of their bursts, begun at the same moment."""
-    whole = [result for result in results if result.status == "ok"]
-    for result in whole if len(results) > 1 else []:
-        sums = {inputs: sum(other.timings[inputs].throughput for other in whole) for inputs in result.timings}
-        result.facts["together"] = {"devices": [other.machine["device"] for other in whole], "throughput": sums}
-        if len(whole) < len(results):
-            result.notes.append(f"only {len(whole)} of {len(results)} devices came through: neighbours were missing")
-
-
-def calibration_of(result: Result, job: Job, onnx: Onnx) -> dict[str, Any]:
-    """The calibration that an int8 case used: the one in ONNX, or TF-TRT's own."""
-    if job.source:
-        return onnx.calibration.facts
-    return result.artifact.proof.pop("calibration", {}) if result.artifact else {}
-
-
-def untimed_reference(cases: list[Case], config: Config, graph: Graph, images: Images,
-                      run: Callable[..., None]) -> dict[str, np.ndarray] | None:  # fmt: skip
-    """Native's outputs where no native case comes first: agreement needs them, at the largest batch."""
-    if run is run_in_turn and any(case.precision == "native" for case in cases):
-        return None
-    found: list[Result] = []
-    case = Case("native", "native", max(case.batch_size for case in cases) or len(images.pixels))
-    short = once(config, inputs="device", spread=True)
-    run(short, [case], lambda case: Job(case, short, graph, images), lambda _, rounds: found.extend(rounds[0]))
-    return found[0].outputs
-
-
-def make_job(case: Case, config: Config, graph: Graph, images: Images, onnx: Onnx) -> Job | Result:
-    """A case with its ONNX file written if its engine takes one, or a failed result where that is not possible."""
-    if case.engine == "none":
-        return Result(case, "failed", case.why)
-    engine = ENGINES[case.engine]
-    try:
-        wanted = engine.needs_onnx and not engine.why_not_build(case.precision)
-        return Job(case, config, graph, images, onnx.write(case) if wanted else None)
-    except UserError as error:
-        return Result(case, "failed", str(error))
-    except OSError as error:
-        return Result(case, "failed", str(disk_error(error, error.filename or tempfile.gettempdir())))
-    except Exception as error:  # onnx and onnxruntime have classes of their own
-        return Result(case, "failed", f"no ONNX graph of that precision ({type(error).__name__}: {one_line(error)})")
-
-
-# ----------------------------------------------------------------------------------------------------------- cluster
-
-MODULE = "tensorrt_py"  # this file's name on the nodes, where `tensorrt` is NVIDIA's
-
-
-class Cluster:
-    """A Ray cluster. A case is a task: on all GPUs of every node or, with --spread, on one GPU of any.
-
-    A task takes whole GPUs; where no node has one it takes the CPUs of a node. What it needs goes through Ray's object
-    store, once to each node: this file, the graph, the images, the ONNX file.
-    """
-
-    def __init__(self, config: Config) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("--ray_address needs Ray: pip install -r requirements-cluster.txt") from error
-        local = {"include_dashboard": False} if config.ray_address == "local" else {}
-        os.environ.setdefault("RAY_worker_niceness", "0")  # a local cluster's workers: not behind all other programs
-        try:
-            with waiting(f"Connecting to {config.ray_address}"), quiet():
-                if at := re.fullmatch(r"([^/:]+):(\d+)", config.ray_address):  # Ray would try for minutes
-                    socket.create_connection((at.group(1), int(at.group(2))), timeout=10).close()
-                ray.init(config.ray_address, log_to_driver=False, logging_level="ERROR", **local)
-        except Exception as error:  # no cluster, another Python or Ray there, a malformed address
-            remedy = "start one with `ray start --head`, or pass local"
-            if "AuthToken" in str(error.__cause__):  # from Ray 2.59 on clusters ask, but not every client answers
-                remedy = "it asks for a token: set RAY_AUTH_MODE=token, and copy the head's ~/.ray/auth_token here"
-            raise UserError(f"--ray_address={config.ray_address}: no cluster to use there ({one_line(error)}): "
-                            f"{remedy}") from error  # fmt: skip
-        self.ray, self.images = ray, None
-        self.ship = functools.cache(lambda path: ray.put(Path(path).read_bytes()))
-        self.scripts = ray.put(scripts_for_nodes())
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        self.unit = "GPU" if any(node["Resources"].get("GPU", 0) >= 1 for node in alive) else "CPU"
-        nodes = [node for node in alive if node["Resources"].get(self.unit, 0) >= 1]
-        count = collections.Counter(node["NodeName"] for node in nodes)
-        self.names = {node["NodeID"]: node["NodeName"] + f"-{node['NodeID'][:6]}" * (count[node["NodeName"]] > 1)
-                      for node in nodes}  # fmt: skip
-        self.sizes = {node["NodeID"]: int(node["Resources"][self.unit]) for node in nodes}
-        if not nodes:
-            raise UserError(f"--ray_address={config.ray_address}: no node has a GPU or CPU to give: start one without "
-                            f"--num-cpus=0")  # fmt: skip
-        say(f"Ray {ray.__version__}: nodes: {len(nodes)}, {self.unit}s: {sum(self.sizes.values())}")
-
-    def submit(self, node: str | None, work: str, *data: Any) -> Any:
-        """A task that does work(folder, *data) on a node, or on one GPU of any; gives the node and the answer."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        @self.ray.remote(max_retries=0)  # Ray ships it by value: it may use nothing of this module
-        def on_node(module: str, scripts: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
-            import importlib
-            import sys
-            import tempfile
-
-            import ray
-
-            with tempfile.TemporaryDirectory(prefix=f"{module}_") as folder:
-                for name, script in scripts.items():
-                    with open(f"{folder}/{name}", "wb") as file:
-                        file.write(script)
-                sys.path.insert(0, folder)
-                program = importlib.import_module(module)
-                main, sys.modules["__main__"] = sys.modules["__main__"], program  # a case's process loads that
-                try:
-                    return ray.get_runtime_context().get_node_id(), getattr(program, work)(folder, *data)
-                finally:
-                    sys.path.remove(folder)
-                    sys.modules["__main__"] = main
-
-        if node is None:
-            wanted, where = 1 if self.unit == "GPU" else min(self.sizes.values()), "SPREAD"
-        else:
-            wanted, where = self.sizes[node], NodeAffinitySchedulingStrategy(node, soft=False)
-        units = {"num_gpus": wanted, "num_cpus": 0} if self.unit == "GPU" else {"num_cpus": wanted}
-        task = on_node.options(scheduling_strategy=where, **units)
-        return task.remote(MODULE, self.scripts, work, *data)
-
-    def choose_cases(self, config: Config, batch_sizes: list[int]) -> list[Case]:
-        """choose_cases as a node of the cluster sees it: this machine may have no GPU."""
-        task = self.submit(None, choose_there.__name__, vars(config), batch_sizes)
-        try:
-            return [Case(**case) for case in self.ray.get(task)[1]]
-        except self.ray.exceptions.RayError as error:
-            raise UserError(f"a node of the cluster cannot run this program ({one_line(error)}): install "
-                            f"requirements.txt there, with the same Python") from error  # fmt: skip
-
-    def run(self, config: Config, cases: list[Case], make: Make, finish: Finish) -> None:
-        """All cases as tasks; one that its node took along is tried once again, then it is a failed row."""
-        waiting: dict[Any, tuple[Job, str | None, bool]] = {}
-        for job in [make(case) for case in cases]:
-            if isinstance(job, Result):
-                finish(job, [[job]])
-                continue
-            for node in [None] if config.spread else self.names:
-                waiting[self.submit_job(job, node)] = job, node, True
-        while waiting:
-            (task,), _ = self.ray.wait(list(waiting))
-            job, node, again = waiting.pop(task)
-            try:
-                answer = self.ray.get(task)
-            except self.ray.exceptions.RayError as error:
-                name = self.names[node] if node else "a node"
-                if again and not isinstance(error, self.ray.exceptions.RayTaskError):
-                    say(f"{job.case} was lost with {name}: tried once more")
-                    waiting[self.submit_job(job, node)] = job, node, False
-                else:
-                    finish(job, [[self.lost(job, name, error)]])
-            else:
-                self.take(job, answer, finish)
-
-    def lost(self, job: Job, name: str, error: BaseException) -> Result:
-        """The failed row of a case whose node gave no answer."""
-        result = Result(job.case, "failed", f"{name} gave no answer: {type(error).__name__}, {one_line(error)}")
-        result.machine = {**machine(job.config, ""), "device": f"lost ({name})", "device_kind": "lost", "gpu": None}
-        return result
-
-    def submit_job(self, job: Job, node: str | None) -> Any:
-        self.images = self.images or self.ray.put(dataclasses.asdict(job.images))
-        files = [job.graph.path, *([job.source.path] if job.source else [])]
-        case, graph, source = (part and dataclasses.asdict(part) for part in (job.case, job.graph, job.source))
-        parts = {"case": case, "config": vars(job.config), "graph": graph, "source": source}
-        return self.submit(node, run_there.__name__, parts, self.images, *map(self.ship, files))
-
-    def take(self, job: Job, answer: tuple[str, Any], finish: Finish) -> None:
-        """Hands over what a node found, with its name."""
-        name, (tried, found) = self.names.get(answer[0], answer[0][:6]), answer[1]
-        rounds = [[result_of(result) for result in places] for places in found]
-        for result in itertools.chain.from_iterable(rounds):
-            facts, place = result.machine, re.search(r" \((.+)\)$", result.machine["device"])
-            facts |= {"device": f"{facts['device_kind']} ({', '.join([name, *place.groups()] if place else [name])})"}
-            facts |= {"node": name, "versions": {**facts["versions"], "ray": self.ray.__version__}}
-        finish(dataclasses.replace(job, case=rounds[0][0].case, tried=tried), rounds)
-
-
-def scripts_for_nodes() -> dict[str, bytes]:
-    """This file and precision.py as a node must have them beside each other, by their names there."""
-    files = {f"{MODULE}.py": Path(__file__), "precision.py": HERE / "precision.py"}
-    return {name: path.read_bytes() for name, path in files.items() if path.exists()}
-
-
-# What follows runs on a node. Only plain data travels: there these classes belong to another module.
-
-
-def choose_there(_: str, config: dict[str, Any], batch_sizes: list[int]) -> list[dict[str, Any]]:
-    """The cases, by the engines that the node has."""
-    return [dataclasses.asdict(case) for case in choose_cases(Config(**config), batch_sizes)]
-
-
-def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files: bytes) -> tuple[Any, list[list[Any]]]:
-    """A job on all GPUs that Ray gave its task: the batches tried, and the rounds' results; files come to `folder`."""
-    with contextlib.suppress(OSError):  # Ray runs its workers at niceness 15; only root may take that back
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
-    gpus.cache_clear()  # the same worker may have had another GPU before
-    places = [f"gpu{gpu['index']}" for gpu in gpus()] or [""]
-    graph, source = graph_of(parts["graph"]), parts["source"] and Artifact(**parts["source"])
-    paths = [Path(folder, graph.name), *([Path(folder, Path(source.path).name)] if source else [])]
-    for path, data in zip(paths, files, strict=True):
-        path.write_bytes(data)
-    graph = dataclasses.replace(graph, path=str(paths[0]))
-    source = source and dataclasses.replace(source, path=str(paths[1]))
-    config = Config(**{**parts["config"], "output_dir": folder})
-    job, rounds = run_rounds(Job(Case(**parts["case"]), config, graph, Images(**images), source), places)
-    if nice := os.getpriority(os.PRIO_PROCESS, 0):
-        note = f"ran at niceness {nice}, behind all else on the node: start Ray there with RAY_worker_niceness=0"
-        for result in itertools.chain.from_iterable(rounds):
-            result.notes.append(note)
-    tried = job.tried if isinstance(job, Job) else {}
-    return tried, [[dataclasses.asdict(result) for result in results] for results in rounds]
-
-
-def graph_of(found: dict[str, Any]) -> Graph:
-    """A graph from plain data."""
-    tensors = {name: tuple(Tensor(**tensor) for tensor in found[name]) for name in ("inputs", "outputs")}
-    return Graph(**{**found, **tensors})
-
-
-def result_of(found: dict[str, Any]) -> Result:
-    """A result from plain data."""
-    parts = {"case": Case(**found["case"]), "artifact": found["artifact"] and Artifact(**found["artifact"]),
-             "timings": {inputs: Timing(**timing) for inputs, timing in found["timings"].items()}}  # fmt: skip
-    return Result(**{**found, **parts})
-
-
-# -------------------------------------------------------------------------------------------------------------- main
-
-
-def doctor(config: Config) -> None:
-    """The matrix of engines and precisions on this machine, and the command that mends what is missing."""
-    print(f"tensorrt.py {VERSION}, Python {platform.python_version()}, {device_name(config)}")
-    line = "GPU {index}: {name}, compute capability {compute_capability}, {memory_mb} MB, driver {driver}"
-    for gpu in gpus():
-        print(line.format(**gpu))
-    print("" if gpus() else "no NVIDIA GPU found by NVML\n")
-    print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
-    reasons = collections.defaultdict(list)
-    for engine in ENGINES.values():
-        cells = []
-        for precision in PRECISIONS:
-            if precision not in engine.precisions:
-                cells.append("-")
-                continue
-            reason = engine.why_not(precision)
-            cells.append("runs" if not reason else "missing" if engine.why_not_build(precision) else "builds")
-            if reason:
-                reasons[f"{engine.name}: {reason}"].append(precision)
-        print(f"{engine.name:13}{engine.version():26}" + "".join(f"{cell:8}" for cell in cells))
-    print()
-    for reason, precisions in reasons.items():
-        print(f"{reason} ({', '.join(precisions)})")
+    graph: Graph
+    images: Images
+    cases: list[Case]
 
 
 def swallowed_flags(config: Config) -> list[str]:
@@ -3928,29 +3883,28 @@ WEIGHTS_FILE = "resnet50v2_weights_tf_dim_ordering_tf_kernels.h5"
 SECONDS_TO_REACH = 8  # after which there is no network
 
 
-def load_with_weights(config: Config) -> Graph:
+def load_with_weights(config: Config, loader: Worker | Here) -> Graph:
     """The graph; of the built-in network with trained weights where photographs are given and they can be had.
 
     Raises:
       UserError: it cannot be loaded, or --weights=imagenet was passed and they cannot be had.
     """
-    load = load_isolated if config.isolate else load_graph
     if not built_in(config) or config.weights:
-        return load(config)
+        return loader.ask("load_graph", config)
     config.weights = "random"
     if not (config.image_file or config.image_dir):
-        return load(config)
+        return loader.ask("load_graph", config)
     without = "random ones are taken, whose predictions mean nothing"
     if reason := why_no_download():
         say(f"the trained weights cannot be downloaded ({reason}): {without}")
-        return load(config)
+        return loader.ask("load_graph", config)
+    config.weights = "imagenet"
     try:
-        config.weights = "imagenet"
-        return load(config)
+        return loader.ask("load_graph", config)
     except UserError as error:
         say(f"{error}: {without}")
         config.weights = "random"
-        return load(config)
+        return loader.ask("load_graph", config)
 
 
 def why_no_download() -> str | None:
@@ -4000,55 +3954,740 @@ def choose_preprocessing(config: Config, graph: Graph) -> None:
         say(f"--preprocessing={config.preprocessing} is taken: {why}")
 
 
-def turn_of(cases: list[Case], record: dict[str, Any]) -> int:
-    """Which of the cases a record is of: results of several places come as they are done."""
-    mine = record["engine"], record["precision"]
-    sizes = record["batch_size"], MAX
-    turns = (turn for turn, c in enumerate(cases) if (c.engine, c.precision) == mine and c.batch_size in sizes)
-    return next(turns, len(cases))
+def load_model(config: Config) -> Model:
+    """Graph, images and cases that the flags name; sets the weights and the preprocessing that were left open.
+
+    Raises:
+      UserError: one of them cannot be had.
+    """
+    for sentence in swallowed_flags(config):
+        say(sentence)
+    with start(config, Loader) as loader:
+        try:
+            graph = load_with_weights(config, loader)
+        except (CaseError, ProcessDied) as error:
+            raise UserError(f"the model cannot be loaded, it is damaged or not what it says (its {error})") from None
+        choose_preprocessing(config, graph)
+        batch_sizes = fit_batch_sizes(config, graph)
+        if config.calibration_dir and "int8" in config.precisions:
+            image_paths(config.calibration_dir, "--calibration_dir")  # found out before the measuring
+        try:
+            images = loader.ask("load_images", config, graph, max(size or VARIED for size in batch_sizes))
+        except (CaseError, ProcessDied) as error:
+            raise UserError(f"the images cannot be read (their {error}): pass others") from None
+        return Model(graph, images, loader.ask("choose_cases", config, batch_sizes))
+
+
+def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
+    """The cases to run, batch size by batch size, with what runs each precision and why not the engines before it."""
+    chosen = []
+    for precision in config.precisions:
+        for name in ["native"] if precision == "native" else config.engine:
+            engine, why = choose_engine(precision, config.build_only) if name == "auto" else (name, ASKED)
+            chosen.append((engine, precision, why))
+    return [Case(engine, precision, size, why) for size in batch_sizes for engine, precision, why in chosen]
+
+
+def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
+    """The first engine that can run (or build) the precision here without leaving the device, and why that one."""
+    reasons = []
+    for name in AUTO:
+        engine = ENGINES[name]
+        reason = engine.why_not_build(precision) if build_only else engine.why_not(precision)
+        if not reason and name == "xla" and not gpus():
+            reason = "auto takes XLA only where there is a GPU"
+        if not reason and name == "onnxruntime" and gpus() and OnnxRuntime.provider().startswith("CPU"):
+            reason = "would leave the GPU: pip install onnxruntime-gpu"
+        if not reason:
+            return name, "; ".join(reasons) or "first choice"
+        reasons.append(f"{name}: {reason}")
+    return "none", f"no engine for {precision.upper()}: {'; '.join(reasons)}"
+
+
+def announce(cases: list[Case]) -> None:
+    """Says what runs each precision, where the user left that open; why is in the records and in --doctor."""
+    chosen = dict.fromkeys((case.engine, case.precision, case.why) for case in cases)
+    open_ones = [(engine, precision, why) for engine, precision, why in chosen if why not in ("", ASKED)]
+    for engine, precision, _ in open_ones:
+        if engine != "none":
+            say(f"{precision_name(precision)} runs in {engine}")
+    passed_over = [name for name in AUTO if any(f"{name}: " in why for _, _, why in open_ones)]
+    if passed_over:
+        say(f"--doctor tells what {', '.join(passed_over)} lack{'s' * (len(passed_over) == 1)} here")
+
+
+class OnnxWriter:
+    """In a process of its own: writes the ONNX files of all cases from one export and one calibration."""
+
+    def __init__(self, config: Config, graph: Graph, images: Images) -> None:
+        self.onnx = Onnx(config, graph, images)
+
+    def write(self, case: Case) -> Artifact | None:
+        """The ONNX file of a case; none where its engine would not build from it."""
+        if ENGINES[case.engine].why_not_build(case.precision):
+            return None
+        artifact = self.onnx.write(case)
+        if case.precision == "int8":
+            artifact.proof["calibration"] = self.onnx.calibration.facts
+        return artifact
+
+
+def make_jobs(config: Config, model: Model, rounds: RoundsOnDisk | None = None) -> list[Job]:
+    """A job of each case, with its ONNX file where its engine takes one, or with why there is none."""
+    jobs = []
+    written: dict[tuple[str, str], tuple[Artifact | None, str]] = {}
+    with OnnxSource(config, model) as source:
+        for case in model.cases:
+            what = case.engine, case.precision
+            if what not in written:
+                written[what] = source.write(case)
+            jobs.append(Job(case, config, model.graph, model.images, *written[what], rounds))
+    return jobs
+
+
+class OnnxSource:
+    """Has the ONNX files written, in a process that is started when the first is needed."""
+
+    def __init__(self, config: Config, model: Model) -> None:
+        self.config, self.model = config, model
+        self.writer: Worker | Here | None = None
+
+    def write(self, case: Case) -> tuple[Artifact | None, str]:
+        """The file that a case's engine builds from, if it takes one, or why there is none."""
+        if case.engine == "none":
+            return None, case.why
+        if not ENGINES[case.engine].needs_onnx:
+            return None, ""
+        if self.writer is None:
+            self.writer = start(self.config, OnnxWriter, self.config, self.model.graph, self.model.images)
+        try:
+            return self.writer.ask("write", case), ""
+        except UserError as error:
+            return None, str(error)
+        except CaseError as error:
+            return None, f"no ONNX graph of that precision ({error})"
+        except ProcessDied as error:
+            self.close()
+            return None, f"no ONNX graph of that precision (its {error})"
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
+        self.writer = None
+
+    def __enter__(self) -> OnnxSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class OpenCase:
+    """A case in a process of its own, from its opening to its last round."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.runner: Runner | None = None
+        self.memory_share = MEMORY_SHARE
+        self.clock = time.perf_counter
+        self.first_runs: dict[str, float] = {}
+        self.step_seconds: dict[str, float] = {}
+        self.turn = 0
+        self.same: list[dict[str, np.ndarray]] = []  # outputs for the batch, run after run
+
+    def machine(self) -> dict[str, Any]:
+        return machine(self.job.config, self.job.case.engine)
+
+    def meet(self) -> None:
+        """Called before each loop: where several do the same at once, they begin together."""
+
+    def open(self, built: Artifact | None = None) -> tuple[Artifact, str]:
+        """Builds, opens on the batch, runs once and warms up; the artifact, and why it was only built if it was.
+
+        Args:
+          built: the artifact, where it was built before.
+
+        Raises:
+          UserError: the engine cannot do it, in one line.
+        """
+        case, config, engine = self.job.case, self.job.config, ENGINES[self.job.case.engine]
+        if reason := engine.why_not_build(case.precision):
+            raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
+        artifact = built or self.build(engine)
+        reason = engine.why_not(case.precision)
+        if config.build_only or reason:
+            return artifact, "" if config.build_only else f"built, not run: {reason}"
+        self.batch = self.job.batch()
+        with waiting(f"Opening {case.title}"):
+            self.runner = engine.open(self.job, artifact, self.batch)
+        self.artifact = artifact
+        for inputs in KINDS_OF_INPUTS[config.inputs]:
+            self.first_runs[inputs] = self.run_first(inputs)
+        come_to_rest()
+        return artifact, ""
+
+    def build(self, engine: Engine) -> Artifact:
+        with waiting(f"Building {self.job.case.title}"):
+            artifact = engine.build(self.job)
+        artifact.bytes = os.path.getsize(artifact.path)
+        return artifact
+
+    def run_first(self, inputs: str) -> float:
+        """Seconds of the first run; then the untimed steps."""
+        step, warmup = waited_step(self.runner, self.batch, inputs), self.job.config.num_warmup
+        with waiting(f"First run of {self.job.case.title}"):
+            (first_run,) = time_steps(step, 1, self.clock)
+        with waiting(f"Warming up {self.job.case.title}"):
+            if warmup is None:
+                self.step_seconds[inputs] = warm_up(step, self.clock)
+            else:
+                steps = time_steps(step, warmup, self.clock) or [first_run]
+                self.step_seconds[inputs] = float(np.median(steps))
+        return first_run
+
+    def measure_round(self, steps: int | None) -> dict[str, Timing]:
+        """Timings of steps that are each waited for, and of as many in one burst, by where the input lies.
+
+        Args:
+          steps: how many; None: as many as take ROUND_SECONDS.
+        """
+        timings = {}
+        self.turn += 1
+        for inputs, first_run in self.first_runs.items():
+            count = steps or math.ceil(ROUND_SECONDS / self.step_seconds[inputs])
+            step = waited_step(self.runner, self.batch, inputs)
+            burst = burst_of(self.runner, self.batch, inputs, count)
+            what = f"{self.job.case.title}{' from host' * (inputs == 'host')}, round {self.turn}"
+            with progress(what, count) as advance:
+                self.meet()
+                with Clocks() as clocks:
+                    seconds = time_steps(step, count, self.clock, advance)
+                    with clocks.paused():
+                        self.meet()
+                    (total,) = time_steps(burst, 1, self.clock)
+            images = count * self.job.case.batch_size
+            facts = clocks.facts(2 * images, sum(seconds) + total)
+            timings[inputs] = Timing(seconds, images / total, first_run, facts)
+            self.step_seconds[inputs] = float(np.median(seconds))
+        if not self.same:
+            self.same = run_again(self.runner, self.batch, self.job.graph, timings.get("device"))
+        come_to_rest()
+        return timings
+
+    def judge_outputs(self) -> tuple[dict[str, np.ndarray], list[str]]:
+        """The outputs for all images, in steps of the batch, the last filled up; and what is doubtful about them."""
+        case, graph, count = self.job.case, self.job.graph, len(self.job.images.pixels)
+        self.same = self.same or run_again(self.runner, self.batch, graph, None)
+        steps = [self.same[0]]
+        with progress(f"Outputs of {case.title}", count, "images") as advance:
+            for first in range(case.batch_size, count, case.batch_size):
+                advance(case.batch_size)
+                steps.append(outputs_of(self.runner, self.job.batch(first), graph))
+        outputs = {name: np.concatenate([step[name] for step in steps])[:count] for name in steps[0]}
+        notes = mixed_notes(self.job)
+        notes += proof_notes(case.precision, self.artifact.proof)
+        notes += doubts(self.runner, self.batch, graph, self.same)
+        self.batch = self.job.batch()  # the doubts overwrote it
+        return outputs, notes
+
+    def try_batch(self) -> None:
+        """Opens and runs once; on a CPU within its share of the memory that is free."""
+        if not gpus():
+            limit_memory(int(free_memory() * self.memory_share))
+        self.open()
+        if self.runner:
+            self.measure_round(1)
+
+
+MEMORY_SHARE = 0.75  # of the free memory of a CPU, which the kernel would hand out twice rather than refuse
+
+
+def limit_memory(share: int) -> None:
+    """Holds this process down to so many bytes of data, or to what the user set if that is less."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = share if soft == resource.RLIM_INFINITY else min(share, soft)
+    with contextlib.suppress(ValueError):  # not above the hard limit
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def once(config: Config, **changes: Any) -> Config:
+    """The same flags for a run that is not made for its timings."""
+    return Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "rounds": 1, **changes})
+
+
+def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.ndarray]:
+    """The graph's outputs for a batch by their names, as float32 with the images along the first axis."""
+    values = np.array(runner.infer(batch), np.float32)
+    if values.shape[:1] != (len(batch),):
+        values = values.reshape(len(batch), -1)
+    return {graph.output: values}
+
+
+def run_again(runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | None) -> list[dict[str, np.ndarray]]:
+    """The outputs of the same batch twice, which comes right after a loop on the resident batch, if there was one.
+
+    It catches an engine that says it is done before it is: the first result then waits for all that was left.
+
+    Raises:
+      UserError: three times running, it took LATE times as long as the same again and a timed step together.
+    """
+    outputs: list[dict[str, np.ndarray]] = []
+    for again in (True, True, False):  # a busy machine may be late once
+        outputs.clear()
+        late, usual = time_steps(lambda: outputs.append(outputs_of(runner, batch, graph)), 2)
+        if timing is None or late < LATE * (usual + float(np.median(timing.seconds))):
+            return outputs
+        if again:
+            repeat(runner.enqueue, len(timing.seconds))
+            runner.sync()
+    raise UserError(f"the engine called its steps done before they were: the next result took {late:.3f} s, the one "
+                    f"after {usual:.3f} s, so its timings are not real")  # fmt: skip
+
+
+def doubts(runner: Runner, batch: np.ndarray, graph: Graph, same: list[dict[str, np.ndarray]]) -> list[str]:
+    """Sentences on outputs that change from run to run, or do not depend on the input; overwrites the batch.
+
+    Args:
+      same: outputs of the same batch, run after run.
+    """
+    outputs, again = same
+    if not all(np.isfinite(values).all() for values in outputs.values()):
+        return []  # said elsewhere
+    if not all(nearly_equal(again[name], values) for name, values in outputs.items()):
+        return ["the output changes from run to run: is there a random op in the graph?"]
+    np.subtract(batch.max(), batch, out=batch)  # a negative of the images
+    other = outputs_of(runner, batch, graph)
+    if all(np.array_equal(other[name], values) for name, values in outputs.items()):
+        return ["the output does not depend on the input: check --input_node and --output_node"]
+    return []
+
+
+def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
+    """Whether no value differs by more than SAME_OUTPUT of the largest."""
+    return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
+
+
+def mixed_notes(job: Job) -> list[str]:
+    """A sentence where the graph as it came computes in float16 already, as Keras's mixed precision does."""
+    share, case = job.graph.half_share, job.case
+    if not share:
+        return []
+    has = f"the graph as it came computes {share:.0%} of its convolutions and matrix products in float16"
+    if case.precision == "native":
+        return [has]
+    if case.precision != "fp32":
+        return []
+    same = "and so does this FP32" if case.engine in ("xla", "tftrt") else "this FP32 computes all in float32"
+    return [f"{has}; {same}"]
+
+
+def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
+    """Sentences where the engine ran something else than the graph says, or had to be compiled first."""
+    notes = []
+    if capability := proof.get("compiled_by_driver"):
+        notes.append(
+            f"this TensorFlow has no machine code for compute capability {capability}: the driver compiled its "
+            "kernels, which takes minutes the first time; a newer TensorFlow may have it"
+        )
+    ran = proof.get("executed_share_of_nodes", 1)
+    if precision == "fp16" and ran == 0:
+        notes.append(
+            "float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so this is not "
+            "FP16's speed"
+        )
+    elif ran < 0.5:
+        notes.append(f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}")
+    if proof.get("unknown_nodes"):
+        notes.append(f"TensorRT does not tell the type of {proof['unknown_nodes']} of its heavy layers: not proved")
+    return notes
+
+
+class Session:
+    """A case as its parent sees it: its process while that lives, and what came of it so far."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.result = Result(job.case)
+        self.worker: Worker | Here | None = None
+        self.rounds: list[dict[str, Timing]] = []
+        self.seconds: list[float] = []  # that each round took
+        self.opened = 0
+        self.over = self.judged = False
+        config = job.config
+        self.plan = plan_rounds(config.num_loops, config.rounds) if config.num_loops else None
+
+    def start(self, job: Job) -> Worker | Here:
+        return start(job.config, OpenCase, job)
+
+    @property
+    def steps(self) -> int | None:
+        """How many the next round has; None: the process decides."""
+        return self.plan[len(self.rounds)] if self.plan else None
+
+    def take_turn(self, others: list[Session]) -> bool:
+        """One round, in a process that is started where none lives; False: there is more room now, try again."""
+        try:
+            self.open()
+            begun = time.monotonic()
+            if not self.over:
+                self.add_round(self.worker.ask("measure_round", self.steps))
+                self.seconds.append(time.monotonic() - begun)
+        except CASE_ENDS as error:
+            self.close()
+            if self.makes_room(error, others):
+                return False
+            self.fail(error)
+        return True
+
+    def open(self) -> None:
+        """Has a process build what it runs, or take what was built before, open it and warm up."""
+        if self.worker:
+            return
+        if self.job.error:
+            raise UserError(self.job.error)
+        if self.job.case.batch_size is None:
+            self.job = find_largest_batch(self.job, self.start)
+            self.result.case = self.job.case
+        say_in_lines(f"{self.job.case.title}: {'is opened again' if self.opened else 'build, first run, warm-up'}")
+        self.worker = self.start(self.job)
+        self.result.machine = self.worker.ask("machine")
+        self.result.artifact, self.result.error = self.worker.ask("open", self.result.artifact)
+        self.opened += 1
+        if self.job.config.build_only or self.result.error:
+            self.result.status, self.over = "built", True
+            self.close()
+
+    def is_open(self) -> bool:
+        return self.worker is not None
+
+    def makes_room(self, error: Exception, others: list[Session]) -> bool:
+        """Whether the case may fit now that it did not: without the others' processes, or with a smaller batch."""
+        if not re.search(NO_MEMORY, str(error)):
+            return False
+        neighbours = [other for other in others if other.is_open()]
+        for other in neighbours:
+            other.close()
+        if neighbours:
+            return True
+        if not self.job.tried or self.rounds or self.job.case.batch_size == 1:
+            return False
+        self.job = smaller(self.job, str(error))
+        self.result = Result(self.job.case)
+        return True
+
+    def add_round(self, timings: dict[str, Timing]) -> None:
+        """Takes a round, which is on disk when this returns."""
+        self.rounds.append(timings)
+        if self.job.rounds:
+            self.job.rounds.add(self.job, self.result, timings)
+
+    def has_enough(self, sessions: list[Session]) -> bool:
+        """Whether the case needs no more rounds: as many as asked for, or known well enough, or out of time.
+
+        Native goes on as long as another needs it beside its own rounds.
+        """
+        if self.over or not self.rounds:
+            return self.over
+        if self.plan:
+            return len(self.rounds) >= len(self.plan)
+        if self.job.config.rounds:
+            return len(self.rounds) >= self.job.config.rounds
+        if sum(self.seconds) + self.seconds[-1] > MOST_SECONDS and has_deviation(self.rounds):
+            return True
+        if self.job.case.precision == "native" and any(not other.over for other in sessions if other is not self):
+            return False
+        return self.is_known(native_of(sessions))
+
+    def is_known(self, native: Session | None) -> bool:
+        """Whether speed, and times native where it is measured in the same turns, are known well enough."""
+        beside = native.rounds if native and native is not self else []
+        return all(known_well_enough(loops_of(self.rounds, i), loops_of(beside, i) or None) for i in self.rounds[0])
+
+    def fail(self, error: Exception) -> None:
+        """Ends the case: failed, or with the rounds that there are."""
+        self.over, text = True, f"the case's {error}" if isinstance(error, ProcessDied) else str(error)
+        if self.result.case.batch_size is None:  # none was found
+            self.result.case = dataclasses.replace(self.job.case, batch_size=1)
+        if self.rounds:
+            self.result.notes.append(f"round {len(self.rounds) + 1} failed: {text}")
+        else:
+            self.result.status, self.result.error = "failed", text
+
+    def judge(self) -> None:
+        """Asks for the outputs, once."""
+        if self.judged or not self.rounds or not self.worker:
+            return
+        self.judged = True
+        try:
+            self.result.outputs, notes = self.worker.ask("judge_outputs")
+            self.result.notes += notes
+        except CASE_ENDS as error:
+            self.close()
+            self.result.notes.append(f"no outputs: {error}")
+
+    def finish(self) -> None:
+        """Asks for the outputs and ends the process."""
+        self.over = True
+        self.judge()
+        self.close()
+
+    def results(self) -> list[Result]:
+        """What was found, the steps of all rounds together."""
+        if self.job.tried:
+            self.result.facts["batch_sizes_tried"] = self.job.tried
+        if self.opened > 1:
+            self.result.notes.append(f"opened {self.opened} times: the cases do not fit into memory together")
+        if not self.result.machine:  # no process got as far as that
+            self.result.machine = machine(self.job.config, self.job.case.engine)
+        merge_rounds(self.result, self.rounds)
+        return [self.result]
+
+    def close(self) -> None:
+        if self.worker:
+            self.worker.close()
+        self.worker = None
+
+
+def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
+    """Puts the steps of all rounds into the result's timings; each round's own are kept in the facts."""
+    if len(rounds) > 1:
+        result.facts["rounds"] = [{i: dataclasses.asdict(t) for i, t in timings.items()} for timings in rounds]
+    for inputs in rounds[0] if rounds else ():
+        every = [timings[inputs] for timings in rounds]
+        seconds = [second for timing in every for second in timing.seconds]
+        throughput = float(np.median([timing.throughput for timing in every]))
+        result.timings[inputs] = dataclasses.replace(every[0], seconds=seconds, throughput=throughput)
+
+
+def loops_of(rounds: list[dict[str, Timing]], inputs: str) -> Rounds:
+    """The seconds of the steps of each round."""
+    return [timings[inputs].seconds for timings in rounds]
+
+
+def find_largest_batch(job: Job, start: Callable[[Job], Worker | Here]) -> Job:
+    """The job at the largest batch that fits, by doubling, then bisection; each try in a process of its own.
+
+    Raises:
+      UserError: not even one image fits, or something else is wrong.
+    """
+    tried: dict[int, str] = {}
+
+    def fits(size: int) -> bool:
+        case = dataclasses.replace(job.case, batch_size=size)
+        tried[size] = try_batch(dataclasses.replace(job, case=case, config=once(job.config)), start)
+        say(f"{case}: {tried[size]}")
+        return tried[size] == FITS
+
+    good, bad = 0, FIRST_TRY
+    while bad <= LAST_TRY and fits(bad):
+        good, bad = bad, 2 * bad
+    if not good and not re.search(NO_MEMORY, tried[bad]):
+        raise UserError(tried[bad])
+    while bad <= LAST_TRY and bad - good > max(1, good // FINE):
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    if not good:
+        raise UserError(tried[1])
+    return dataclasses.replace(job, case=dataclasses.replace(job.case, batch_size=good), tried=tried)
+
+
+FITS = "fits"
+
+
+def try_batch(job: Job, start: Callable[[Job], Worker | Here]) -> str:
+    """Whether a job runs: FITS, or why not."""
+    worker = start(job)
+    try:
+        worker.ask("try_batch")
+    except CASE_ENDS as error:
+        return f"the case's {error}" if isinstance(error, ProcessDied) else str(error)
+    finally:
+        worker.close()
+    return FITS
+
+
+def smaller(job: Job, error: str) -> Job:
+    """The job at a smaller batch: a measured run takes a little more memory than a try. Steps double."""
+    say(f"{job.case}: did not fit when measured")
+    size, largest = job.case.batch_size, max(size for size, found in job.tried.items() if found == FITS)
+    step = max(largest - size, max(1, size // FINE))
+    case = dataclasses.replace(job.case, batch_size=max(1, size - step))
+    return dataclasses.replace(job, case=case, tried={**job.tried, size: f"fits in a try, not when measured: {error}"})
+
+
+def in_groups(jobs: list[Job]) -> list[list[Job]]:
+    """The jobs that are measured in turn: those of one batch size; one that looks for its own stands alone."""
+    groups: list[list[Job]] = []
+    for job in jobs:
+        size = job.case.batch_size
+        if not groups or size is None or size != groups[-1][0].case.batch_size:
+            groups.append([])
+        groups[-1].append(job)
+    return groups
+
+
+def schedule(
+    config: Config,
+    jobs: list[Job],
+    session: Callable[[Job], Session] = Session,
+    reference: dict[str, np.ndarray] | None = None,
+) -> Iterator[tuple[Job, list[Result]]]:
+    """Measures the cases of each batch size in turn, round by round; gives each as soon as it is whole.
+
+    On Ctrl-C it gives what has rounds, then raises KeyboardInterrupt.
+
+    Args:
+      reference: native's outputs, where they are known; else they are computed where no case gives them.
+    """
+    if reference is None and not any(job.case.precision == "native" for job in jobs):
+        reference = untimed_reference(config, jobs, session)
+    for group in in_groups(jobs):
+        sessions = [session(job) for job in group]
+        waiting = list(sessions)
+        try:
+            for turn in itertools.count(1):
+                for one in list(waiting):
+                    while not one.has_enough(sessions) and not one.take_turn(sessions):
+                        pass
+                    if not one.has_enough(sessions):
+                        continue
+                    reference = native_outputs(sessions) or reference
+                    one.finish()
+                    waiting.remove(one)
+                    with uninterrupted():
+                        yield one.job, with_reference(one.results(), reference, sessions)
+                if not waiting:
+                    break
+                if turn == 1:
+                    say_in_lines(expected_end(waiting))
+        except KeyboardInterrupt:
+            for one in waiting:
+                if one.rounds:
+                    with uninterrupted():
+                        yield one.job, with_reference(one.results(), reference, sessions)
+            raise
+        finally:
+            for one in sessions:
+                one.close()
+
+
+def expected_end(sessions: list[Session]) -> str:
+    """How long the rounds of these cases will take, by the first."""
+    turn = sum(one.seconds[-1] for one in sessions if one.seconds)
+    what = f"{len(sessions)} cases in turn, {turn:.1f} s a round of all"
+    plan, rounds = sessions[0].plan, sessions[0].job.config.rounds
+    left = (len(plan) if plan else rounds or 0) - 1
+    if left > 0:
+        return f"{what}: {left * turn:.0f} s to go"
+    least, most = (LEAST_ROUNDS - 1) * turn, len(sessions) * MOST_SECONDS
+    return f"{what}: {min(least, most):.0f} to {most:.0f} s to go"
+
+
+def native_of(sessions: list[Session]) -> Session | None:
+    return next((one for one in sessions if one.job.case.precision == "native"), None)
+
+
+def native_outputs(sessions: list[Session]) -> dict[str, np.ndarray] | None:
+    """Native's outputs, from its own process where it is one of the cases."""
+    native = native_of(sessions)
+    if native is None:
+        return None
+    native.judge()
+    return native.result.outputs
+
+
+def with_reference(
+    results: list[Result], reference: dict[str, np.ndarray] | None, sessions: Sequence[Session] = ()
+) -> list[Result]:
+    """The results with native's outputs, and native's rounds of the same turns."""
+    native = native_of(list(sessions))
+    for result in results:
+        result.reference = reference
+        result.native_rounds = native.rounds if native else []
+    return results
+
+
+def untimed_reference(
+    config: Config, jobs: list[Job], session: Callable[[Job], Session] = Session
+) -> dict[str, np.ndarray] | None:
+    """Native's outputs, from a process that is not timed."""
+    if config.build_only or not jobs:
+        return None
+    one = session(reference_job(config, jobs))
+    try:
+        one.take_turn([])
+        one.finish()
+    finally:
+        one.close()
+    return one.result.outputs
+
+
+def reference_job(config: Config, jobs: list[Job]) -> Job:
+    """Native at the largest batch, to be run once."""
+    size = max(job.case.batch_size or 0 for job in jobs) or len(jobs[0].images.pixels)
+    case, short = Case("native", "native", size), once(config, inputs="device")
+    return Job(case, short, jobs[0].graph, jobs[0].images)
+
+
+# -------------------------------------------------------------------------------------------------------------- main
+
+
+def doctor(config: Config) -> None:
+    """The matrix of engines and precisions on this machine, and the command that mends what is missing."""
+    print(f"tensorrt.py {VERSION}, Python {platform.python_version()}, {device_name(config)}")
+    line = "GPU {index}: {name}, compute capability {compute_capability}, {memory_mb} MB, driver {driver}"
+    for gpu in gpus():
+        print(line.format(**gpu))
+    print("" if gpus() else "no NVIDIA GPU found by NVML\n")
+    print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
+    reasons = collections.defaultdict(list)
+    for engine in ENGINES.values():
+        cells = []
+        for precision in PRECISIONS:
+            if precision not in engine.precisions:
+                cells.append("-")
+                continue
+            reason = engine.why_not(precision)
+            cells.append("runs" if not reason else "missing" if engine.why_not_build(precision) else "builds")
+            if reason:
+                reasons[f"{engine.name}: {reason}"].append(precision)
+        print(f"{engine.name:13}{engine.version():26}" + "".join(f"{cell:8}" for cell in cells))
+    print()
+    for reason, precisions in reasons.items():
+        print(f"{reason} ({', '.join(precisions)})")
 
 
 def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
     check_output_dir(config.output_dir)
-    choose_places(config)  # a GPU that is not there is found out before the model is loaded
-    cluster = Cluster(config) if config.ray_address else None
-    for sentence in swallowed_flags(config):
-        say(sentence)
-    graph = load_with_weights(config)
-    choose_preprocessing(config, graph)
-    batch_sizes = fit_batch_sizes(config, graph)
-    if config.calibration_dir and "int8" in config.precisions:
-        image_paths(config.calibration_dir, "--calibration_dir")  # found out before the measuring
-    images = load_images(config, graph, max(size or VARIED for size in batch_sizes))
-    records: list[dict[str, Any]] = []
-
-    def done(result: Result) -> None:
-        records.append(make_record(result, Job(result.case, config, graph, images)))
-        keep(records[-1], config)
-
-    cases = (cluster.choose_cases if cluster else choose_cases)(config, batch_sizes)
-    announce(cases)
-    try:
-        run_cases(cases, config, graph, images, done, cluster)
-    finally:
-        print_report(sorted(records, key=functools.partial(turn_of, cases)))
-    print(f"\n{len(records)} cases appended to log.txt and results.jsonl in {config.output_dir}", flush=True)
-    return int(any(record["error"] for record in records))
+    recover_rounds(config)
+    model = load_model(config)
+    announce(model.cases)
+    with RoundsOnDisk(config.output_dir) as rounds, Report(config, model.cases, rounds) as report:
+        for job, results in schedule(config, make_jobs(config, model, rounds)):
+            report.add(job, results)
+    return report.status()
 
 
-def main(argv: list[str]) -> int:
-    """Runs the program and returns its exit status."""
+def main(argv: list[str], work: Callable[[Config], int] = measure, manual: str | None = __doc__) -> int:
+    """Runs the program and returns its exit status.
+
+    Args:
+      work: what a program that uses this one as its library does instead; `manual` is its own.
+    """
+    name = Path(argv[0]).name
     try:
         config = parse_flags(argv)
         if config.help or config.version:
-            print(f"{__doc__}\n{FLAGS.get_help()}" if config.help else VERSION, flush=True)
+            print(f"{manual}\n{FLAGS.get_help()}" if config.help else VERSION, flush=True)
         elif config.doctor:
             doctor(config)
         else:
-            return measure(config)
+            return work(config)
     except UserError as error:
-        print(f"tensorrt.py: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         say("stopped; what was measured is kept")

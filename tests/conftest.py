@@ -35,6 +35,12 @@ def bench():
 
 
 @pytest.fixture(scope="session")
+def fleet():
+    """fleet.py as a module, with tensorrt.py as its library."""
+    return sys.modules.get("fleet") or load("fleet", "fleet.py")
+
+
+@pytest.fixture(scope="session")
 def precision(bench):
     """precision.py as tensorrt.py loads it."""
     return bench.precision_py()
@@ -59,21 +65,35 @@ def agreement(record):
     return found
 
 
+def run_case(bench, job):
+    """A case's result after one round in this process; the job's flags hold --noisolate."""
+    session = bench.Session(job)
+    session.take_turn([])
+    session.finish()
+    (result,) = session.results()
+    return result
+
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 
 
-def children_of(process):
-    """Process ids of the cases, once one has started its loop: spawned Python children that hold many threads."""
-    found = []
+def table_of_processes():
+    """Parent and command line of every process by its id."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = entry.read_text().rsplit(")", 1)[1].split()
-            command = (entry.parent / "cmdline").read_bytes()
+            parent = int(entry.read_text().rsplit(")", 1)[1].split()[1])
+            found[int(entry.parent.name)] = parent, (entry.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(fields[1]) == process.pid and b"spawn_main" in command:
-            found.append(int(entry.parent.name))
     return found
+
+
+def children_of(process):
+    """Process ids of the program's own processes, which load, write ONNX or run a case: what its fork server forked."""
+    table = table_of_processes()
+    servers = {pid for pid, (parent, words) in table.items() if parent == process.pid and b"forkserver" in words}
+    return [pid for pid, (parent, _) in table.items() if parent in servers]
 
 
 def pytest_collection_modifyitems(config, items):
@@ -86,6 +106,7 @@ def pytest_collection_modifyitems(config, items):
         "legacy": not old,
         "slow": "slow" not in asked,
         "cluster": "cluster" not in asked,
+        "bindings": "bindings" not in asked,
     }
     for item in items:
         for marker, absent in missing.items():
@@ -95,10 +116,10 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture
 def command(tmp_path):
-    """Runs the program as a user does, in a folder of its own."""
+    """Runs a program as a user does, in a folder of its own."""
 
-    def run(*args, cwd=tmp_path, env=None):
-        words = [sys.executable, str(ROOT / "tensorrt.py"), *args]
+    def run(*args, cwd=tmp_path, env=None, program="tensorrt.py"):
+        words = [sys.executable, str(ROOT / program), *args]
         return subprocess.run(
             words, capture_output=True, text=True, timeout=170, cwd=cwd, env={**os.environ, **(env or {})}
         )
@@ -121,7 +142,8 @@ def main(bench, tmp_path, capsys):
         records = [json.loads(line) for line in lines]
         for record in records:
             validate(record)
-        return types.SimpleNamespace(status=status, out=out, err=err, records=records)
+        log = (tmp_path / "log.txt").read_text() if records else ""
+        return types.SimpleNamespace(status=status, out=out, err=err, records=records, log=log)
 
     return run
 
@@ -162,6 +184,15 @@ def network(digits):
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(1)
+    with tf.device("/CPU:0"):  # the same weights everywhere, and no need of cuDNN's training kernels
+        model = make_network(tf)
+        images = digits.pixels[:-HELD_OUT].astype("float32")
+        model.fit(images, digits.labels[:-HELD_OUT], epochs=15, batch_size=32, verbose=0)
+    return model
+
+
+def make_network(tf):
+    """The network, untrained."""
     layers = tf.keras.layers
     inputs = layers.Input((8, 8, 1), name="input_tensor")
     x = layers.Rescaling(1 / 240)(inputs)
@@ -171,9 +202,6 @@ def network(digits):
     x = layers.Flatten()(layers.MaxPooling2D()(x))
     model = tf.keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(
-        digits.pixels[:-HELD_OUT].astype("float32"), digits.labels[:-HELD_OUT], epochs=15, batch_size=32, verbose=0
-    )
     return model
 
 

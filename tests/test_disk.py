@@ -98,14 +98,14 @@ def test_two_runs_into_one_folder(forms, tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_error_line_and_the_table_is_printed(bench, forms, tmp_path, capsys, monkeypatch):
     flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", "--num_loops=5"]
-    real = bench.attempt
+    real = bench.OpenCase.measure_round
 
-    def fill(job):
+    def fill(self, steps):
         (tmp_path / "results.jsonl").unlink()
         (tmp_path / "results.jsonl").symlink_to("/dev/full")
-        return real(job)
+        return real(self, steps)
 
-    monkeypatch.setattr(bench, "attempt", fill)
+    monkeypatch.setattr(bench.OpenCase, "measure_round", fill)
     status = bench.main(["tensorrt.py", *flags, "--noisolate", f"--output_dir={tmp_path}"])
     out, err = capsys.readouterr()
     assert status == 2
@@ -118,14 +118,14 @@ def test_a_full_disk_is_one_error_line_and_the_table_is_printed(bench, forms, tm
 def test_a_folder_removed_while_running_is_made_again(bench, main, forms, tmp_path, monkeypatch):
     import shutil
 
-    real = bench.attempt
+    real = bench.OpenCase.judge_outputs
 
-    def remove(job):
-        result = real(job)
+    def remove(self):
+        found = real(self)
         shutil.rmtree(tmp_path)
-        return result
+        return found
 
-    monkeypatch.setattr(bench, "attempt", remove)
+    monkeypatch.setattr(bench.OpenCase, "judge_outputs", remove)
     ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2")
     assert ran.status == 0, ran.err
     assert [record["status"] for record in ran.records] == ["ok"]

@@ -1,6 +1,7 @@
 """Formats to the letter, statistics against numbers worked out by hand, a clock that only ticks when told to."""
 
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -96,12 +97,18 @@ class SleepyRunner:
     def sync(self):
         self.now += 4
 
+    def infer(self, batch):
+        return batch
+
 
 def test_resident_loop_waits_for_each_step_and_once_for_the_burst(bench):
     runner = SleepyRunner()
-    config = bench.parse_flags(["tensorrt.py", "--num_loops=10", "--num_warmup=2"])
-    job = bench.Job(bench.Case("native", "native", 2), config, None, None)
-    timing = bench.time_resident(runner, job, lambda: runner.now)
+    config = bench.parse_flags(["tensorrt.py", "--num_warmup=2"])
+    case = bench.OpenCase(bench.Job(bench.Case("native", "native", 2), config, None, None))
+    case.runner, case.batch, case.clock = runner, np.zeros((2, 1)), lambda: runner.now
+    case.first_runs = {"device": case.warm_up("device")}
+    timing = case.measure_round(10)["device"]
+    assert runner.now == 13 * 7 + 34
     assert timing.seconds == [7.0] * 10 and timing.first_run == 7.0
     assert timing.throughput == pytest.approx(10 * 2 / (10 * 3 + 4))
 
@@ -154,7 +161,7 @@ def test_agreement_and_accuracy_by_hand(bench):
     assert same["cosine"] == pytest.approx((0.08 + 0.08 + 0.01) / 0.66)
     assert same["snr_db"] == pytest.approx(10 * np.log10(1.12 / (0.02 + 0.98)))
     assert (same["same"], same["decided"], same["undecided"], changed) == (1, 2, 0, [1])
-    assert bench.accuracy(ours, [0, 0], False) == {"top1": 0.5, "top5": 1.0, "images": 2}
+    assert bench.accuracy(ours, np.array([0, 0])) == {"top1": 0.5, "top5": 1.0, "images": 2}
 
 
 def test_clock_sentences(bench):
@@ -164,7 +171,9 @@ def test_clock_sentences(bench):
     assert "power cap" in bench.clock_notes({**calm, "throttled": ["power cap"]})[0]
 
 
-def test_clocks_from_a_stand_in_nvml(bench, monkeypatch):
+@pytest.fixture
+def nvml(bench, monkeypatch):
+    """A stand-in for NVML and a GPU that it watches."""
     import sys
     import types
 
@@ -180,26 +189,89 @@ def test_clocks_from_a_stand_in_nvml(bench, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(bench, "gpus", lambda: [{"index": 0}])
+    return nvml
+
+
+def test_clocks_from_a_stand_in_nvml(bench, nvml):
+    clocks = bench.Clocks()
+    clocks.sample()
+    clocks.seconds = 3.0  # a third of it waited for others
+    facts = clocks.facts(1000, 2.0)
+    assert facts["sm_mhz"] == [1980.0] * 3 and facts["power_w"] == [500.0] * 3 and facts["celsius"] == [40.0] * 3
+    assert facts["throttled"] == ["power cap"] and facts["images_per_joule"] == pytest.approx(1000 / (500 * 2))
+
+
+@pytest.mark.parametrize(
+    ("reader", "lost"),
+    [
+        ("nvmlDeviceGetClockInfo", {"sm_mhz"}),
+        ("nvmlDeviceGetPowerUsage", {"power_w", "images_per_joule"}),
+        ("nvmlDeviceGetTemperature", {"celsius"}),
+        ("nvmlDeviceGetCurrentClocksEventReasons", {"throttled"}),
+    ],
+)
+def test_a_missing_sensor_takes_no_other_along(bench, nvml, reader, lost):
+    def missing(*_):
+        raise nvml.NVMLError("not supported")
+
+    setattr(nvml, reader, missing)
     clocks = bench.Clocks()
     clocks.sample()
     clocks.seconds = 2.0
-    facts = clocks.facts(1000)
-    assert facts["sm_mhz"] == [1980.0] * 3 and facts["power_w"] == [500.0] * 3 and facts["celsius"] == [40.0] * 3
-    assert facts["throttled"] == ["power cap"] and facts["images_per_joule"] == pytest.approx(1000 / (500 * 2))
+    every = {"sm_mhz", "power_w", "celsius", "throttled", "images_per_joule", "samples", "cost_share"}
+    assert set(facts := clocks.facts(1000, 2.0)) == every - lost
+    assert bench.clock_notes(facts) == (
+        [] if lost == {"throttled"} else bench.clock_notes({"throttled": ["power cap"]})
+    )
+
+
+def test_no_sample_is_taken_while_a_gpu_waits_for_its_neighbours(bench, nvml):
+    """It computes nothing then, and its power would be counted as if it did."""
+    clocks = bench.Clocks()
+    rests = iter([False, False, True])
+    clocks.over = types.SimpleNamespace(wait=lambda period: next(rests))
+    with clocks.paused():
+        clocks.run()
+    assert clocks.samples == []
+    rests = iter([False, True])
+    clocks.run()
+    assert len(clocks.samples) == 1
+
+
+def test_the_barrier_between_the_loops_is_outside_the_clocks(bench, monkeypatch):
+    made, seen = [], []
+
+    class Clocks(bench.Clocks):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    class Case(bench.OpenCase):
+        def meet(self):
+            seen.append([clocks.waiting for clocks in made])
+
+    monkeypatch.setattr(bench, "Clocks", Clocks)
+    config = bench.parse_flags(["tensorrt.py", "--num_warmup=0"])
+    runner = SleepyRunner()
+    case = Case(bench.Job(bench.Case("native", "native", 2), config, None, None))
+    case.runner, case.batch, case.clock, case.same = runner, np.zeros((2, 1)), lambda: runner.now, ["same"]
+    case.first_runs = {"device": case.warm_up("device")}
+    case.measure_round(2)
+    assert seen == [[], [True]], "before the clocks begin, and paused between the loops"
 
 
 def test_no_nvml_no_fields(bench, monkeypatch):
     monkeypatch.setattr(bench, "gpus", list)
     with bench.Clocks() as clocks:
         pass
-    assert clocks.facts(1) == {}
+    assert clocks.facts(1, 1.0) == {}
 
 
-def test_rounds_are_pooled_and_kept_apart(bench):
-    case = bench.Case("native", "native", 1)
-    rounds = [bench.Result(case, timings={"device": bench.Timing(seconds, speed, 1.0)})
-              for seconds, speed in (([1.0, 2.0], 10.0), ([3.0], 30.0))]  # fmt: skip
-    whole = bench.pool(rounds)
+def test_rounds_are_merged_and_kept_apart(bench):
+    whole = bench.Result(bench.Case("native", "native", 1))
+    speeds = {10.0: [1.0, 2.0], 30.0: [3.0]}
+    rounds = [{"device": bench.Timing(seconds, speed, 1.0)} for speed, seconds in speeds.items()]
+    bench.merge_rounds(whole, rounds)
     assert whole.timings["device"].seconds == [1.0, 2.0, 3.0] and whole.timings["device"].throughput == 20.0
     assert [r["device"]["seconds"] for r in whole.facts["rounds"]] == [[1.0, 2.0], [3.0]]
 

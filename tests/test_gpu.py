@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+from conftest import run_case
 
 pytestmark = pytest.mark.gpu
 
@@ -99,7 +100,7 @@ def test_tensorrt_runner_feeds_both_slots(runner):
 
 
 @pytest.fixture(scope="module")
-def network(bench, tmp_path_factory):
+def resnet(bench, tmp_path_factory):
     """The built-in network's job maker, frozen once."""
     folder = tmp_path_factory.mktemp("gpu")
 
@@ -114,24 +115,24 @@ def network(bench, tmp_path_factory):
     return job
 
 
-def test_xla_fp16_is_half_and_agrees_with_native(bench, network):
-    native = bench.run_case(network("native", "native"))
-    half = bench.run_case(network("xla", "fp16"))
+def test_xla_fp16_is_half_and_agrees_with_native(bench, resnet):
+    native = run_case(bench, resnet("native", "native"))
+    half = run_case(bench, resnet("xla", "fp16"))
     assert half.artifact.proof["share_of_nodes"] > 0.9
     (ours,), (theirs,) = half.outputs.values(), native.outputs.values()
     assert bench.numeric_agreement(ours, theirs)["snr_db"] > 27
     assert ours.tobytes() != theirs.tobytes(), "float16 rounds"
 
 
-def test_uint8_from_the_host_gives_the_float_path_s_outputs(bench, network):
-    floats = bench.run_case(network("native", "native"))
-    raw = bench.run_case(network("native", "native", "--host_dtype=uint8", "--inputs=both"))
+def test_uint8_from_the_host_gives_the_float_path_s_outputs(bench, resnet):
+    floats = run_case(bench, resnet("native", "native"))
+    raw = run_case(bench, resnet("native", "native", "--host_dtype=uint8", "--inputs=both"))
     assert np.allclose(*raw.outputs.values(), *floats.outputs.values(), atol=1e-4)
     assert raw.timings["host"].throughput > 0
 
 
-def test_clocks_are_sampled_at_little_cost(bench, network):
-    clocks = bench.run_case(network("native", "native", "--num_loops=400")).timings["device"].clocks
+def test_clocks_are_sampled_at_little_cost(bench, resnet):
+    clocks = run_case(bench, resnet("native", "native", "--num_loops=400")).timings["device"].clocks
     low, middle, high = clocks["sm_mhz"]
     assert 0 < low <= middle <= high
     assert clocks["images_per_joule"] > 0
@@ -167,7 +168,7 @@ def test_every_engine_and_precision_names_the_digits(bench, trained, engine, pre
     if precision not in bench.ENGINES[engine].precisions:
         pytest.skip(f"{engine} has no {precision}")
     job = trained(engine, precision)
-    result = bench.run_case(job)
+    result = run_case(bench, job)
     ((name, outputs),) = result.outputs.items()
     assert np.mean(outputs.argmax(axis=1) == job.images.labels) >= 7 / 8
     assert result.timings["device"].throughput > 0
@@ -175,7 +176,7 @@ def test_every_engine_and_precision_names_the_digits(bench, trained, engine, pre
 
 
 def test_a_plan_tells_the_type_of_every_layer(bench, trained, tmp_path):
-    proof = bench.run_case(trained("tensorrt", "int8")).artifact.proof
+    proof = run_case(bench, trained("tensorrt", "int8")).artifact.proof
     assert proof["unknown_nodes"] == 0
     assert proof["executed_share_of_nodes"] == 1
     assert proof["cuda_graph"]
@@ -183,8 +184,8 @@ def test_a_plan_tells_the_type_of_every_layer(bench, trained, tmp_path):
 
 
 def test_plans_of_two_batch_sizes_lie_side_by_side(bench, trained, tmp_path):
-    bench.run_case(trained("tensorrt", "fp16", 2))
-    proof = bench.run_case(trained("tensorrt", "fp16", 4)).artifact.proof
+    run_case(bench, trained("tensorrt", "fp16", 2))
+    proof = run_case(bench, trained("tensorrt", "fp16", 4)).artifact.proof
     assert {path.name for path in tmp_path.glob("*.engine")} >= {
         "tensorrt_fp16_net_batch2.engine",
         "tensorrt_fp16_net_batch4.engine",
@@ -217,7 +218,7 @@ def test_what_overflows_float16_stays_in_float32(bench, graph_file, tmp_path, pr
         case = bench.Case(engine, kind, 4)
         needs = bench.ENGINES[engine].needs_onnx
         source = bench.Onnx(config, graph, images).write(case) if needs else None
-        (outputs[engine],) = bench.run_case(bench.Job(case, config, graph, images, source)).outputs.values()
+        (outputs[engine],) = run_case(bench, bench.Job(case, config, graph, images, source)).outputs.values()
     assert np.isfinite(outputs["tensorrt"]).all()
     assert np.allclose(outputs["tensorrt"], outputs["native"], atol=0.02)
 
@@ -231,6 +232,6 @@ def test_a_tftrt_engine_that_cannot_run_is_refused(bench, trained):
 
 
 def test_a_tftrt_engine_that_runs_is_proved(bench, trained):
-    result = bench.run_case(trained("tftrt", "fp16"))
+    result = run_case(bench, trained("tftrt", "fp16"))
     assert result.artifact.proof["engines_ran"] is True
     assert result.artifact.proof["trt_engines"] >= 1

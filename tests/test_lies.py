@@ -144,14 +144,14 @@ def test_files_of_other_runs_are_never_taken(main, forms, tmp_path):
 
 
 def test_a_file_overwritten_by_another_run_is_refused(bench, main, forms, tmp_path, monkeypatch):
-    real = bench.make_job
+    real = bench.make_jobs
 
     def overwrite(*args):
-        job = real(*args)
+        jobs = real(*args)
         (tmp_path / "onnxruntime_fp32_net.onnx").write_bytes(b"of another run")
-        return job
+        return jobs
 
-    monkeypatch.setattr(bench, "make_job", overwrite)
+    monkeypatch.setattr(bench, "make_jobs", overwrite)
     flags = ["--preprocessing=none", "--fp32", "--engine=onnxruntime", "--batch_size=4"]
     ran = main(f"--frozen_graph={forms['frozen_graph']}", *flags)
     assert ran.status == 1

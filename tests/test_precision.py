@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import agreement
+from conftest import agreement, run_case
 
 onnxruntime = pytest.importorskip("onnxruntime")
 ROOT = Path(__file__).parent.parent
@@ -93,7 +93,7 @@ def test_caffe_channels_are_reversed_on_the_device(bench, graph_file, tmp_path):
         config = bench.parse_flags([*common, f"--host_dtype={dtype}", "--num_loops=2"])
         graph = bench.load_graph(config)
         case = bench.Case("native", "native", 3)
-        results.append(bench.run_case(bench.Job(case, config, graph, bench.load_images(config, graph, 3))).outputs)
+        results.append(run_case(bench, bench.Job(case, config, graph, bench.load_images(config, graph, 3))).outputs)
     assert np.allclose(*(values["y:0"] for values in results), atol=1e-6)
 
 
@@ -520,3 +520,15 @@ def test_precision_py_knows_nothing_of_its_users():
     code = f"import runpy, sys; runpy.run_path({str(ROOT / 'precision.py')!r}); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"tensorflow", "onnx", "onnxruntime", "absl", "rich"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("capability", "there"), [("9.0", False), ("8.0", True), ("8.6", True), ("7.0", True), ("12.0", False)]
+)
+def test_a_gpu_without_machine_code_in_tensorflow_is_known(bench, capability, there):
+    """TensorFlow 2.14.1's own list: its kernels for Hopper are compiled by the driver, for minutes."""
+    built = ["sm_35", "sm_50", "sm_60", "sm_70", "sm_75", "compute_80"]
+    info = types.SimpleNamespace(get_build_info=lambda: {"cuda_compute_capabilities": built})
+    assert bench.has_machine_code(types.SimpleNamespace(sysconfig=info), capability) is there
+    (note,) = bench.proof_notes("native", {"compiled_by_driver": capability})
+    assert note.startswith(f"this TensorFlow has no machine code for compute capability {capability}")

@@ -18,10 +18,10 @@ NEEDS_MORE = [line for line in COMMANDS if re.search("--engine=xla|--gpus=all|=a
 
 
 def programs(line):
-    """The arguments of each call of tensorrt.py or report.py in a command line, loops unrolled for their flags."""
+    """The arguments of each call of tensorrt.py, fleet.py or report.py in a line, loops unrolled for their flags."""
     for part in re.split(r"&&|;", line.replace("--$precision", "--native --fp32 --fp16 --int8").split(" ::: ")[0]):
         words = shlex.split(part)
-        for name in ("tensorrt.py", "report.py"):
+        for name in ("tensorrt.py", "fleet.py", "report.py"):
             if name in words:
                 yield name, words[words.index(name) + 1 :]
 
@@ -33,17 +33,20 @@ def test_there_are_commands():
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_flags_exist(bench, line):
+def test_flags_exist(bench, fleet, line):
     for name, words in programs(line):
+        words = [word.replace("{1}", "fp16").replace("{2}", "8") for word in words]
         if name == "tensorrt.py":
-            bench.parse_flags(["tensorrt.py", *(word.replace("{1}", "fp16").replace("{2}", "8") for word in words)])
+            bench.parse_flags([name, *words])
+        elif name == "fleet.py":
+            fleet.refuse_flags(fleet.bench.parse_flags([name, *words]))
         else:
             known = {"--output", "--compare", "--fail_slower", "--history"}
             assert {word.split("=")[0] for word in words if word.startswith("--")} <= known
 
 
-def test_every_flag_is_in_the_readme(bench):
-    missing = [name for name in bench.FLAGS if f"--{name}" not in README]
+def test_every_flag_is_in_the_readme(fleet):
+    missing = [name for name in fleet.bench.FLAGS if f"--{name}" not in README]
     assert not missing
 
 
@@ -66,7 +69,7 @@ def workplace(tmp_path, monkeypatch):
     """A folder with the program and what the README's commands name: a small network in three forms and photographs."""
     import tensorflow as tf
 
-    for name in ("tensorrt.py", "precision.py", "report.py", "labellist.json", "synsets.txt", "image.jpg"):
+    for name in ("tensorrt.py", "fleet.py", "precision.py", "report.py", "labellist.json", "synsets.txt", "image.jpg"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "photos").mkdir()
     for index in range(3):
@@ -113,5 +116,5 @@ def test_the_main_job_runs(workplace):
     command = [sys.executable, "tensorrt.py", *words, "--output_dir=elsewhere"]
     done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    for precision in ("native", "fp32", "fp16", "int8"):
+    for precision in ("native", "FP32", "FP16", "INT8"):
         assert f"Precision:  {precision} ['" in done.stdout

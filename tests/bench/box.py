@@ -11,31 +11,33 @@ import os
 import statistics
 import sys
 
-from overhead import load
+from overhead import first_job, load
 
 ROUNDS = 4
-bench = load()  # at the top: the cases' processes load this file too
+fleet = load("fleet", "fleet.py")  # at the top: the cases' processes load this file too
+
+
+def bursts(job, placements):
+    """Images/s of the bursts of one round on each of these placements at once."""
+    team = fleet.Team(job, placements)
+    try:
+        team.take_turn([])
+        return [next(iter(result.timings.values())).throughput for result in team.results()]
+    finally:
+        team.close()
 
 
 def main():
-    config = bench.parse_flags([sys.argv[0], "--preprocessing=inception", *sys.argv[1:]])
-    os.makedirs(config.output_dir, exist_ok=True)
-    graph, places = bench.load_isolated(config), bench.choose_places(config)
-    size = config.batch_sizes[0]
-    images, case = bench.load_images(config, graph, size), bench.choose_cases(config, [size])[0]
-    job = bench.make_job(case, config, graph, images, bench.Onnx(config, graph, images))
-    ratios = []
+    job = first_job(fleet.bench, sys.argv)
+    placements, ratios = fleet.choose_placements(job.config.gpus), []
     for _ in range(ROUNDS):
-        alone, together = (
-            [next(iter(result.timings.values())).throughput for result in bench.run_together(job, chosen)]
-            for chosen in (places[:1], places)
-        )
+        alone, together = (bursts(job, chosen) for chosen in (placements[:1], placements))
         ratios.append(sum(together) / alone[0])
-        print(
-            f"alone {alone[0]:,.0f}, together {' + '.join(f'{speed:,.0f}' for speed in together)} images/s", flush=True
-        )
-    print(f"{case}: {len(places)} together do {statistics.median(ratios):.3f} times one alone ({min(ratios):.3f} to "
-          f"{max(ratios):.3f}, {ROUNDS} rounds in turn; load {os.getloadavg()[0]:.1f})")  # fmt: skip
+        sums = " + ".join(f"{speed:,.0f}" for speed in together)
+        print(f"alone {alone[0]:,.0f}, together {sums} images/s", flush=True)
+    load_now = os.getloadavg()[0]
+    print(f"{job.case}: {len(placements)} together do {statistics.median(ratios):.3f} times one alone "
+          f"({min(ratios):.3f} to {max(ratios):.3f}, {ROUNDS} rounds in turn; load {load_now:.1f})")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -37,11 +37,12 @@ ENGINES["native"] = NoOp()
 
 
 def make_program(folder):
-    """The program with the no-op engine, and a graph of a few nodes."""
+    """The programs with the no-op engine, and a graph of a few nodes."""
     root, main = Path(__file__).resolve().parents[2], '\nif __name__ == "__main__":'
     before, end = (root / "tensorrt.py").read_text().rsplit(main, 1)
-    (folder / "noop.py").write_text(before + NO_OP + main + end)
-    (folder / "report.py").write_bytes((root / "report.py").read_bytes())
+    for path in root.glob("*.py"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "tensorrt.py").write_text(before + NO_OP + main + end)
     import tensorflow as tf
 
     with tf.Graph().as_default() as graph:
@@ -50,11 +51,11 @@ def make_program(folder):
     (folder / "graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
 
 
-def seconds(folder, cases, *flags):
+def seconds(folder, cases, program, *flags):
     """How long a run with so many cases takes."""
     sizes = ",".join(str(1 + index % 8) for index in range(cases))
     out = folder / "out"
-    words = [sys.executable, str(folder / "noop.py"), f"--frozen_graph={folder / 'graph.pb'}", "--preprocessing=none",
+    words = [sys.executable, str(folder / program), f"--frozen_graph={folder / 'graph.pb'}", "--preprocessing=none",
              "--num_loops=2", "--num_warmup=0", f"--batch_size={sizes}", f"--output_dir={out}", *flags]  # fmt: skip
     results = out / "results.jsonl"
     before = len(results.read_text().splitlines()) if results.exists() else 0
@@ -71,7 +72,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_program(folder)
-        for what, flags in {"processes": [], "Ray": ["--ray_address=local"]}.items():
+        for what, flags in {"processes": ["tensorrt.py"], "Ray": ["fleet.py", "--ray_address=local"]}.items():
             few, many = (seconds(folder, count, *flags) for count in (FEW, cases))
             each = (many - few) / (cases - FEW)
             print(f"{what}: {each:.3f} s a case ({cases} cases in {many:.1f} s, {FEW} in {few:.1f} s; "

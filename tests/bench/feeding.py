@@ -13,12 +13,11 @@ ROUNDS = 6
 
 
 def main():
-    bench, job, runner = opened(sys.argv)
-    batch = job.batch()
-    ratios = []
+    _, case = opened([*sys.argv, "--inputs=both"])
+    job, ratios = case.job, []
     for _ in range(ROUNDS):
-        resident = bench.time_resident(runner, job).throughput
-        host = bench.time_host(runner, job, batch).throughput
+        timings = case.measure_round(job.config.num_loops)
+        resident, host = (timings[inputs].throughput for inputs in ("device", "host"))
         ratios.append(host / resident)
     print(f"{job.case}, {job.dtype} from the host: {statistics.median(ratios):.3f} of the resident burst "
           f"({min(ratios):.3f} to {max(ratios):.3f}, {ROUNDS} rounds in turn; {resident:,.0f} images/s resident; "

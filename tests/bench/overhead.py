@@ -43,33 +43,35 @@ def bare_loop(step, count):
     return seconds
 
 
-def opened(argv):
-    """The first case that the flags name, its graph made and its engine opened: module, job and runner."""
-    bench = load()
-    config = bench.parse_flags([argv[0], "--noisolate", "--preprocessing=inception", *argv[1:]])
+def first_job(bench, argv, *flags):
+    """The job of the first case that the flags name."""
+    config = bench.parse_flags([argv[0], "--preprocessing=inception", *flags, *argv[1:]])
     os.makedirs(config.output_dir, exist_ok=True)
-    graph = bench.load_graph(config)
-    size = config.batch_sizes[0]
-    images = bench.load_images(config, graph, size)
-    case = bench.choose_cases(config, [size])[0]
-    job = bench.make_job(case, config, graph, images, bench.Onnx(config, graph, images))
-    engine = bench.ENGINES[case.engine]
-    return bench, job, engine.open(job, engine.build(job), job.batch())
+    model = bench.load_model(config)
+    return bench.make_jobs(config, bench.dataclasses.replace(model, cases=model.cases[:1]))[0]
+
+
+def opened(argv):
+    """The first case that the flags name, open in this process."""
+    bench = load()
+    case = bench.OpenCase(first_job(bench, argv, "--noisolate"))
+    case.open()
+    return bench, case
 
 
 def main():
-    bench, job, runner = opened(sys.argv)
-    bare = bare_step(bench, runner)
+    bench, case = opened(sys.argv)
+    bare, steps = bare_step(bench, case.runner), case.job.config.num_loops
     bare_loop(bare, 5)
     pairs = []
     for _ in range(ROUNDS):
-        ours = bench.time_resident(runner, job)
-        theirs = bare_loop(bare, job.config.num_loops)
+        ours = case.measure_round(steps)["device"]
+        theirs = bare_loop(bare, steps)
         pairs.append((statistics.median(ours.seconds), statistics.median(theirs)))
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
     spread = sorted(ours / theirs for ours, theirs in pairs)
     print(
-        f"{job.case}: a timed step takes {ratio:.4f} of a bare step (median of {ROUNDS} rounds in turn, "
+        f"{case.job.case}: a timed step takes {ratio:.4f} of a bare step (median of {ROUNDS} rounds in turn, "
         f"{spread[0]:.3f} to {spread[-1]:.3f}; {1e3 * pairs[0][1]:.2f} ms a bare step; load {os.getloadavg()[0]:.1f})"
     )
 

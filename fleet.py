@@ -1,0 +1,668 @@
+#!/usr/bin/env python3
+"""tensorrt.py on many devices: several GPUs of this machine, or a Ray cluster.
+
+    python fleet.py --gpus=all --native --fp16 --batch_size=128          each case on all GPUs at once
+    python fleet.py --gpus=all --spread --native --fp16 --batch_size=128 each case on one GPU, several at a time
+    python fleet.py --ray_address=auto --native --fp16 --batch_size=128  each case on every node of a cluster
+
+It takes all flags of tensorrt.py, writes the same records, one for each case and device, and prints
+a table for each device.
+
+    placement   a GPU, or with --gpus=cpu:2 a share of the CPU's cores
+    together    what all devices did at the same time: the sum of their bursts
+
+On several GPUs a case has a process on each. They wait for one another before every loop, so that
+the loops run at the same time. With --spread neighbours run different cases meanwhile, and share
+power and PCIe, which every record says. On a cluster a case is a task; nodes run what they are
+sent: use a cluster that you trust.
+
+Exit status and environment: as tensorrt.py.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import itertools
+import multiprocessing
+import os
+import queue
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
+
+HERE = Path(__file__).resolve().parent
+LIBRARY = "tensorrt_py"  # tensorrt.py's name as a module, where `tensorrt` is NVIDIA's
+
+
+def load_library() -> ModuleType:
+    """tensorrt.py, which takes this folder off sys.path: it would hide the package tensorrt."""
+    if LIBRARY in sys.modules:
+        return sys.modules[LIBRARY]
+    spec = importlib.util.spec_from_file_location(LIBRARY, HERE / "tensorrt.py")
+    assert spec and spec.loader
+    module = sys.modules[LIBRARY] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+bench = load_library()
+
+import numpy as np
+
+if "gpus" not in bench.FLAGS:
+    bench.DEFINE_string(
+        "gpus",
+        None,
+        "all, or indices as 0,1: each case on these GPUs at once, a process each. cpu:2 splits the "
+        "CPU's cores between two processes.",
+    )
+    bench.DEFINE_string(
+        "ray_address", None, "auto, HOST:PORT or local: run the cases as tasks of a Ray cluster, on every node."
+    )
+    bench.DEFINE_boolean(
+        "spread", False, "With --gpus or --ray_address: different cases at the same time, each on one GPU."
+    )
+
+
+def refuse_flags(config: Any) -> None:
+    """Refuses what does not go together on many devices.
+
+    Raises:
+      UserError: two flags that exclude each other, or one that needs another.
+    """
+    if not config.gpus and not config.ray_address:
+        where = "pass --gpus=all or --ray_address"
+        what = "--spread needs GPUs to spread over" if config.spread else "no device is named"
+        raise bench.UserError(f"{what}: {where} (tensorrt.py measures on one)")
+    if config.gpus and config.ray_address:
+        raise bench.UserError(
+            "--gpus and --ray_address exclude each other: a cluster's tasks take all GPUs of their node"
+        )
+    if not config.isolate:
+        raise bench.UserError("--gpus and --ray_address need a process for each case: no --noisolate")
+
+
+# ------------------------------------------------------------------------------------- placements
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a process runs: on a GPU by its index, on one of `count` equal shares of the cores, or anywhere."""
+
+    gpu: int | None = None
+    index: int = 0
+    count: int = 1
+
+    def __str__(self) -> str:
+        if self.gpu is not None:
+            return f"gpu{self.gpu}"
+        return f"cpu{self.index}of{self.count}" if self.count > 1 else ""
+
+    def confine(self) -> None:
+        """Confines this process to it, before anything asks what there is."""
+        if self.gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(self.gpu)
+        elif self.count > 1:
+            shares = np.array_split(bench.cores(), self.count)
+            os.sched_setaffinity(0, shares[self.index].tolist())
+
+
+def choose_placements(wanted: str) -> list[Placement]:
+    """What --gpus names: `all`, indices with commas, or `cpu:N`.
+
+    Raises:
+      UserError: a GPU that is not there, or no such division of the cores.
+    """
+    if shares := re.fullmatch(r"cpu:([1-9]\d*)", wanted):
+        return share_cores(wanted, int(shares.group(1)))
+    there = [str(gpu["index"]) for gpu in bench.gpus()]
+    asked = there if wanted == "all" else wanted.split(",")
+    if not there or not set(asked) <= set(there) or len(set(asked)) < len(asked):
+        seen = "NVML sees no NVIDIA GPU"
+        if there:
+            seen = f"NVML sees {', '.join(there)}: pass all, or some of these"
+        raise bench.UserError(f"--gpus={wanted}: {seen}; cpu:2 splits the CPU's cores between two processes")
+    return [Placement(gpu=int(index)) for index in asked]
+
+
+def share_cores(wanted: str, count: int) -> list[Placement]:
+    cores = len(bench.cores())
+    if not hasattr(os, "sched_setaffinity"):
+        raise bench.UserError(f"--gpus={wanted}: only Linux lets a program divide its cores: leave --gpus out")
+    if count > cores:
+        raise bench.UserError(f"--gpus={wanted}: there are {cores} cores: pass cpu:{cores} or less")
+    return [Placement(index=index, count=count) for index in range(count)]
+
+
+class Barrier:
+    """Where the processes of one case meet: a slot each, which counts its meetings; -1 once it has left.
+
+    Not multiprocessing's: a process that is killed while it waits there blocks all others for good.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.slots = multiprocessing.get_context("spawn").RawArray("q", count)
+
+    def meet(self, own: int) -> None:
+        self.slots[own] += 1
+        while any(0 <= slot < self.slots[own] for slot in self.slots):
+            time.sleep(0.0002)
+
+    def leave(self, own: int) -> None:
+        self.slots[own] = -1
+
+
+class PlacedCase(bench.OpenCase):
+    """A case in a process of its own, confined to a placement."""
+
+    def __init__(self, job: Any, placement: Placement, barrier: Barrier | None, own: int) -> None:
+        placement.confine()
+        super().__init__(job)
+        self.placement, self.barrier, self.own = placement, barrier, own
+        self.memory_share /= placement.count
+
+    def meet(self) -> None:
+        if self.barrier:
+            self.barrier.meet(self.own)
+
+    def machine(self) -> dict[str, Any]:
+        return placed(super().machine(), self.placement)
+
+
+def placed(machine: dict[str, Any], placement: Placement) -> dict[str, Any]:
+    """What a record says of the machine, with the placement beside the device's name."""
+    if not str(placement):
+        return machine
+    return {**machine, "device": f"{machine['device_kind']} ({placement})"}
+
+
+def start_placed(job: Any, placement: Placement, barrier: Barrier | None = None, own: int = 0) -> Any:
+    """The process of a job on a placement; each has its own artifacts: a plan is made for one GPU."""
+    folder = str(Path(job.config.output_dir, str(placement)))
+    config = bench.Config(**{**vars(job.config), "output_dir": folder})
+    job = dataclasses.replace(job, config=config)
+    return bench.start(config, PlacedCase, job, placement, barrier, own)
+
+
+# --------------------------------------------------------------------------- all devices at once
+
+
+class PlacedSession(bench.Session):
+    """A case on one placement."""
+
+    def __init__(self, job: Any, placement: Placement) -> None:
+        super().__init__(job)
+        self.placement = placement
+        if job.config.spread:
+            self.result.notes.append(NEIGHBOURS)
+        self.barrier: Barrier | None = None
+        self.own = 0
+
+    def start(self, job: Any) -> Any:
+        return start_placed(job, self.placement, self.barrier, self.own)
+
+    def results(self) -> list[Any]:
+        if not self.result.machine:  # no process got as far as that
+            machine = bench.machine(self.job.config, self.job.case.engine)
+            self.result.machine = placed(machine, self.placement)
+        return super().results()
+
+
+NEIGHBOURS = "--spread: other devices ran other cases meanwhile, and share power and PCIe"
+
+
+class Team(bench.Session):
+    """A case on several placements at once: a member each, whose loops begin together."""
+
+    def __init__(self, job: Any, placements: list[Placement]) -> None:
+        super().__init__(job)
+        self.members = [PlacedSession(job, placement) for placement in placements]
+
+    def start(self, job: Any) -> Any:
+        """A single process, as the largest batch is looked for: on the first placement."""
+        return start_placed(job, self.members[0].placement)
+
+    def take_turn(self, others: list[Any]) -> bool:
+        """A round of all members; False: there is more room now, try again."""
+        errors = self.open_all() or self.measure_all()
+        for member, error in errors.items():
+            member.close()
+            if self.makes_room(error, others):
+                self.close()
+                return False
+            member.fail(error)
+        self.rounds = max((member.rounds for member in self.members), key=len)
+        self.over = all(member.over for member in self.members)
+        return True
+
+    def open_all(self) -> dict[Any, Exception]:
+        """Opens what is not open; the members' errors."""
+        try:
+            if self.job.case.batch_size is None and not self.job.error:
+                self.use(bench.find_largest_batch(self.job, self.start))
+        except bench.UserError as error:
+            return dict.fromkeys(self.members, error)
+        closed = [member for member in self.members if not member.over and not member.worker]
+        if not closed:
+            return {}
+        barrier = Barrier(len(self.members))
+        for own, member in enumerate(self.members):
+            member.barrier, member.own = barrier, own
+            if member.over:
+                barrier.leave(own)
+        self.opened += 1
+        return self.each(lambda member: member.open(), closed)
+
+    def each(self, work: Callable[[Any], None], members: list[Any]) -> dict[Any, Exception]:
+        """Does something with all members at the same time, a thread each; their errors."""
+        errors: dict[Any, Exception] = {}
+
+        def attempt(member: Any) -> None:
+            try:
+                work(member)
+            except bench.CASE_ENDS as error:
+                errors[member] = error
+                member.barrier.leave(member.own)
+
+        with threads_for(len(members)) as threads:
+            list(threads.map(attempt, members))
+        return errors
+
+    def measure_all(self) -> dict[Any, Exception]:
+        """A round of the members that are still there; their errors."""
+        begun, steps = time.monotonic(), self.steps
+        members = [member for member in self.members if not member.over]
+        errors = self.each(lambda member: member.add_round(member.worker.ask("measure_round", steps)), members)
+        self.seconds.append(time.monotonic() - begun)
+        return errors
+
+    def is_open(self) -> bool:
+        return any(member.is_open() for member in self.members)
+
+    def use(self, job: Any) -> None:
+        """Takes another job, at another batch size."""
+        self.job = job
+        self.result = bench.Result(job.case)
+        for member in self.members:
+            member.job, member.result = job, bench.Result(job.case)
+
+    def makes_room(self, error: Exception, others: list[Any]) -> bool:
+        before = self.job
+        if not super().makes_room(error, others):
+            return False
+        if self.job is not before:
+            self.use(self.job)
+        return True
+
+    def judge(self) -> None:
+        self.each(lambda member: member.judge(), self.members)
+        self.result.outputs = next((m.result.outputs for m in self.members if m.rounds), None)
+
+    def results(self) -> list[Any]:
+        for member in self.members:
+            member.opened = self.opened
+        results = [result for member in self.members for result in member.results()]
+        add_up(results)
+        return results
+
+    def close(self) -> None:
+        for member in self.members:
+            member.close()
+
+
+def add_up(results: list[Any]) -> None:
+    """Adds to each device's result what all of them did at once: the sum of their bursts."""
+    whole = [result for result in results if result.status == "ok"]
+    if len(results) < 2:
+        return
+    for result in whole:
+        sums = {inputs: sum(other.timings[inputs].throughput for other in whole) for inputs in result.timings}
+        devices = [other.machine["device"] for other in whole]
+        result.facts["together"] = {"devices": devices, "throughput": sums}
+        if len(whole) < len(results):
+            result.notes.append(f"only {len(whole)} of {len(results)} devices came through: neighbours were missing")
+
+
+@contextlib.contextmanager
+def threads_for(count: int) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
+    """Threads that each wait for a case's process; on Ctrl-C those are killed, so that the threads end."""
+    with concurrent.futures.ThreadPoolExecutor(count) as threads:
+        try:
+            yield threads
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
+
+
+def schedule_together(config: Any, jobs: list[Any], placements: list[Placement]) -> Iterator[Any]:
+    """Case after case, each on all placements at once; the rounds of one batch size in turn."""
+    return bench.schedule(config, jobs, functools.partial(Team, placements=placements))
+
+
+def schedule_spread(config: Any, jobs: list[Any], placements: list[Placement]) -> Iterator[Any]:
+    """Different cases at the same time, each with all its rounds on the first placement that is free."""
+    first = functools.partial(PlacedSession, placement=placements[0])
+    reference = bench.untimed_reference(config, jobs, first)
+    free = queue.SimpleQueue[Placement]()
+    for placement in placements:
+        free.put(placement)
+
+    def run(job: Any) -> list[Any]:
+        placement = free.get()
+        try:
+            session = functools.partial(PlacedSession, placement=placement)
+            return list(bench.schedule(config, [job], session, reference or {}))
+        finally:
+            free.put(placement)
+
+    with threads_for(len(placements)) as threads:
+        for future in concurrent.futures.as_completed([threads.submit(run, job) for job in jobs]):
+            yield from future.result()
+
+
+# ---------------------------------------------------------------------------------- a Ray cluster
+
+PROGRAM = ("fleet.py", "tensorrt.py", "precision.py")  # what a node needs of it
+
+
+class Cluster:
+    """A Ray cluster. A case is a task: on all GPUs of every node or, with --spread, on one GPU of any.
+
+    A task takes whole GPUs; where no node has one it takes the CPUs of a node. What it needs goes
+    through Ray's object store, once to each node: the program, the graph, the images, the ONNX file.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.ray, self.images = join_cluster(config.ray_address), None
+        self.ship = functools.cache(lambda path: self.ray.put(Path(path).read_bytes()))
+        alive = [node for node in self.ray.nodes() if node["Alive"]]
+        with_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in alive)
+        self.unit = "GPU" if with_gpus else "CPU"
+        nodes = [node for node in alive if node["Resources"].get(self.unit, 0) >= 1]
+        if not nodes:
+            raise bench.UserError(
+                f"--ray_address={config.ray_address}: no node has a GPU or CPU to give: start one without --num-cpus=0"
+            )
+        self.names = names_of(nodes)
+        self.sizes = {node["NodeID"]: int(node["Resources"][self.unit]) for node in nodes}
+        count = sum(self.sizes.values())
+        bench.say(f"Ray {self.ray.__version__}: nodes: {len(nodes)}, {self.unit}s: {count}")
+
+    def submit(self, node: str | None, work: str, *data: Any) -> Any:
+        """A task that does work(folder, *data) on a node, or on one GPU of any; gives the node and the answer."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        if node is None:
+            wanted, where = 1 if self.unit == "GPU" else min(self.sizes.values()), "SPREAD"
+        else:
+            wanted, where = self.sizes[node], NodeAffinitySchedulingStrategy(node, soft=False)
+        units = {"num_cpus": wanted}
+        if self.unit == "GPU":
+            units = {"num_gpus": wanted, "num_cpus": 0}
+        files = [HERE / name for name in PROGRAM if (HERE / name).exists()]
+        script = {path.name: path.read_bytes() for path in files}
+        task = self.ray.remote(max_retries=0)(on_node)
+        return task.options(scheduling_strategy=where, **units).remote(script, work, *data)
+
+    def choose_cases(self, config: Any, batch_sizes: list[int | None]) -> list[Any]:
+        """The cases as a node of the cluster sees them: this machine may have no GPU."""
+        task = self.submit(None, choose_there.__name__, vars(config), batch_sizes)
+        try:
+            return [bench.Case(**case) for case in self.ray.get(task)[1]]
+        except self.ray.exceptions.RayError as error:
+            raise bench.UserError(
+                f"a node of the cluster cannot run this program ({bench.one_line(error)}): install "
+                "requirements.txt there, with the same Python"
+            ) from error
+
+    def schedule(self, config: Any, jobs: list[Any]) -> Iterator[Any]:
+        """All cases as tasks; one that its node took along is tried once again, then it is a failed row."""
+        reference = self.reference(config, jobs)
+        nodes = [None] if config.spread else list(self.names)
+        for job in jobs:
+            if job.error:
+                session = bench.Session(job)
+                session.fail(bench.UserError(job.error))
+                yield job, session.results()
+        ready = [job for job in jobs if not job.error]
+        for job, results in self.run(list(itertools.product(ready, nodes))):
+            yield job, bench.with_reference(results, reference)
+
+    def reference(self, config: Any, jobs: list[Any]) -> dict[str, np.ndarray] | None:
+        """Native's outputs, computed by any node."""
+        short = None if config.build_only or not jobs else bench.reference_job(config, jobs)
+        for _, results in self.run([(short, None)] if short else []):
+            return results[0].outputs
+        return None
+
+    def run(self, wanted: list[tuple[Any, str | None]]) -> Iterator[tuple[Any, list[Any]]]:
+        """Each job on its node; gives results in the order in which they come."""
+        waiting = {self.submit_job(job, node): (job, node, True) for job, node in wanted}
+        while waiting:
+            (task,), _ = self.ray.wait(list(waiting))
+            job, node, again = waiting.pop(task)
+            try:
+                answer = self.ray.get(task)
+            except self.ray.exceptions.RayError as error:
+                name = self.names[node] if node else "a node"
+                if again and not isinstance(error, self.ray.exceptions.RayTaskError):
+                    bench.say(f"{job.case} was lost with {name}: tried once more")
+                    waiting[self.submit_job(job, node)] = job, node, False
+                else:
+                    yield job, [lost(job, name, error)]
+            else:
+                yield self.taken(job, answer)
+
+    def submit_job(self, job: Any, node: str | None) -> Any:
+        self.images = self.images or self.ray.put(dataclasses.asdict(job.images))
+        files = [job.graph.path, *([job.source.path] if job.source else [])]
+        parts = {name: as_data(getattr(job, name)) for name in ("case", "graph", "source")}
+        parts["config"] = vars(job.config)
+        return self.submit(node, run_there.__name__, parts, self.images, *map(self.ship, files))
+
+    def taken(self, job: Any, answer: tuple[str, Any]) -> tuple[Any, list[Any]]:
+        """What a node found, with its name."""
+        name, found = self.names.get(answer[0], answer[0][:6]), answer[1]
+        results = [result_of(result) for result in found]
+        for result in results:
+            facts = result.machine
+            placement = re.search(r" \((.+)\)$", facts["device"])
+            where = ", ".join([name, *(placement.groups() if placement else ())])
+            result.machine = {
+                **facts,
+                "device": f"{facts['device_kind']} ({where})",
+                "node": name,
+                "versions": {**facts["versions"], "ray": self.ray.__version__},
+            }
+        return dataclasses.replace(job, case=results[0].case), results
+
+
+def join_cluster(address: str) -> Any:
+    """Ray, connected.
+
+    Raises:
+      UserError: no Ray here, or no cluster there.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise bench.UserError("--ray_address needs Ray: pip install -r requirements-cluster.txt") from error
+    local = {"include_dashboard": False} if address == "local" else {}
+    os.environ.setdefault("RAY_worker_niceness", "0")  # a local cluster's: not behind all others
+    try:
+        with bench.waiting(f"Connecting to {address}"), bench.quiet():
+            if at := re.fullmatch(r"([^/:]+):(\d+)", address):  # Ray would try for minutes
+                socket.create_connection((at.group(1), int(at.group(2))), timeout=10).close()
+            ray.init(address, log_to_driver=False, logging_level="ERROR", **local)
+    except Exception as error:  # no cluster, another Python or Ray there, a malformed address
+        remedy = "start one with `ray start --head`, or pass local"
+        if "AuthToken" in str(error.__cause__):  # from Ray 2.59 on clusters ask for one
+            remedy = "it asks for a token: set RAY_AUTH_MODE=token, and copy the head's ~/.ray/auth_token here"
+        raise bench.UserError(
+            f"--ray_address={address}: no cluster to use there ({bench.one_line(error)}): {remedy}"
+        ) from error
+    return ray
+
+
+def names_of(nodes: list[dict[str, Any]]) -> dict[str, str]:
+    """The nodes' names by their ids; of equal ones with some digits of the id."""
+    count = collections.Counter(node["NodeName"] for node in nodes)
+    names = {}
+    for node in nodes:
+        name, identity = node["NodeName"], node["NodeID"]
+        names[identity] = name if count[name] == 1 else f"{name}-{identity[:6]}"
+    return names
+
+
+def lost(job: Any, name: str, error: BaseException) -> Any:
+    """The failed row of a case whose node gave no answer."""
+    text = f"{name} gave no answer: {type(error).__name__}, {bench.one_line(error)}"
+    result = bench.Result(job.case, "failed", text)
+    if job.case.batch_size is None:
+        result.case = dataclasses.replace(job.case, batch_size=1)
+    machine = bench.machine(job.config, "")
+    result.machine = {**machine, "device": f"lost ({name})", "device_kind": "lost", "gpu": None}
+    return result
+
+
+def on_node(script: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
+    """What a task does: loads this program in a folder of its own and lets it work there.
+
+    Ray ships this function by value: it may use nothing of this module.
+    """
+    import importlib.util
+    import sys
+    import tempfile
+    from pathlib import Path
+
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="tensorrt_py_") as folder:
+        for name, text in script.items():
+            Path(folder, name).write_bytes(text)
+        name = "__mp_main__"  # as multiprocessing calls the main module in the processes of cases
+        spec = importlib.util.spec_from_file_location(name, f"{folder}/fleet.py")
+        program = importlib.util.module_from_spec(spec)
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = sys.modules[name] = program
+        try:
+            spec.loader.exec_module(program)
+            program.__spec__ = None  # they find it by its file
+            answer = getattr(program, work)(folder, *data)
+            return ray.get_runtime_context().get_node_id(), answer
+        finally:
+            sys.modules["__main__"] = main
+
+
+# What follows runs on a node. Only plain data travels: there these classes belong to another module.
+
+
+def choose_there(_: str, config: dict[str, Any], batch_sizes: list[int | None]) -> list[dict[str, Any]]:
+    """The cases, by the engines that the node has."""
+    cases = bench.choose_cases(bench.Config(**config), batch_sizes)
+    return [dataclasses.asdict(case) for case in cases]
+
+
+def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files: bytes) -> list[dict[str, Any]]:
+    """A job on all GPUs that Ray gave its task: the results; files come to `folder`."""
+    with contextlib.suppress(OSError):  # Ray runs its workers at niceness 15; only root may change it
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    bench.gpus.cache_clear()  # the same worker may have had another GPU before
+    placements = [Placement(gpu=gpu["index"]) for gpu in bench.gpus()] or [Placement()]
+    config = bench.Config(**{**parts["config"], "output_dir": folder})
+    job = unpacked(Path(folder), config, parts, bench.Images(**images), files)
+    results = []
+    for _, found in bench.schedule(config, [job], functools.partial(Team, placements=placements), {}):
+        results += found
+    if nice := os.getpriority(os.PRIO_PROCESS, 0):
+        for result in results:
+            result.notes.append(
+                f"ran at niceness {nice}, behind all else on the node: start Ray there with RAY_worker_niceness=0"
+            )
+    return [dataclasses.asdict(result) for result in results]
+
+
+def unpacked(folder: Path, config: Any, parts: dict[str, Any], images: Any, files: tuple[bytes, ...]) -> Any:
+    """The job, with its files in the folder."""
+    graph = bench.graph_of(parts["graph"])
+    source = bench.Artifact(**parts["source"]) if parts["source"] else None
+    paths = [folder / graph.name]
+    if source:
+        paths.append(folder / Path(source.path).name)
+    for path, data in zip(paths, files, strict=True):
+        path.write_bytes(data)
+    graph = dataclasses.replace(graph, path=str(paths[0]))
+    if source:
+        source = dataclasses.replace(source, path=str(paths[1]))
+    return bench.Job(bench.Case(**parts["case"]), config, graph, images, source)
+
+
+def as_data(part: Any) -> dict[str, Any] | None:
+    return dataclasses.asdict(part) if part else None
+
+
+def result_of(found: dict[str, Any]) -> Any:
+    """A result from plain data."""
+    parts = {
+        "case": bench.Case(**found["case"]),
+        "artifact": bench.Artifact(**found["artifact"]) if found["artifact"] else None,
+        "timings": {i: bench.Timing(**timing) for i, timing in found["timings"].items()},
+    }
+    return bench.Result(**{**found, **parts})
+
+
+# ------------------------------------------------------------------------------------------- main
+
+
+def measure(config: Any) -> int:
+    """From the flags to the report; the exit status."""
+    refuse_flags(config)
+    bench.check_output_dir(config.output_dir)
+    placements = [] if config.ray_address else choose_placements(config.gpus)
+    cluster = Cluster(config) if config.ray_address else None
+    bench.recover_rounds(config)
+    model = bench.load_model(config)
+    if cluster:
+        sizes = list(dict.fromkeys(case.batch_size for case in model.cases))
+        model = dataclasses.replace(model, cases=cluster.choose_cases(config, sizes))
+    bench.announce(model.cases)
+    bench.TELLERS["show"] = lambda *_: None  # bars of several processes would paint over each other
+    folder = config.output_dir
+    with bench.RoundsOnDisk(folder) as rounds, bench.Report(config, model.cases, rounds) as report:
+        jobs = bench.make_jobs(config, model, rounds)
+        if cluster:
+            measured = cluster.schedule(config, jobs)
+        elif config.spread:
+            measured = schedule_spread(config, jobs, placements)
+        else:
+            measured = schedule_together(config, jobs, placements)
+        for job, results in measured:
+            report.add(job, results)
+    return report.status()
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program and returns its exit status."""
+    return bench.main(argv, measure, __doc__)
+
+
+if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(main(sys.argv))

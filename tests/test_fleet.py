@@ -1,0 +1,382 @@
+"""Several devices at once, cases spread over them, and the largest batch; the CPU's cores stand for GPUs."""
+
+import functools
+import json
+import math
+import subprocess
+import sys
+import threading
+import types
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope="session")
+def bench(fleet):
+    """tensorrt.py as fleet.py uses it."""
+    return fleet.bench
+
+
+@pytest.fixture
+def halves(fleet):
+    return [fleet.Placement(index=index, count=2) for index in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--gpus=cpu:99"], "cores: pass cpu:"),
+        (["--gpus=0"], "NVML sees"),
+        (["--gpus=zero"], "NVML sees"),
+        (["--gpus=all", "--ray_address=auto"], "exclude each other"),
+        (["--spread"], "pass --gpus=all or --ray_address"),
+        (["--native"], "no device is named"),
+        (["--gpus=cpu:2", "--noisolate"], "no --noisolate"),
+        (["--batch_size=max", "--noisolate"], "no --noisolate"),
+        (["--batch_size=8,max", "--build_only"], "found by running"),
+        (["--batch_size=most"], "or max"),
+    ],
+)
+def test_flags_that_cannot_be(fleet, bench, tmp_path, capsys, monkeypatch, flags, words):
+    monkeypatch.setattr(bench, "gpus", list)
+    assert fleet.main(["fleet.py", f"--output_dir={tmp_path}", *flags]) == 2
+    assert words in (error := capsys.readouterr().err)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--gpus=all", "--spread", "--ray_address=auto"])
+def test_tensorrt_py_says_which_command_to_type(command, tmp_path, flag):
+    ran = command(flag, "--native", "--image_file=my photo.jpg", f"--output_dir={tmp_path}")
+    assert ran.returncode == 2
+    wanted = f"python fleet.py {flag} --native '--image_file=my photo.jpg' --output_dir={tmp_path}\n"
+    assert ran.stderr.endswith(wanted)
+    assert ran.stderr.count("\n") == 1
+
+
+def test_placements_are_the_gpus_that_this_process_may_use(fleet, bench, monkeypatch):
+    monkeypatch.setattr(bench, "gpus", lambda: [{"index": 2}, {"index": 5}])
+    chosen = {asked: [p.gpu for p in fleet.choose_placements(asked)] for asked in ("all", "5", "5,2")}
+    assert chosen == {"all": [2, 5], "5": [5], "5,2": [5, 2]}
+    for wrong in ("3", "2,2", "2,"):
+        with pytest.raises(bench.UserError, match="NVML sees 2, 5"):
+            fleet.choose_placements(wrong)
+
+
+def test_a_gpu_is_taken_before_anything_asks(fleet, bench, job, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    fleet.PlacedCase(job, fleet.Placement(gpu=3), None, 0)
+    assert fleet.os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_each_device_has_its_own_artifacts(fleet, bench, job, monkeypatch):
+    started = []
+    monkeypatch.setattr(bench, "start", lambda config, make, job, *_: started.append(job))
+    for gpu in (None, 0, 1):
+        fleet.start_placed(job, fleet.Placement(gpu=gpu))
+    paths = {job.path() for job in started}
+    for path in paths:
+        bench.write_artifact(path, b"plan", 0.0, {})
+    assert len(paths) == 3
+    assert all(path.read_bytes() == b"plan" for path in paths)
+
+
+def test_cores_are_shared_out_without_rest(fleet, bench, halves, monkeypatch):
+    taken = []
+    monkeypatch.setattr(bench, "cores", lambda: [0, 1, 4, 5, 7])
+    monkeypatch.setattr(fleet.os, "sched_setaffinity", lambda _, cores: taken.append(cores))
+    for placement in halves:
+        placement.confine()
+    assert taken == [[0, 1, 4], [5, 7]]
+
+
+def test_a_barrier_waits_for_all_but_those_that_left(fleet):
+    barrier, order = fleet.Barrier(3), []
+
+    def go(own):
+        for turn in range(20):
+            barrier.meet(own)
+            order.append(turn)
+
+    threads = [threading.Thread(target=go, args=(own,)) for own in (0, 1)]
+    for thread in threads:
+        thread.start()
+    threads[0].join(0.05)
+    assert threads[0].is_alive(), "the third is not there yet"
+    assert not order
+    barrier.leave(2)
+    for thread in threads:
+        thread.join(30)
+    assert len(order) == 40
+    assert order == sorted(order), "nobody began a turn before all had ended the one before"
+
+
+@pytest.fixture
+def job(bench, tmp_path):
+    """A job of a case whose batch size is to be found."""
+    config = bench.parse_flags(["tensorrt.py", f"--output_dir={tmp_path}"])
+    tensors = (bench.Tensor("x:0", (None, 8, 8, 1)),), (bench.Tensor("y:0"),)
+    graph = bench.Graph("graph.pb", "graph.pb", *tensors, "NHWC", "0" * 64)
+    return bench.Job(bench.Case("native", "native", None), config, graph, None)
+
+
+class Stub:
+    """Stands for the process of a case: what it answers, and what it was asked."""
+
+    def __init__(self, job, answers):
+        self.job, self.answers, self.closed = job, answers, False
+
+    def ask(self, name, *given):
+        return self.answers[name](self.job, *given)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def fitting(bench, monkeypatch):
+    """Puts a machine in place on which batches up to `limit` fit; gives the batch sizes that were tried."""
+
+    def machine(limit, why="out of memory: pass a smaller --batch_size", measured=math.inf):
+        tried = []
+
+        def try_batch(job):
+            tried.append(job.case.batch_size)
+            if job.case.batch_size > limit:
+                raise bench.CaseError(why)
+
+        def measure(job, steps):
+            if job.case.batch_size > measured:
+                raise bench.CaseError(why)
+            return {"device": bench.Timing([0.1] * (steps or 3), 1.0, 0.1)}
+
+        answers = {
+            "machine": lambda job: {"device": "GPU"},
+            "open": lambda job, built: (bench.Artifact("x", "0"), ""),
+            "try_batch": try_batch,
+            "measure_round": measure,
+        }
+        monkeypatch.setattr(bench, "start", lambda config, make, job, *_: Stub(job, answers))
+        return tried
+
+    return machine
+
+
+@pytest.mark.parametrize("limit", [1, 2, 127, 128, 129, 300, 1000, 12345, 65535])
+def test_the_largest_batch_is_found_to_a_64th(bench, job, fitting, limit):
+    tried = fitting(limit)
+    found = bench.find_largest_batch(job, bench.Session(job).start).case.batch_size
+    assert limit * (1 - 1 / 64) - 1 <= found <= limit
+    assert len(tried) == len(set(tried)) <= math.log2(limit + 128) + 8
+
+
+def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting):
+    fitting(0)
+    session = bench.Session(job)
+    assert session.take_turn([session])
+    assert (session.result.status, session.result.case.batch_size) == ("failed", 1)
+    assert "out of memory" in session.result.error
+    tried = fitting(0, "no such op")
+    session = bench.Session(job)
+    assert session.take_turn([session])
+    assert (session.result.status, session.result.error, tried) == ("failed", "no such op", [bench.FIRST_TRY])
+    fitting(math.inf)
+    assert bench.find_largest_batch(job, bench.Session(job).start).case.batch_size == bench.LAST_TRY
+
+
+def turns(session, sessions=None):
+    """Lets a session take its turn until it has got through, and tells how often it was tried."""
+    count = 1
+    while not session.take_turn(sessions or [session]):
+        count += 1
+    return count
+
+
+def test_a_batch_that_fits_only_in_its_try_is_made_smaller(bench, job, fitting):
+    fitting(1000, measured=950)
+    session = bench.Session(job)
+    turns(session)
+    (result,) = session.results()
+    assert result.status == "ok"
+    assert session.job.case == result.case
+    assert 850 <= result.case.batch_size <= 950
+    assert "not when measured" in result.facts["batch_sizes_tried"][1000]
+    fitting(1000, measured=0)
+    session = bench.Session(job)
+    turns(session)
+    (result,) = session.results()
+    assert (result.status, result.case.batch_size) == ("failed", 1)
+    assert "out of memory" in result.error
+
+
+def test_what_does_not_fit_beside_the_others_is_tried_without_them(bench, job, fitting, monkeypatch):
+    """The others are closed, opened again at their next turn from what was built before, and the record says so."""
+    fitting(1000)
+    cases = [bench.Case("native", "native", 8), bench.Case("xla", "fp16", 8), bench.Case("xla", "fp32", 8)]
+    sessions = [bench.Session(bench.dataclasses.replace(job, case=case)) for case in cases]
+    for session in sessions[:2]:
+        assert turns(session, sessions) == 1
+    built, first = sessions[0].result.artifact, [session.worker for session in sessions]
+
+    def full(job, built):
+        if any(session.worker for session in sessions[:2]):
+            raise bench.CaseError("out of memory")
+        return bench.Artifact("y", "1"), ""
+
+    answers = {**first[0].answers, "open": full}
+    monkeypatch.setattr(bench.Session, "start", lambda self, job: Stub(job, answers))
+    assert turns(sessions[2], sessions) == 2
+    assert first[0].closed and first[1].closed and sessions[2].worker
+    reused = []
+    answers["open"] = lambda job, built: (reused.append(built) or built, "")
+    assert turns(sessions[0], sessions) == 1
+    assert reused == [built]
+    assert len(sessions[0].rounds) == 2
+    assert any("opened 2 times" in note for note in sessions[0].results()[0].notes)
+    assert not any("opened" in note for note in sessions[2].results()[0].notes)
+
+
+def result_at(bench, case, placement, throughput):
+    timing = bench.Timing([0.1] * 4, throughput, 0.1)
+    machine = {"device": f"GPU ({placement})", "device_kind": "GPU"}
+    return bench.Result(case, timings={"device": timing}, machine=machine)
+
+
+def test_the_sum_is_of_those_that_came_through(fleet, bench, halves):
+    case = bench.Case("native", "native", 8)
+    results = [result_at(bench, case, place, speed) for place, speed in zip(halves, (70.0, 80.0))]
+    fleet.add_up(results)
+    for result in results:
+        together = {"devices": ["GPU (cpu0of2)", "GPU (cpu1of2)"], "throughput": {"device": 150.0}}
+        assert result.facts["together"] == together
+        assert not result.notes
+    results.append(bench.Result(case, "failed", "lost"))
+    fleet.add_up(results)
+    assert "only 2 of 3" in results[0].notes[0]
+    assert "together" not in results[2].facts
+
+
+def test_spread_cases_never_share_a_placement(fleet, bench, job, halves, monkeypatch):
+    busy, most, lock, both = set(), [], threading.Lock(), threading.Barrier(2)
+
+    def work(config, jobs, session, reference):
+        (job,) = jobs
+        placement = session(job).placement
+        with lock:
+            assert placement not in busy
+            busy.add(placement)
+            most.append(len(busy))
+        if job.case.batch_size <= 2:
+            both.wait(30)  # the first two are under way at the same time
+        with lock:
+            busy.remove(placement)
+        yield job, [result_at(bench, job.case, placement, 1.0)]
+
+    monkeypatch.setattr(bench, "schedule", work)
+    monkeypatch.setattr(bench, "untimed_reference", lambda *_: None)
+    cases = [bench.Case("native", "native", size) for size in range(1, 13)]
+    config = bench.Config(**{**vars(job.config), "spread": True})
+    jobs = [bench.dataclasses.replace(job, case=case, config=config) for case in cases]
+    done = [job.case.batch_size for job, _ in fleet.schedule_spread(config, jobs, halves)]
+    assert sorted(done) == list(range(1, 13))
+    assert max(most) == 2
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_case_that_cannot_be_prepared_is_a_row(fleet, bench, forms, tmp_path, capsys, monkeypatch, spread):
+    """As where its ONNX export fails: no process of a case says on what machine."""
+    graph, error = bench.load_graph(bench.parse_flags(words_of(forms, tmp_path))), "no export"
+    images = bench.Images(bench.np.zeros((2, 8, 8, 1), "uint8"), ["a", "b"])
+    model = bench.Model(graph, images, [bench.Case("onnxruntime", "fp32", 2)])
+    monkeypatch.setattr(bench, "load_model", lambda config: model)  # a process could not import this module's name
+    monkeypatch.setattr(bench, "untimed_reference", lambda *_: None)
+    monkeypatch.setattr(bench.OnnxSource, "write", lambda self, case: (None, error))
+    flags = ["--gpus=cpu:1", *["--spread"] * spread, "--fp32"]
+    assert fleet.main([*words_of(forms, tmp_path), *flags]) == 1
+    out, _ = capsys.readouterr()
+    record = json.loads((tmp_path / "results.jsonl").read_text())
+    assert record["error"] == "no export"
+    assert record["device"]
+    assert "failed" in out
+
+
+def words_of(forms, folder):
+    return ["fleet.py", f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2",
+            f"--output_dir={folder}"]  # fmt: skip
+
+
+def test_processes_that_share_a_cpu_share_its_memory(fleet, bench, job, monkeypatch):
+    import resource
+
+    limits = []
+    monkeypatch.setattr(bench, "gpus", list)
+    monkeypatch.setattr(bench, "free_memory", lambda: 8 << 30)
+    monkeypatch.setattr(bench.OpenCase, "open", lambda self: None)
+    monkeypatch.setattr(fleet.Placement, "confine", lambda self: None)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (7 << 30, -1))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit[0] >> 30))
+    for count in (1, 2, 3):
+        fleet.PlacedCase(job, fleet.Placement(count=count), None, 0).try_batch()
+    assert limits == [6, 3, 2]
+
+
+@pytest.mark.parametrize(("cause", "words"), [("InvalidAuthToken", "RAY_AUTH_MODE=token"), ("timeout", "ray start")])
+def test_a_cluster_that_cannot_be_joined_says_what_to_do(fleet, bench, monkeypatch, cause, words):
+    def init(*_, **__):
+        raise ConnectionError("Failed to connect") from RuntimeError(f"RPC error: {cause}")
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=init))
+    with pytest.raises(bench.UserError, match=f"Failed to connect.*{words}"):
+        fleet.join_cluster("auto")
+
+
+def test_the_table_has_the_order_of_the_cases(bench):
+    cases = [bench.Case(*case) for case in (("native", "native", 8), ("xla", "fp32", 8), ("xla", "fp32", None))]
+    batches = [("xla", "fp32", 300), ("xla", "fp32", 8), ("native", "native", 8), ("xla", "fp32", 8)]
+    records = [dict(zip(("engine", "precision", "batch_size"), row)) for row in batches]
+    assert [bench.turn_of(cases, record) for record in records] == [2, 1, 0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [False, True])
+def test_two_processes_with_half_of_the_cores_each(bench, forms, tmp_path, spread):
+    if len(bench.cores()) < 2:
+        pytest.skip("needs two cores")
+    words = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--fp32",
+             "--engine=onnxruntime", "--gpus=cpu:2", "--batch_size=16", "--num_loops=20",
+             f"--output_dir={tmp_path}", *["--spread"] * spread]  # fmt: skip
+    ran = subprocess.run([sys.executable, str(ROOT / "fleet.py"), *words], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    found = {(record["precision"], record["device"][-9:]) for record in records}
+    if spread:
+        assert {precision for precision, _ in found} == {"native", "fp32"}
+        assert len(records) == 2
+        assert all("other devices ran other cases" in " ".join(record["notes"]) for record in records)
+        return
+    placements = ("(cpu0of2)", "(cpu1of2)")
+    assert found == {(precision, place) for precision in ("native", "fp32") for place in placements}
+    for precision in ("native", "fp32"):
+        own = [record for record in records if record["precision"] == precision]
+        total = sum(record["timings"]["device"]["throughput"] for record in own)
+        assert all(record["together"]["throughput"]["device"] == total for record in own)
+    assert ran.stdout.count(" devices together") == 2
+    assert (tmp_path / "log.txt").read_text().count("together \t2 devices") == 4
+
+
+@pytest.mark.slow
+def test_the_largest_batch_within_a_limit_of_memory(forms, tmp_path):
+    """The memory of the tries is held down as `ulimit -d` does it."""
+    import resource
+
+    words = [sys.executable, str(Path(__file__).parent.parent / "tensorrt.py"), "--preprocessing=none", "--native",
+             f"--frozen_graph={forms['frozen_graph']}", "--batch_size=max", "--num_loops=2", "--num_warmup=0",
+             f"--output_dir={tmp_path}"]  # fmt: skip
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_DATA, (2 << 30, resource.RLIM_INFINITY))
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=1200, preexec_fn=limit)
+    assert ran.returncode == 0, ran.stderr
+    record = json.loads((tmp_path / "results.jsonl").read_text())
+    tried = record["batch_sizes_tried"]
+    assert tried[str(record["batch_size"])] == "fits"
+    assert all((int(size) > record["batch_size"]) == (why != "fits") for size, why in tried.items())

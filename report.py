@@ -36,6 +36,7 @@ Record = dict[str, Any]
 VERSION = "1.0"
 RECORD_VERSION = 2  # the newest that this program reads
 SAME = 0.025  # speeds nearer than that are the same: tensorrt.py's limit for a steady case
+P99_STEPS = 299  # from which p99 has an upper bound: tensorrt.py's
 FEWEST_ROUNDS = 5  # under which a case knows too little of itself: tensorrt.py's LEAST_ROUNDS
 TITLES = ["precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative", "p50\nms",
           "p99\nms", "as\nnative", "SNR\ndB", "size\nMB", "build\ns"]  # fmt: skip
@@ -46,6 +47,7 @@ OPTIONAL = {"accuracy": {"top1": NUMBER, "top5": NUMBER}, "artifact": {"bytes": 
             "gpu": {"driver": str, "compute_capability": str}, "graph": {}, "flags": {}, "versions": {},
             "calibration": {"method": str, "images": int, "source": str, "sha256": str},
             "together": {"devices": list, "throughput": dict}}  # fmt: skip
+SAME_SIZE = 0.02  # artifacts whose sizes differ by less are not told apart
 SAME_BEFORE = 0.99  # top-1 and cosine from which records of version 1 are of the same model
 STATISTICS = ("fps_median", "fps_low", "fps_high", "latency_median", "latency_99th")
 
@@ -82,29 +84,41 @@ def read_line(path: str, number: int, line: str) -> Record:
 
 def check(record: Record) -> None:
     """Raises ValueError, KeyError, TypeError or AttributeError where a record lacks what is read below."""
-    parts = [(record, NEEDED), *((record[name], kinds) for name, kinds in OPTIONAL.items() if record.get(name))]
-    for part, kinds in parts:
-        if wrong := [name for name, kind in kinds.items() if not isinstance(part[name], kind)]:
-            raise TypeError(", ".join(wrong))
-    check_agreement(record)
-    check_times(record)
+    check_kinds(record, NEEDED)
+    for name, kinds in OPTIONAL.items():
+        if record.get(name):
+            check_kinds(record[name], kinds)
     if record["precision"] not in LOOKS or not all(isinstance(note, str) for note in record["notes"]):
         raise ValueError("precision or notes")
-    for timing in record["timings"].values():
-        numbers = [*timing["seconds"], timing["throughput"], *(timing["statistics"][name] for name in STATISTICS)]
-        if not timing["seconds"] or not all(0 < number < 1e15 for number in numbers):
-            raise ValueError("timings")
     for label, share in record.get("predictions", ()):
         label.split, share / 1
-    if not all(0 < speed < 1e15 for speed in (record.get("together") or {"throughput": {}})["throughput"].values()):
-        raise ValueError("together")
+    check_speeds(record)
+    check_agreement(agreement_of(record) or {})
 
 
-def check_agreement(record: Record) -> None:
-    """check for what is read of the agreement, in either version."""
-    found = agreement_of(record)
-    if found is None:
-        return
+def check_kinds(part: Record, kinds: dict[str, Any]) -> None:
+    """check for what must be there, and of a type."""
+    for name, kind in kinds.items():
+        if not isinstance(part[name], kind):
+            raise TypeError(name)
+
+
+def check_speeds(record: Record) -> None:
+    """check for numbers that are divided by or drawn."""
+    numbers = list((record.get("together") or {"throughput": {}})["throughput"].values())
+    for rated in (record.get("times_native") or {}).values():
+        numbers += [rated[name] for name in ("value", "low", "high")]
+    for timing in record["timings"].values():
+        if not timing["seconds"]:
+            raise ValueError("seconds")
+        numbers += [*timing["seconds"], timing["throughput"]]
+        numbers += [timing["statistics"][name] for name in STATISTICS]
+    if not all(0 < number < 1e15 for number in numbers):
+        raise ValueError("timings")
+
+
+def check_agreement(found: Record) -> None:
+    """check for what is read of an output's agreement, in either version."""
     for name in ("top1", "cosine", "snr_db"):
         if not isinstance(found.get(name), (*NUMBER, type(None))):
             raise TypeError(name)
@@ -112,15 +126,7 @@ def check_agreement(record: Record) -> None:
         if not isinstance(found.get(name, 0), int):
             raise TypeError(name)
     for change in found.get("changed", ()):
-        if not all(isinstance(change[name], str) for name in ("image", "native", "now")):
-            raise TypeError("changed")
-
-
-def check_times(record: Record) -> None:
-    """check for the times native."""
-    for rated in (record.get("times_native") or {}).values():
-        if not all(0 < rated[name] < 1e15 for name in ("value", "low", "high")):
-            raise ValueError("times_native")
+        check_kinds(change, {"image": str, "native": str, "now": str})
 
 
 def agreement_of(record: Record) -> Record | None:
@@ -267,7 +273,21 @@ def timing_cells(timing: dict[str, Any], times: str, best: float) -> list[str]:
     s = timing["statistics"]
     speed, half = s["fps_median"], max(s["fps_high"] - s["fps_median"], s["fps_median"] - s["fps_low"])
     return [f"{speed:,.1f}{'*' if speed == best else ' '}", f"{half:,.1f}", f"{timing['throughput']:,.1f}", times,
-            f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}"]  # fmt: skip
+            f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}{p99_mark(s)}"]  # fmt: skip
+
+
+def p99_mark(numbers: dict[str, float]) -> str:
+    """`?` where steps were too few for an upper bound of p99; records of one loop did not look for one."""
+    return "?" if "rounds" in numbers and "latency_99th_high" not in numbers else ""
+
+
+def p99_lines(records: list[Record]) -> list[str]:
+    """Why some p99 have a mark."""
+    timings = [timing for record in records for timing in record["timings"].values()]
+    fewest = [len(timing["seconds"]) for timing in timings if p99_mark(timing["statistics"])]
+    if not fewest:
+        return []
+    return [f"p99?: {min(fewest)} steps bound it by nothing: it takes {P99_STEPS} (--num_loops={P99_STEPS}, or auto)"]
 
 
 def grid(heads: list[str], rows: list[list[str]], left: int, gap: int = 2, title: str = "") -> Any:
@@ -299,10 +319,14 @@ def accuracy_lines(records: list[Record]) -> list[str]:
     lines = []
     for record in records:
         if found := record.get("accuracy"):
-            count = f" of {found['images']} images" if "images" in found else ""
+            count = f" of {images_text(found['images'])}" if "images" in found else ""
             shares = f"top-1 {found['top1']:.1%}, top-5 {found['top5']:.1%}"
             lines.append(f"{case_of(record)}: accuracy {shares}{count}")
     return lines
+
+
+def images_text(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"
 
 
 SHOWN = 5  # images that are named where their first class changed
@@ -482,12 +506,11 @@ def noise_text(decibels: float | None) -> str:
 
 
 def size_text(rating: Rating) -> str:
-    """The artifact's size beside native's, where both are known."""
+    """The artifact's size beside native's, where both are known and differ."""
     ours, theirs = ((record.get("artifact") or {}).get("bytes") for record in rating[:2])
-    if not ours or not theirs:
+    if not ours or not theirs or abs(ours / theirs - 1) < SAME_SIZE:
         return ""
-    size, before = (megabytes(count) for count in (ours, theirs))
-    return f", {size} MB instead of {before}" if size != before else ""
+    return f", {megabytes(ours)} MB instead of {megabytes(theirs)}"
 
 
 def megabytes(count: int) -> str:
@@ -504,7 +527,7 @@ def console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
 
 
-SENTENCES = (together_lines, slowest_lines, accuracy_lines, agreement_lines, note_lines)
+SENTENCES = (together_lines, slowest_lines, accuracy_lines, agreement_lines, p99_lines, note_lines)
 
 
 def print_records(records: list[Record], predictions: bool = True) -> None:
@@ -883,6 +906,7 @@ SECTIONS = {
     "Slowest": slowest_lines,
     "Accuracy": accuracy_lines,
     "Agreement": agreement_lines,
+    "99th percentile": p99_lines,
     "Notes": note_lines,
     "Calibration": calibration_lines,
     "Environment": environment_lines,
@@ -1032,6 +1056,9 @@ def main(argv: list[str]) -> int:
         if options.compare:
             rows, lost = compare(records, merged([options.compare]), options.fail_slower)
             console().print(grid(["case", "new/old", "interval", "verdict"], rows, 4))
+            print(
+                "\nnew/old: of undisturbed speeds, which repeat from run to run; of medians where a record is one loop"
+            )
             if lost and options.fail_slower is not None:
                 print(f"\nreport.py: a case lost over {options.fail_slower:g} % beyond its interval, or fails now")
                 return 3

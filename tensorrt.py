@@ -3017,19 +3017,6 @@ def median_interval(values: Any, confidence: float = 0.95) -> tuple[float, float
     return float(ordered[k - 1]), float(ordered[n - k])
 
 
-def verdict(seconds: list[float], batch_size: int) -> tuple[str, str]:
-    """`steady` or `noisy`, and for a noisy case one sentence with the remedy."""
-    speeds = batch_size / np.asarray(seconds)
-    median, (low, high), third = float(np.median(speeds)), median_interval(speeds), len(speeds) // 3
-    half = max(high - median, median - low) / median
-    if half > STEADY:
-        return "noisy", f"median known only to {STEADY:.1%} or worse: raise --num_loops, or quiet the machine"
-    drift = float(np.median(speeds[-third:]) / np.median(speeds[:third])) - 1 if third else 0.0
-    if abs(drift) > STEADY:
-        return "noisy", f"speed drifted by over {STEADY:.1%} in the loop: raise --num_warmup, or pass --rounds=3"
-    return "steady", ""
-
-
 def clock_notes(clocks: dict[str, Any]) -> list[str]:
     """One sentence when the GPU throttled or its clocks moved."""
     low, middle, high = clocks.get("sm_mhz", (0, 0, 0))
@@ -3049,7 +3036,6 @@ QUIET = 0.1  # share of a round's steps, and of the rounds, that nothing disturb
 KNOWN = 0.02  # share to which --num_loops=auto wants the typical speed and the times native
 MOST_SECONDS = 60.0  # of a case, after which --num_loops=auto stops all the same
 P99 = 0.99
-P99_STEPS = 299  # the fewest of which one exceeds the 99th percentile with 95 %: 0.99 ** 299 < 0.05
 
 Rounds = Sequence[Sequence[float]]
 
@@ -3168,29 +3154,31 @@ def rounds_of(result: Result, inputs: str) -> Rounds:
 
 
 def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
-    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps."""
+    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps.
+
+    The interval of log.txt's median, which is over all steps, is the typical speed's: a loop's own says too little.
+    """
     numbers: dict[str, float] = {"rounds": len(rounds)}
     for name, estimate in (("typical", typical), ("undisturbed", undisturbed)):
         found = estimate(rounds, batch_size)
         numbers |= {f"fps_{name}": found.value, f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
-    bound = p99_bound([second for seconds in rounds for second in seconds])
+    seconds = [second for each in rounds for second in each]
+    median = batch_size / float(np.median(seconds))
+    numbers["fps_low"] = min(numbers["fps_typical_low"], median)
+    numbers["fps_high"] = max(numbers["fps_typical_high"], median)
+    bound = p99_bound(seconds)
     return numbers if bound is None else {**numbers, "latency_99th_high": bound}
 
 
-def p99_note(steps: int) -> str:
-    """Why p99 has no upper bound; empty where it has one."""
-    if steps >= P99_STEPS:
-        return ""
-    return f"p99 of {steps} steps has no upper bound: {P99_STEPS} are needed, pass --num_loops={P99_STEPS} or auto"
-
-
-def rounds_verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
+def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
     """`steady` or `noisy`, and for a noisy case the speeds between which it moved; `cause`: what was seen meanwhile."""
     speed = typical(rounds, batch_size)
     if speed.uncertainty <= STEADY:
         return "steady", ""
     moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} images/s"
-    return "noisy", f"{moved}{f' ({cause})' if cause else ''}: quiet the machine, or leave --num_loops to auto"
+    seen = f" ({cause})" if cause else ""
+    steps = sum(map(len, rounds))
+    return "noisy", f"{moved}{seen}, {steps:,} steps are too few to know it: quiet the machine, or measure longer"
 
 
 # ----------------------------------------------------------------------------------------- predictions and agreement
@@ -3273,14 +3261,20 @@ def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float |
     cosine: lowest cosine similarity of an image's values; difference: largest absolute difference; snr_db:
     signal-to-noise ratio over all images, 10 log10(sum theirs^2 / sum (theirs - ours)^2), None where nothing differs.
     """
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     noise, signal = float(np.sum((theirs - ours) ** 2)), float(np.sum(theirs**2))
     tiny = np.finfo(float).tiny
     return {
-        "cosine": float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, tiny))),
+        "cosine": float(np.min(cosines(ours, theirs))),
         "difference": float(np.max(np.abs(ours - theirs))),
         "snr_db": 10 * math.log10(max(signal, tiny) / noise) if noise else None,
     }
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Cosine similarity of each row; of rows that are all zero 1 where both are, else 0."""
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    same = np.all(ours == theirs, axis=1)
+    return np.where(norms > 0, np.sum(ours * theirs, axis=1) / np.where(norms > 0, norms, 1), same)
 
 
 def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any], list[int]]:
@@ -3374,13 +3368,11 @@ def judge(
     main, kind = outputs[graph.output], kinds[graph.output]
     if best := predictions(main, kind, config):
         result.facts["predictions"] = best
-    if kind in CLASS_KINDS and (reason := unsure(rows_of(main), result, images, config)):
-        result.notes.append(reason)
-    if built_in(config) and config.weights == "random":
-        result.notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
-    if kind in CLASS_KINDS and rows_of(main).shape[1] == 1000 and not config.ids_are_one_indexed:
-        result.notes.append("1000 classes: class ids are shifted by one, there is no background class")
-    if not all(np.isfinite(values).all() for values in outputs.values()):
+    result.notes += meaning_notes(main, kind, config)
+    if kind in CLASS_KINDS:
+        rows = probabilities(rows_of(main)) if kind == "logits" else rows_of(main)
+        result.notes += filter(None, [unsure(rows, result, images, config)])
+    if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif reference is not None and result.case.precision != "native":
         judge_agreement(result, outputs, reference, images, config)
@@ -3394,17 +3386,31 @@ def unsure(rows: np.ndarray, result: Result, images: Images, config: Config) -> 
     """A sentence where native, with trained weights, knows the class of hardly a photograph; "" otherwise.
 
     Args:
-      rows: outputs [images, classes].
+      rows: probabilities [images, classes].
     """
     untrained = built_in(config) and config.weights != "imagenet"
     if images.random or untrained or result.case.precision != "native":
         return ""
-    best = float(np.median(probabilities(rows).max(axis=1)))
+    best = float(np.median(rows.max(axis=1)))
     if not best < UNSURE:
         return ""
     others = ", ".join(name for name in PREPROCESSING if name != config.preprocessing)
     taken = f"was the network trained with --preprocessing={config.preprocessing}?"
     return f"native's best class has only {best:.2f}: {taken} Try {others}"
+
+
+def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
+    """Sentences on what the predictions mean."""
+    notes = []
+    if built_in(config) and config.weights == "random":
+        notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
+    if kind in CLASS_KINDS and rows_of(values).shape[1] == 1000 and not config.ids_are_one_indexed:
+        notes.append("1000 classes: class ids are shifted by one, there is no background class")
+    return notes
+
+
+def all_finite(outputs: dict[str, np.ndarray]) -> bool:
+    return all(np.isfinite(values).all() for values in outputs.values())
 
 
 def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
@@ -3416,6 +3422,9 @@ def judge_agreement(
     result: Result, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray], images: Images, config: Config
 ) -> None:
     """Adds the agreement of each output with native's, and a sentence where it changed."""
+    if not all_finite(reference):
+        result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
+        return
     count = min(len(next(iter(outputs.values()))), len(next(iter(reference.values()))))
     found: dict[str, Any] = {}
     for name, kind in result.facts["kinds"].items():
@@ -3472,13 +3481,13 @@ def judge_accuracy(result: Result, values: np.ndarray, kind: str, images: Images
         return
     indices = indices_of(ids, count, config)
     strange = [identity for identity, index in zip(ids, indices) if not 0 <= index < count]
-    if images.random:
-        result.notes.append("no accuracy: --label can be the class of no random image")
-    elif kind not in CLASS_KINDS:
+    if kind not in CLASS_KINDS:
         result.notes.append("no accuracy: the output has no classes of which one is right")
     elif strange:
         result.notes.append(f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
                             f"--label, or the names of the class folders")  # fmt: skip
+    elif images.random:
+        result.notes.append("no accuracy: --label can be the class of no random image")
     else:
         found = result.facts["accuracy"] = accuracy(values, indices)
         result.notes += counting_notes(found["top1"], values, indices, config)
@@ -3512,7 +3521,7 @@ def timings_of(result: Result) -> dict[str, dict[str, Any]]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings, size = {}, result.case.batch_size
     for inputs, timing in result.timings.items():
-        steady, remedy = verdict(timing.seconds, size)
+        steady, remedy = verdict(rounds_of(result, inputs), size)
         numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
@@ -4225,6 +4234,9 @@ def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.
     return {graph.output: values}
 
 
+UNFINISHED_SECONDS = 0.2  # of steps, by the engine's own word, behind which unfinished work is looked for
+
+
 def run_again(runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | None) -> list[dict[str, np.ndarray]]:
     """The outputs of the same batch twice, which comes right after a loop on the resident batch, if there was one.
 
@@ -4234,14 +4246,15 @@ def run_again(runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | 
       UserError: three times running, it took LATE times as long as the same again and a timed step together.
     """
     outputs: list[dict[str, np.ndarray]] = []
-    for again in (True, True, False):  # a busy machine may be late once
+    median = float(np.median(timing.seconds)) if timing else 0.0
+    for _ in range(3):  # a busy machine may be late once
         outputs.clear()
-        late, usual = time_steps(lambda: outputs.append(outputs_of(runner, batch, graph)), 2)
-        if timing is None or late < LATE * (usual + float(np.median(timing.seconds))):
-            return outputs
-        if again:
-            repeat(runner.enqueue, len(timing.seconds))
+        if timing:
+            repeat(runner.enqueue, min(3 * LATE, int(UNFINISHED_SECONDS / max(median, 1e-6))))
             runner.sync()
+        late, usual = time_steps(lambda: outputs.append(outputs_of(runner, batch, graph)), 2)
+        if timing is None or late < LATE * (usual + median):
+            return outputs
     raise UserError(f"the engine called its steps done before they were: the next result took {late:.3f} s, the one "
                     f"after {usual:.3f} s, so its timings are not real")  # fmt: skip
 
@@ -4253,7 +4266,7 @@ def doubts(runner: Runner, batch: np.ndarray, graph: Graph, same: list[dict[str,
       same: outputs of the same batch, run after run.
     """
     outputs, again = same
-    if not all(np.isfinite(values).all() for values in outputs.values()):
+    if not all_finite(outputs):
         return []  # said elsewhere
     if not all(nearly_equal(again[name], values) for name, values in outputs.items()):
         return ["the output changes from run to run: is there a random op in the graph?"]

@@ -92,6 +92,22 @@ def test_signal_to_noise_sees_a_single_number(bench):
     assert bench.output_agreement(theirs, theirs, "values")[0]["snr_db"] is None
 
 
+def test_cosine_of_rows_that_are_zero(bench):
+    """A saturated sigmoid: nothing differs, and no cosine of 0."""
+    ours, theirs = np.array([[0.0], [0.5], [0.0]]), np.array([[0.0], [0.5], [1.0]])
+    assert bench.cosines(ours, theirs).tolist() == [1, 1, 0]
+
+
+def test_nothing_agrees_with_nan(bench):
+    images = bench.Images(np.zeros((1, 1, 1, 3), np.uint8), ["a"])
+    config = bench.parse_flags(["tensorrt.py", "--frozen_graph=net.pb"])
+    graph = bench.Graph("", "net.pb", (), (bench.Tensor("y:0"),), "NHWC", "")
+    result = bench.Result(bench.Case("xla", "fp16", 1), outputs={"y:0": np.ones((1, 3))})
+    bench.judge(result, {"y:0": np.full((1, 3), np.nan)}, images, config, graph)
+    assert "agreement" not in result.facts
+    assert any("nothing to agree with" in note for note in result.notes)
+
+
 @pytest.mark.parametrize(("gap", "undecided"), [(1e-5, 3), (1e-1, 0)])
 def test_images_that_rounding_may_turn_are_undecided(bench, gap, undecided):
     """Native's own first two outputs are nearer than two runs may differ: neither the same nor changed."""

@@ -59,6 +59,34 @@ def test_exact_gelu(main, layers, keras_file):
     check_all_run(main(f"--keras_model={keras_file(inputs, layers.Dense(10)(x))}", "--batch_size=4", *PRECISIONS))
 
 
+def convnext_block(layers):
+    inputs = layers.Input((16, 16, 3))
+    x = layers.LayerNormalization(epsilon=1e-6)(layers.Conv2D(8, 4, 4)(inputs))
+    y = layers.LayerNormalization(epsilon=1e-6)(layers.Conv2D(8, 3, padding="same", groups=8)(x))
+    y = layers.Dense(8)(layers.Dense(16, activation="gelu")(y))
+    x = layers.GlobalAveragePooling2D()(layers.Add()([x, y]))
+    return inputs, layers.Dense(10)(x)
+
+
+def test_a_layer_norm_is_no_batch_norm_and_no_residual(main, layers, keras_file, tmp_path):
+    """Of ConvNeXt: gamma is one constant a channel, what it multiplies is one number a place."""
+    import onnx
+
+    pytest.importorskip("tensorrt_rtx")
+    path = keras_file(*convnext_block(layers))
+    ran = main(f"--keras_model={path}", "--int8", "--engine=tensorrt", "--build_only", "--batch_size=2")
+    assert ran.status == 0, ran.out
+    (file,) = tmp_path.glob("tensorrt_int8_*.onnx")
+    graph = onnx.load(file).graph
+    assert not [node for node in graph.node if node.op_type == "BatchNormalization"]
+    quantised = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    assert "Reciprocal" not in {made.get(name) for name in quantised}
+    adds = [node for node in graph.node if node.op_type == "Add"]
+    residual = [node for node in adds if "DequantizeLinear" in {made.get(name) for name in node.input}]
+    assert len(residual) == 1
+
+
 def test_grouped_convolutions_are_inlined(main, layers, keras_file):
     """Keras calls them in a function that XLA compiles; ONNX knows no call."""
     inputs = layers.Input((16, 16, 3))

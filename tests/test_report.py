@@ -406,6 +406,15 @@ def test_runs_of_rounds_are_compared_by_their_undisturbed_speeds(run, written, k
     assert ran.returncode == 3 and re.search(r"0\.900 .*slower *$", ran.stdout, re.M), ran.stdout
 
 
+def test_p99_has_a_mark_and_the_reason_where_steps_are_too_few(run, written, kept, bench):
+    few = with_rounds(bench, kept[2], [0.1] * 6)
+    ran = run(written([few]), "--output=page.html")
+    assert re.search(r"100\.00 100\.00\? ", ran.stdout), ran.stdout
+    assert "p99?: 60 steps bound it by nothing: it takes 299 (--num_loops=299, or auto)" in ran.stdout
+    ran = run(written([with_rounds(bench, kept[2], [0.1] * 30)]), "--output=page.html")
+    assert "?" not in ran.stdout
+
+
 def test_a_comparison_says_how_little_few_rounds_know(run, written, kept, bench):
     before = written([with_rounds(bench, kept[2], [0.1] * 5)], "before.jsonl")
     ran = run(written([kept[2]]), f"--compare={before}")

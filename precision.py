@@ -253,15 +253,22 @@ def teach_erfc() -> None:
 
 
 def refuse_unknown(model: Any) -> None:
-    """Raises an ExportError that names the ops that tf2onnx left as they were."""
+    """Raises an ExportError that names each op that tf2onnx left as it was once."""
     import onnx
 
-    def unknown(node: Any) -> bool:
-        return not node.domain and not onnx.defs.has(node.op_type)
-
-    found = [f"{node.op_type} ({node.name})" for node in model.graph.node if unknown(node)]
+    found: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        if not node.domain and not onnx.defs.has(node.op_type):
+            found.setdefault(node.op_type, []).append(node.name)
     if found:
-        raise ExportError(f"ONNX has no counterpart for {', '.join(found)}")
+        ops = [named_once(op, names) for op, names in found.items()]
+        raise ExportError(f"ONNX has no counterpart for {', '.join(ops)}")
+
+
+def named_once(op: str, names: list[str]) -> str:
+    """An op with its first node, and how many more there are."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{op} ({names[0]}{more})"
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:

@@ -2512,7 +2512,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
         raise trt_error("parse the graph", [parser.get_error(0).desc()])
-    fix_batch_size(network, job.case.batch_size)
+    fix_shapes(network, job.case.batch_size, job.graph)
     config = builder_config(trt, builder, job)
     allow_precision(trt, network, config, job.case.precision, model)
     cache = timing_cache_path(trt, job)
@@ -2536,12 +2536,14 @@ def network_flags(trt: Any) -> int:
     return 1 << int(wanted)
 
 
-def fix_batch_size(network: Any, batch_size: int) -> None:
+def fix_shapes(network: Any, batch_size: int, graph: Graph) -> None:
     """Static shapes: the plan is built for the batch that is timed, and the inspector can name every type."""
+    height, width, channels = graph.image_shape
+    sides = (channels, height, width) if graph.layout == "NCHW" else (height, width, channels)
     for index in range(network.num_inputs):
         source = network.get_input(index)
-        if source.shape[0] == -1:
-            source.shape = (batch_size, *tuple(source.shape)[1:])
+        shape = zip(source.shape, (batch_size, *sides), strict=True)
+        source.shape = tuple(fixed if size == -1 else size for size, fixed in shape)
 
 
 TIMING_ITERATIONS = 8  # averaged for each kernel that the builder tries: trtexec's default

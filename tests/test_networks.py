@@ -122,6 +122,30 @@ def test_resize_to_a_size_that_is_computed(main, graph_file, how):
     check_all_run(main(*flags, *PRECISIONS))
 
 
+def test_a_plan_of_a_graph_that_leaves_its_sides_open(main, graph_file):
+    pytest.importorskip("tensorrt_rtx")
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, None, None, 3], name="x")
+        features = tf.nn.relu(tf.nn.conv2d(images, np.ones((3, 3, 3, 8), np.float32), 2, "SAME"))
+        tf.reduce_mean(features, [1, 2], name="y")
+
+    ran = main(f"--frozen_graph={graph_file(build)}", "--fp32", "--engine=tensorrt", "--build_only", "--batch_size=2")
+    assert ran.status == 0, ran.out
+
+
+def test_what_cannot_be_exported_names_each_op_once(main, graph_file):
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 4, 4, 3], name="x")
+        values = tf.reshape(images, [-1, 48]) + 200
+        for name in ("first", "second", "third"):
+            values = tf.math.lgamma(values, name=name)
+        tf.nn.softmax(tf.math.digamma(values, name="other"), name="y")
+
+    ran = main(f"--frozen_graph={graph_file(build)}", "--fp32", "--engine=onnxruntime", "--batch_size=2")
+    assert "no counterpart for Lgamma (first and 2 more), Digamma (other): --engine=xla" in ran.records[0]["error"]
+
+
 # --------------------------------------------------------------------------------------------------- mixed precision
 
 

@@ -2900,8 +2900,9 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
     return []
 
 
-# What follows estimates over rounds: a round is the seconds of its waited steps, in the order of time. What was chosen
-# among several by simulation, and how often each interval held: docs/statistics.md, tests/bench/coverage.py.
+# What follows estimates over rounds: a round is the seconds of its waited steps, in the order of
+# time. What was chosen among several by simulation, and how often each interval held:
+# docs/statistics.md, tests/bench/coverage.py.
 
 LEAST_ROUNDS = 5  # under which lowest and highest hold the median less than nine times in ten
 BATCHES = 8  # of consecutive rounds: neighbours are alike, so that each says little that is new
@@ -2914,7 +2915,7 @@ Rounds = Sequence[Sequence[float]]
 
 
 class Estimate(NamedTuple):
-    """A number, and the ends of an interval that holds what other runs say with about 95 % confidence."""
+    """A number, and the ends of an interval that is to hold what other runs say, in 95 of 100."""
 
     value: float
     low: float
@@ -2927,21 +2928,22 @@ class Estimate(NamedTuple):
 
 
 def typical(rounds: Rounds, batch_size: int) -> Estimate:
-    """The median of the rounds' median speeds in images/s: what the machine gives while others use it too."""
+    """The median of the rounds' medians in images/s: the speed while others use the machine too."""
     return as_speed(middle(levels(rounds, 0.5)), batch_size)
 
 
 def undisturbed(rounds: Rounds, batch_size: int) -> Estimate:
     """The speed of the quiet steps of the quiet rounds in images/s: what the case can do.
 
-    Other programs only ever slow a step down, so the fast end repeats from run to run where the median does not
-    (timeit's manual argues the same way for the minimum): two runs are compared by this.
+    Other programs only ever slow a step down, so the fast end repeats from run to run where the
+    median does not (timeit's manual argues the same way for the minimum): two runs are compared by
+    this.
     """
     return as_speed(quiet_end(levels(rounds, QUIET)), batch_size)
 
 
 def times_native(rounds: Rounds, native: Rounds) -> Estimate:
-    """How many times as fast as native a case is: the median over the rounds, each paired with native's of its turn.
+    """Times native: the median over the rounds, each paired with native's of the same turn.
 
     What slows both rounds of a pair cancels. Rounds that only one of them has are left out.
     """
@@ -2952,12 +2954,12 @@ def times_native(rounds: Rounds, native: Rounds) -> Estimate:
 
 
 def levels(rounds: Rounds, share: float) -> np.ndarray:
-    """The logarithm of that quantile of the seconds of each round; of parts of rounds where there are too few."""
+    """The logarithm of that quantile of the seconds of each round, or of each part of few rounds."""
     return np.log([np.quantile(part, share) for part in in_parts(rounds)])
 
 
 def in_parts(rounds: Rounds) -> list[np.ndarray]:
-    """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES consecutive parts, which is all that they can tell."""
+    """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES parts, which is all that they tell."""
     if len(rounds) >= LEAST_ROUNDS:
         return [np.asarray(seconds) for seconds in rounds]
     each = math.ceil(BATCHES / len(rounds))
@@ -2965,25 +2967,27 @@ def in_parts(rounds: Rounds) -> list[np.ndarray]:
 
 
 def in_batches(values: np.ndarray) -> list[np.ndarray]:
-    """At most BATCHES groups of consecutive values (batch means: Law, Simulation Modeling and Analysis, 9.5.3)."""
+    """At most BATCHES groups of neighbours (batch means: Law, Simulation Modeling and Analysis)."""
     return np.array_split(values, min(BATCHES, len(values)))
 
 
 def middle(values: np.ndarray) -> Estimate:
     """The median of values in the order of time, between the ends of its batches' medians.
 
-    Of five to eight independent batches lowest and highest hold the median with 93.8 to 99.2 % (`median_interval`);
-    batches of consecutive rounds stay nearly independent where the machine drifts or switches between speeds.
+    Of five to eight independent batches lowest and highest hold the median with 93.8 to 99.2 %
+    (`median_interval`); batches of consecutive rounds stay nearly independent where the machine
+    drifts or switches between speeds.
     """
     low, high = median_interval([np.median(batch) for batch in in_batches(values)])
     return Estimate(float(np.median(values)), low, high)
 
 
 def quiet_end(values: np.ndarray) -> Estimate:
-    """The QUIET quantile of values in the order of time, give or take what the quieter batches lie apart.
+    """The QUIET quantile of values in the order of time, give or take how quiet batches differ.
 
-    The lowest values of batches are compared: the lower half of them and one more. Where these agree, the value is the
-    machine's; where they do not, another run may find one as much lower, or none as low.
+    The lowest values of batches are compared: the lower half of them and one more. Where these
+    agree, the value is the machine's; where they do not, another run may find one as much lower, or
+    none as low.
     """
     value = float(np.quantile(values, QUIET))
     lowest = sorted(float(np.min(batch)) for batch in in_batches(values))
@@ -2998,17 +3002,18 @@ def as_speed(level: Estimate, batch_size: int) -> Estimate:
 
 
 def known_well_enough(rounds: Rounds, native: Rounds | None = None) -> bool:
-    """Whether --num_loops=auto may stop: the typical speed, and the times native, are known to KNOWN."""
+    """Whether --num_loops=auto may stop: typical speed and times native are known to KNOWN."""
     if len(rounds) < LEAST_ROUNDS or typical(rounds, 1).uncertainty > KNOWN:
         return False
     return native is None or times_native(rounds, native).uncertainty <= KNOWN
 
 
 def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | None:
-    """The smallest step that the 99th percentile does not exceed, with this confidence; None under 299 steps.
+    """An upper bound of the 99th percentile with this confidence; None under 299 steps.
 
-    The k-th smallest of n is such a bound where at most k - 1 of n lie under the percentile with this probability, by
-    the binomial distribution (order statistics; David and Nagaraja, Order Statistics, 7.1): 0.99 ** 299 < 0.05.
+    The k-th smallest of n is such a bound where at most k - 1 of n lie under the percentile with
+    this probability, by the binomial distribution (order statistics; David and Nagaraja, Order
+    Statistics, 7.1): 0.99 ** 299 < 0.05.
     """
     n, beyond, bound = len(seconds), 0.0, None
     for k in range(n, 0, -1):
@@ -3027,14 +3032,16 @@ def rounds_of(result: Result, inputs: str) -> Rounds:
 
 
 def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
-    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps.
+    """What a record says of its rounds, in images/s and seconds; p99's bound where there is one.
 
-    The interval of log.txt's median, which is over all steps, is the typical speed's: a loop's own says too little.
+    The interval of log.txt's median, which is over all steps, is the typical speed's: a loop's own
+    says too little.
     """
     numbers: dict[str, float] = {"rounds": len(rounds)}
     for name, estimate in (("typical", typical), ("undisturbed", undisturbed)):
         found = estimate(rounds, batch_size)
-        numbers |= {f"fps_{name}": found.value, f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
+        numbers[f"fps_{name}"] = found.value
+        numbers |= {f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
     seconds = [second for each in rounds for second in each]
     median = batch_size / float(np.median(seconds))
     numbers["fps_low"] = min(numbers["fps_typical_low"], median)
@@ -3044,7 +3051,11 @@ def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
 
 
 def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
-    """`steady` or `noisy`, and for a noisy case the speeds between which it moved; `cause`: what was seen meanwhile."""
+    """`steady` or `noisy`, and for a noisy case between which speeds it moved.
+
+    Args:
+      cause: what was seen meanwhile that may be why.
+    """
     speed = typical(rounds, batch_size)
     if speed.uncertainty <= STEADY:
         return "steady", ""

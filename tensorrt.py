@@ -2848,6 +2848,88 @@ class Clocks(threading.Thread):
         return {**facts, "samples": len(self.samples), "cost_share": self.cost / self.seconds}
 
 
+class Surroundings:
+    """What else the machine did meanwhile, as a context: two readings, and nothing between."""
+
+    def __enter__(self) -> Surroundings:
+        self.before = counters()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.after = counters()
+
+    def facts(self) -> dict[str, float]:
+        """Cores that others used, or the hypervisor took; waiting for cores; programs on the GPU.
+
+        `waited_share` is the share of the time in which something waited for a core. What nothing
+        tells here is left out.
+        """
+        gone = {name: self.after[name] - before for name, before in self.before.items()}
+        seconds, facts = gone.pop("seconds"), {}
+        if "busy" in gone:
+            facts["other_cores"] = max(0.0, gone["busy"] - gone["own"]) / seconds
+            facts["stolen_cores"] = gone["stolen"] / seconds
+        if "waited" in gone:
+            facts["waited_share"] = gone["waited"] / seconds
+        if gpus():
+            facts["gpu_programs"] = gpu_neighbours()
+        return facts
+
+
+def counters() -> dict[str, float]:
+    """Seconds until now by what they went into, of all cores: the kernel's own counts."""
+    found = {"seconds": time.perf_counter()}
+    with contextlib.suppress(OSError):  # Linux only
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
+        user, nice, system, _, _, irq, softirq, stolen = ticks[:8]
+        per_second = os.sysconf("SC_CLK_TCK")
+        found["busy"] = (user + nice + system + irq + softirq) / per_second
+        found["stolen"] = stolen / per_second
+        found["own"] = sum(os.times()[:2])
+    with contextlib.suppress(OSError, AttributeError):  # from Linux 4.20 on, where it is not off
+        some = re.search(r"^some .*total=(\d+)", Path("/proc/pressure/cpu").read_text(), re.M)
+        found["waited"] = int(some.group(1)) / 1e6
+    return found
+
+
+def gpu_neighbours() -> int:
+    """Programs that compute on the GPU beside this one's cases; 0 where process ids do not tell."""
+    import pynvml as nvml
+
+    with contextlib.suppress(nvml.NVMLError, OSError):
+        handle = nvml.nvmlDeviceGetHandleByIndex(gpus()[0]["index"])
+        there = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        if os.getpid() in there:  # else it lists the ids of another namespace
+            return sum(parent_of(pid) != os.getppid() for pid in there - {os.getpid()})
+    return 0
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+# What may have moved the speed: fact, from where on it is worth a word, and the word.
+CAUSES = (
+    ("gpu_programs", 0, "{:.0f} other programs on the GPU"),
+    ("stolen_cores", 0.02, "the hypervisor took {:.2f} cores"),
+    ("other_cores", 0.1, "other programs used {:.1f} cores"),
+    ("waited_share", 0.1, "something waited for a core {:.0%} of the time"),
+)
+
+
+def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
+    """What was seen during the rounds that may have moved the speed, by what Clocks kept of each."""
+    slowed = sorted({reason for clocks in rounds for reason in clocks.get("throttled", ())})
+    if slowed:
+        return f"the GPU slowed itself: {', '.join(slowed)}"
+    around = [clocks.get("surroundings", {}) for clocks in rounds]
+    for name, least, words in CAUSES:
+        most = max((facts.get(name, 0) for facts in around), default=0)
+        if most > least:
+            return words.format(most)
+    return "nothing else was seen"
+
+
 # -------------------------------------------------------------------------------------------------------- statistics
 
 
@@ -3029,6 +3111,12 @@ def rounds_of(result: Result, inputs: str) -> Rounds:
     """The seconds of each round of a result; of one loop where there were no rounds."""
     whole = [{inputs: {"seconds": result.timings[inputs].seconds}}]
     return [timings[inputs]["seconds"] for timings in result.facts.get("rounds", whole)]
+
+
+def clocks_of(result: Result, inputs: str) -> list[dict[str, Any]]:
+    """What was seen of the machine in each round of a result; in its one loop where there were none."""
+    whole = [{inputs: {"clocks": result.timings[inputs].clocks}}]
+    return [of_round[inputs]["clocks"] for of_round in result.facts.get("rounds", whole)]
 
 
 def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
@@ -3384,7 +3472,8 @@ def timings_of(result: Result) -> dict[str, dict[str, Any]]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings, size = {}, result.case.images
     for inputs, timing in result.timings.items():
-        steady, remedy = verdict(rounds_of(result, inputs), size)
+        cause = likeliest_cause(clocks_of(result, inputs))
+        steady, remedy = verdict(rounds_of(result, inputs), size, cause)
         numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
@@ -3953,13 +4042,14 @@ class OpenCase:
             what = f"{self.job.case.title}{' from host' * (inputs == 'host')}, round {self.turn}"
             with progress(what, count) as advance:
                 self.meet()
-                with Clocks() as clocks:
+                with Surroundings() as around, Clocks() as clocks:
                     seconds = time_steps(step, count, self.clock, advance)
                     with clocks.paused():
                         self.meet()
                     (total,) = time_steps(burst, 1, self.clock)
             images = count * self.job.case.images
             facts = clocks.facts(2 * images, sum(seconds) + total)
+            facts["surroundings"] = around.facts()
             timings[inputs] = Timing(seconds, images / total, first_run, facts)
             self.step_seconds[inputs] = float(np.median(seconds))
         if not self.same:

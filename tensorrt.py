@@ -3013,6 +3013,88 @@ class Clocks(threading.Thread):
         return {**facts, "samples": len(self.samples), "cost_share": self.cost / self.seconds}
 
 
+class Surroundings:
+    """What else the machine did meanwhile, as a context: two readings, and nothing between."""
+
+    def __enter__(self) -> Surroundings:
+        self.before = counters()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.after = counters()
+
+    def facts(self) -> dict[str, float]:
+        """Cores that others used, or the hypervisor took; waiting for cores; programs on the GPU.
+
+        `waited_share` is the share of the time in which something waited for a core. What nothing
+        tells here is left out.
+        """
+        gone = {name: self.after[name] - before for name, before in self.before.items()}
+        seconds, facts = gone.pop("seconds"), {}
+        if "busy" in gone:
+            facts["other_cores"] = max(0.0, gone["busy"] - gone["own"]) / seconds
+            facts["stolen_cores"] = gone["stolen"] / seconds
+        if "waited" in gone:
+            facts["waited_share"] = gone["waited"] / seconds
+        if gpus():
+            facts["gpu_programs"] = gpu_neighbours()
+        return facts
+
+
+def counters() -> dict[str, float]:
+    """Seconds until now by what they went into, of all cores: the kernel's own counts."""
+    found = {"seconds": time.perf_counter()}
+    with contextlib.suppress(OSError):  # Linux only
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
+        user, nice, system, _, _, irq, softirq, stolen = ticks[:8]
+        per_second = os.sysconf("SC_CLK_TCK")
+        found["busy"] = (user + nice + system + irq + softirq) / per_second
+        found["stolen"] = stolen / per_second
+        found["own"] = sum(os.times()[:2])
+    with contextlib.suppress(OSError, AttributeError):  # from Linux 4.20 on, where it is not off
+        some = re.search(r"^some .*total=(\d+)", Path("/proc/pressure/cpu").read_text(), re.M)
+        found["waited"] = int(some.group(1)) / 1e6
+    return found
+
+
+def gpu_neighbours() -> int:
+    """Programs that compute on the GPU beside this one's cases; 0 where process ids do not tell."""
+    import pynvml as nvml
+
+    with contextlib.suppress(nvml.NVMLError, OSError):
+        handle = nvml.nvmlDeviceGetHandleByIndex(gpus()[0]["index"])
+        there = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        if os.getpid() in there:  # else it lists the ids of another namespace
+            return sum(parent_of(pid) != os.getppid() for pid in there - {os.getpid()})
+    return 0
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+# What may have moved the speed: fact, from where on it is worth a word, and the word.
+CAUSES = (
+    ("gpu_programs", 0, "{:.0f} other programs on the GPU"),
+    ("stolen_cores", 0.02, "the hypervisor took {:.2f} cores"),
+    ("other_cores", 0.1, "other programs used {:.1f} cores"),
+    ("waited_share", 0.1, "something waited for a core {:.0%} of the time"),
+)
+
+
+def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
+    """What was seen during the rounds that may have moved the speed, by what Clocks kept of each."""
+    slowed = sorted({reason for clocks in rounds for reason in clocks.get("throttled", ())})
+    if slowed:
+        return f"the GPU slowed itself: {', '.join(slowed)}"
+    around = [clocks.get("surroundings", {}) for clocks in rounds]
+    for name, least, words in CAUSES:
+        most = max((facts.get(name, 0) for facts in around), default=0)
+        if most > least:
+            return words.format(most)
+    return "nothing else was seen"
+
+
 # -------------------------------------------------------------------------------------------------------- statistics
 
 
@@ -3065,8 +3147,9 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
     return []
 
 
-# What follows estimates over rounds: a round is the seconds of its waited steps, in the order of time. What was chosen
-# among several by simulation, and how often each interval held: docs/statistics.md, tests/bench/coverage.py.
+# What follows estimates over rounds: a round is the seconds of its waited steps, in the order of
+# time. What was chosen among several by simulation, and how often each interval held:
+# docs/statistics.md, tests/bench/coverage.py.
 
 LEAST_ROUNDS = 5  # under which lowest and highest hold the median less than nine times in ten
 BATCHES = 8  # of consecutive rounds: neighbours are alike, so that each says little that is new
@@ -3079,7 +3162,7 @@ Rounds = Sequence[Sequence[float]]
 
 
 class Estimate(NamedTuple):
-    """A number, and the ends of an interval that holds what other runs say with about 95 % confidence."""
+    """A number, and the ends of an interval that is to hold what other runs say, in 95 of 100."""
 
     value: float
     low: float
@@ -3092,21 +3175,22 @@ class Estimate(NamedTuple):
 
 
 def typical(rounds: Rounds, batch_size: int) -> Estimate:
-    """The median of the rounds' median speeds in images/s: what the machine gives while others use it too."""
+    """The median of the rounds' medians in images/s: the speed while others use the machine too."""
     return as_speed(middle(levels(rounds, 0.5)), batch_size)
 
 
 def undisturbed(rounds: Rounds, batch_size: int) -> Estimate:
     """The speed of the quiet steps of the quiet rounds in images/s: what the case can do.
 
-    Other programs only ever slow a step down, so the fast end repeats from run to run where the median does not
-    (timeit's manual argues the same way for the minimum): two runs are compared by this.
+    Other programs only ever slow a step down, so the fast end repeats from run to run where the
+    median does not (timeit's manual argues the same way for the minimum): two runs are compared by
+    this.
     """
     return as_speed(quiet_end(levels(rounds, QUIET)), batch_size)
 
 
 def times_native(rounds: Rounds, native: Rounds) -> Estimate:
-    """How many times as fast as native a case is: the median over the rounds, each paired with native's of its turn.
+    """Times native: the median over the rounds, each paired with native's of the same turn.
 
     What slows both rounds of a pair cancels. Rounds that only one of them has are left out.
     """
@@ -3117,12 +3201,12 @@ def times_native(rounds: Rounds, native: Rounds) -> Estimate:
 
 
 def levels(rounds: Rounds, share: float) -> np.ndarray:
-    """The logarithm of that quantile of the seconds of each round; of parts of rounds where there are too few."""
+    """The logarithm of that quantile of the seconds of each round, or of each part of few rounds."""
     return np.log([np.quantile(part, share) for part in in_parts(rounds)])
 
 
 def in_parts(rounds: Rounds) -> list[np.ndarray]:
-    """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES consecutive parts, which is all that they can tell."""
+    """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES parts, which is all that they tell."""
     if len(rounds) >= LEAST_ROUNDS:
         return [np.asarray(seconds) for seconds in rounds]
     each = math.ceil(BATCHES / len(rounds))
@@ -3130,25 +3214,27 @@ def in_parts(rounds: Rounds) -> list[np.ndarray]:
 
 
 def in_batches(values: np.ndarray) -> list[np.ndarray]:
-    """At most BATCHES groups of consecutive values (batch means: Law, Simulation Modeling and Analysis, 9.5.3)."""
+    """At most BATCHES groups of neighbours (batch means: Law, Simulation Modeling and Analysis)."""
     return np.array_split(values, min(BATCHES, len(values)))
 
 
 def middle(values: np.ndarray) -> Estimate:
     """The median of values in the order of time, between the ends of its batches' medians.
 
-    Of five to eight independent batches lowest and highest hold the median with 93.8 to 99.2 % (`median_interval`);
-    batches of consecutive rounds stay nearly independent where the machine drifts or switches between speeds.
+    Of five to eight independent batches lowest and highest hold the median with 93.8 to 99.2 %
+    (`median_interval`); batches of consecutive rounds stay nearly independent where the machine
+    drifts or switches between speeds.
     """
     low, high = median_interval([np.median(batch) for batch in in_batches(values)])
     return Estimate(float(np.median(values)), low, high)
 
 
 def quiet_end(values: np.ndarray) -> Estimate:
-    """The QUIET quantile of values in the order of time, give or take what the quieter batches lie apart.
+    """The QUIET quantile of values in the order of time, give or take how quiet batches differ.
 
-    The lowest values of batches are compared: the lower half of them and one more. Where these agree, the value is the
-    machine's; where they do not, another run may find one as much lower, or none as low.
+    The lowest values of batches are compared: the lower half of them and one more. Where these
+    agree, the value is the machine's; where they do not, another run may find one as much lower, or
+    none as low.
     """
     value = float(np.quantile(values, QUIET))
     lowest = sorted(float(np.min(batch)) for batch in in_batches(values))
@@ -3163,17 +3249,18 @@ def as_speed(level: Estimate, batch_size: int) -> Estimate:
 
 
 def known_well_enough(rounds: Rounds, native: Rounds | None = None) -> bool:
-    """Whether --num_loops=auto may stop: the typical speed, and the times native, are known to KNOWN."""
+    """Whether --num_loops=auto may stop: typical speed and times native are known to KNOWN."""
     if len(rounds) < LEAST_ROUNDS or typical(rounds, 1).uncertainty > KNOWN:
         return False
     return native is None or times_native(rounds, native).uncertainty <= KNOWN
 
 
 def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | None:
-    """The smallest step that the 99th percentile does not exceed, with this confidence; None under 299 steps.
+    """An upper bound of the 99th percentile with this confidence; None under 299 steps.
 
-    The k-th smallest of n is such a bound where at most k - 1 of n lie under the percentile with this probability, by
-    the binomial distribution (order statistics; David and Nagaraja, Order Statistics, 7.1): 0.99 ** 299 < 0.05.
+    The k-th smallest of n is such a bound where at most k - 1 of n lie under the percentile with
+    this probability, by the binomial distribution (order statistics; David and Nagaraja, Order
+    Statistics, 7.1): 0.99 ** 299 < 0.05.
     """
     n, beyond, bound = len(seconds), 0.0, None
     for k in range(n, 0, -1):
@@ -3191,15 +3278,23 @@ def rounds_of(result: Result, inputs: str) -> Rounds:
     return [timings[inputs]["seconds"] for timings in result.facts.get("rounds", whole)]
 
 
-def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
-    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps.
+def clocks_of(result: Result, inputs: str) -> list[dict[str, Any]]:
+    """What was seen of the machine in each round of a result; in its one loop where there were none."""
+    whole = [{inputs: {"clocks": result.timings[inputs].clocks}}]
+    return [of_round[inputs]["clocks"] for of_round in result.facts.get("rounds", whole)]
 
-    The interval of log.txt's median, which is over all steps, is the typical speed's: a loop's own says too little.
+
+def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
+    """What a record says of its rounds, in images/s and seconds; p99's bound where there is one.
+
+    The interval of log.txt's median, which is over all steps, is the typical speed's: a loop's own
+    says too little.
     """
     numbers: dict[str, float] = {"rounds": len(rounds)}
     for name, estimate in (("typical", typical), ("undisturbed", undisturbed)):
         found = estimate(rounds, batch_size)
-        numbers |= {f"fps_{name}": found.value, f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
+        numbers[f"fps_{name}"] = found.value
+        numbers |= {f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
     seconds = [second for each in rounds for second in each]
     median = batch_size / float(np.median(seconds))
     numbers["fps_low"] = min(numbers["fps_typical_low"], median)
@@ -3209,7 +3304,11 @@ def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
 
 
 def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
-    """`steady` or `noisy`, and for a noisy case the speeds between which it moved; `cause`: what was seen meanwhile."""
+    """`steady` or `noisy`, and for a noisy case between which speeds it moved.
+
+    Args:
+      cause: what was seen meanwhile that may be why.
+    """
     speed = typical(rounds, batch_size)
     if speed.uncertainty <= STEADY:
         return "steady", ""
@@ -3561,7 +3660,8 @@ def timings_of(result: Result) -> dict[str, dict[str, Any]]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings, size = {}, result.case.images
     for inputs, timing in result.timings.items():
-        steady, remedy = verdict(rounds_of(result, inputs), size)
+        cause = likeliest_cause(clocks_of(result, inputs))
+        steady, remedy = verdict(rounds_of(result, inputs), size, cause)
         numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
@@ -4223,13 +4323,14 @@ class OpenCase:
             what = f"{self.job.case.title}{' from host' * (inputs == 'host')}, round {self.turn}"
             with progress(what, count) as advance:
                 self.meet()
-                with Clocks() as clocks:
+                with Surroundings() as around, Clocks() as clocks:
                     seconds = time_steps(step, count, self.clock, advance)
                     with clocks.paused():
                         self.meet()
                     (total,) = time_steps(burst, 1, self.clock)
             images = count * self.job.case.images
             facts = clocks.facts(2 * images, sum(seconds) + total)
+            facts["surroundings"] = around.facts()
             timings[inputs] = Timing(seconds, images / total, first_run, facts)
             self.step_seconds[inputs] = float(np.median(seconds))
         if not self.same:

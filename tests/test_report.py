@@ -203,6 +203,19 @@ def test_two_batch_sizes_are_bars(report, kept):
     assert len(report.draw(records).axes[0].patches) == 4
 
 
+def test_a_picture_of_many_records_has_an_end(run, report, written, kept):
+    """The newest fit; the rest is said, and is in the table."""
+    records = [scaled(kept[index % 4], 1, device=f"Device {index // 4:02}") for index in range(100)]
+    (speed, *_) = report.draw(records).axes
+    assert len(speed.patches) == report.MOST_ROWS
+    curves = [scaled(kept[0], 1, device=f"Device {device:02}", batch_size=size)
+              for device in range(9) for size in (1, 2, 4)]  # fmt: skip
+    figure = report.draw(curves)
+    assert [part.get_suptitle()[-2:] for part in figure.subfigs] == ["04", "05", "06", "07", "08"]
+    ran = run(written(curves))
+    assert "report.png written with the newest 15 of 27 records" in ran.stdout and "Device 00" in ran.stdout
+
+
 def other_model(records, factor=1.0, name="other.pb"):
     """The records as of another graph."""
     found = []

@@ -1,4 +1,20 @@
 #!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10,<3.14"
+# dependencies = [
+#   "tensorflow>=2.14.1,<2.22",
+#   "numpy>=1.26,<3",
+#   "absl-py>=2.1,<3",
+#   "requests>=2.31,<3",
+#   "rich>=13.7,<16",
+#   "tf2onnx>=1.17,<1.18",
+#   "onnx>=1.17,<1.24",
+#   "onnxruntime>=1.20,<1.33",
+#   "nvidia-ml-py>=12.560,<14",
+#   "matplotlib>=3.8,<4",
+#   "pillow>=10,<14",
+# ]
+# ///
 """tensorrt.py on many devices: several GPUs of this machine, or a Ray cluster.
 
     python fleet.py --gpus=all --native --fp16 --batch_size=128          each case on all GPUs at once
@@ -39,7 +55,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
@@ -59,7 +75,10 @@ def load_library() -> ModuleType:
     return module
 
 
-bench = load_library()
+if TYPE_CHECKING:
+    import tensorrt as bench  # to a type checker the file beside this one has no other name
+else:
+    bench = load_library()
 
 import numpy as np
 
@@ -236,9 +255,9 @@ class Team(bench.Session):
         """A single process, as the largest batch is looked for: on the first placement."""
         return start_placed(job, self.members[0].placement)
 
-    def take_turn(self, steps: int, others: list[Any]) -> bool:
+    def take_turn(self, others: list[Any]) -> bool:
         """A round of all members; False: there is more room now, try again."""
-        errors = self.open_all() or self.ask_all("measure_round", steps)
+        errors = self.open_all() or self.measure_all()
         for member, error in errors.items():
             member.close()
             if self.makes_room(error, others):
@@ -282,9 +301,16 @@ class Team(bench.Session):
             list(threads.map(attempt, members))
         return errors
 
-    def ask_all(self, name: str, *given: Any) -> dict[Any, Exception]:
+    def measure_all(self) -> dict[Any, Exception]:
+        """A round of the members that are still there; their errors."""
+        begun, steps = time.monotonic(), self.steps
         members = [member for member in self.members if not member.over]
-        return self.each(lambda m: m.rounds.append(m.worker.ask(name, *given)), members)
+        errors = self.each(lambda member: member.add_round(member.worker.ask("measure_round", steps)), members)
+        self.seconds.append(time.monotonic() - begun)
+        return errors
+
+    def is_open(self) -> bool:
+        return any(member.is_open() for member in self.members)
 
     def use(self, job: Any) -> None:
         """Takes another job, at another batch size."""
@@ -301,9 +327,8 @@ class Team(bench.Session):
             self.use(self.job)
         return True
 
-    def finish(self) -> None:
-        self.over = True
-        self.each(lambda member: member.finish(), self.members)
+    def judge(self) -> None:
+        self.each(lambda member: member.judge(), self.members)
         self.result.outputs = next((m.result.outputs for m in self.members if m.rounds), None)
 
     def results(self) -> list[Any]:
@@ -312,6 +337,9 @@ class Team(bench.Session):
         results = [result for member in self.members for result in member.results()]
         add_up(results)
         return results
+
+    def rounds_by_device(self) -> list[list[Any]]:
+        return [member.rounds for member in self.members]
 
     def close(self) -> None:
         for member in self.members:
@@ -552,6 +580,7 @@ def on_node(script: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
             Path(folder, name).write_bytes(text)
         name = "__mp_main__"  # as multiprocessing calls the main module in the processes of cases
         spec = importlib.util.spec_from_file_location(name, f"{folder}/fleet.py")
+        assert spec and spec.loader
         program = importlib.util.module_from_spec(spec)
         main = sys.modules["__main__"]
         sys.modules["__main__"] = sys.modules[name] = program
@@ -589,7 +618,7 @@ def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files
             result.notes.append(
                 f"ran at niceness {nice}, behind all else on the node: start Ray there with RAY_worker_niceness=0"
             )
-    return [dataclasses.asdict(result) for result in results]
+    return [dataclasses.asdict(dataclasses.replace(r, native_rounds=[])) for r in results]
 
 
 def unpacked(folder: Path, config: Any, parts: dict[str, Any], images: Any, files: tuple[bytes, ...]) -> Any:
@@ -611,12 +640,17 @@ def as_data(part: Any) -> dict[str, Any] | None:
     return dataclasses.asdict(part) if part else None
 
 
+def timings_of(found: dict[str, Any]) -> dict[str, Any]:
+    return {inputs: bench.Timing(**timing) for inputs, timing in found.items()}
+
+
 def result_of(found: dict[str, Any]) -> Any:
     """A result from plain data."""
     parts = {
         "case": bench.Case(**found["case"]),
         "artifact": bench.Artifact(**found["artifact"]) if found["artifact"] else None,
-        "timings": {i: bench.Timing(**timing) for i, timing in found["timings"].items()},
+        "timings": timings_of(found["timings"]),
+        "rounds": [timings_of(timings) for timings in found["rounds"]],
     }
     return bench.Result(**{**found, **parts})
 
@@ -630,24 +664,24 @@ def measure(config: Any) -> int:
     bench.check_output_dir(config.output_dir)
     placements = [] if config.ray_address else choose_placements(config.gpus)
     cluster = Cluster(config) if config.ray_address else None
+    bench.recover_rounds(config)
     model = bench.load_model(config)
     if cluster:
         sizes = list(dict.fromkeys(case.batch_size for case in model.cases))
         model = dataclasses.replace(model, cases=cluster.choose_cases(config, sizes))
     bench.announce(model.cases)
-    jobs = bench.make_jobs(config, model)
     bench.TELLERS["show"] = lambda *_: None  # bars of several processes would paint over each other
-    if cluster:
-        measured = cluster.schedule(config, jobs)
-    else:
-        measure_on = schedule_spread if config.spread else schedule_together
-        measured = measure_on(config, jobs, placements)
-    report = bench.Report(config, model.cases)
-    try:
+    folder = config.output_dir
+    with bench.RoundsOnDisk(folder) as rounds, bench.Report(config, model.cases, rounds) as report:
+        jobs = bench.make_jobs(config, model, rounds)
+        if cluster:
+            measured = cluster.schedule(config, jobs)
+        elif config.spread:
+            measured = schedule_spread(config, jobs, placements)
+        else:
+            measured = schedule_together(config, jobs, placements)
         for job, results in measured:
             report.add(job, results)
-    finally:
-        report.print()
     return report.status()
 
 

@@ -1,4 +1,10 @@
 #!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10,<3.14"
+# dependencies = [
+#   "matplotlib>=3.8,<4",
+# ]
+# ///
 """Reads the records that tensorrt.py wrote: a table, a picture, a page, a comparison.
 
     python report.py results.jsonl [more.jsonl ...]                 table, and report.png beside the first file
@@ -36,12 +42,14 @@ Record = dict[str, Any]
 VERSION = "1.0"
 RECORD_VERSION = 2  # the newest that this program reads
 SAME = 0.025  # speeds nearer than that are the same: tensorrt.py's limit for a steady case
+P99_STEPS = 299  # from which p99 has an upper bound: tensorrt.py's
 FEWEST_ROUNDS = 5  # under which a case knows too little of itself: tensorrt.py's LEAST_ROUNDS
 TITLES = ["precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst", "vs\nnative", "p50\nms",
           "p99\nms", "as\nnative", "SNR\ndB", "size\nMB", "build\ns"]  # fmt: skip
 NEEDED = {"time": str, "device": str, "status": str, "engine": str, "precision": str, "batch_size": int,
           "timings": dict, "notes": list}  # fmt: skip
 NUMBER = (int, float)
+OPTIONAL: dict[str, dict[str, Any]]
 OPTIONAL = {"accuracy": {"top1": NUMBER, "top5": NUMBER}, "artifact": {"bytes": int},
             "gpu": {"driver": str, "compute_capability": str}, "graph": {}, "flags": {}, "versions": {},
             "calibration": {"method": str, "images": int, "source": str, "sha256": str},
@@ -272,7 +280,21 @@ def timing_cells(timing: dict[str, Any], times: str, best: float) -> list[str]:
     s = timing["statistics"]
     speed, half = s["fps_median"], max(s["fps_high"] - s["fps_median"], s["fps_median"] - s["fps_low"])
     return [f"{speed:,.1f}{'*' if speed == best else ' '}", f"{half:,.1f}", f"{timing['throughput']:,.1f}", times,
-            f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}"]  # fmt: skip
+            f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}{p99_mark(s)}"]  # fmt: skip
+
+
+def p99_mark(numbers: dict[str, float]) -> str:
+    """`?` where steps were too few for an upper bound of p99; records of one loop did not look for one."""
+    return "?" if "rounds" in numbers and "latency_99th_high" not in numbers else ""
+
+
+def p99_lines(records: list[Record]) -> list[str]:
+    """Why some p99 have a mark."""
+    timings = [timing for record in records for timing in record["timings"].values()]
+    fewest = [len(timing["seconds"]) for timing in timings if p99_mark(timing["statistics"])]
+    if not fewest:
+        return []
+    return [f"p99?: {min(fewest)} steps bound it by nothing: it takes {P99_STEPS} (--num_loops={P99_STEPS}, or auto)"]
 
 
 def grid(heads: list[str], rows: list[list[str]], left: int, gap: int = 2, title: str = "") -> Any:
@@ -370,15 +392,17 @@ def together_lines(records: list[Record]) -> list[str]:
 
 def slowest_lines(records: list[Record]) -> list[str]:
     """Of each case the slowest device of its kind, where it is 2.5 % under the others' median and beyond the noise."""
-    kinds, lines = collections.defaultdict(list), []
+    kinds: dict[tuple[Any, ...], list[Any]] = collections.defaultdict(list)
+    lines = []
     for (_, *case), record in newest(records).items():
         for inputs, timing in record["timings"].items():
-            kinds[(str(record.get("device_kind")), inputs, *case)].append((timing["statistics"], record))
-    for (kind, *_), rows in kinds.items():
+            kind = (str(record.get("device_kind")), inputs, *case)
+            kinds[kind].append((timing["statistics"], record))
+    for (device, *_), rows in kinds.items():
         (slow, record), *others = sorted(rows, key=lambda row: row[0]["fps_median"])
         usual, low = (statistics.median(row[name] for row, _ in others or rows) for name in ("fps_median", "fps_low"))
         if slow["fps_median"] < (1 - SAME) * usual and slow["fps_high"] < low:
-            lines.append(f"{case_of(record)}: {record['device']} is the slowest of {len(rows)} {kind}: "
+            lines.append(f"{case_of(record)}: {record['device']} is the slowest of {len(rows)} {device}: "
                          f"{slow['fps_median'] / usual:.3f} of the others' median, {usual:,.1f} images/s")  # fmt: skip
     return lines
 
@@ -512,7 +536,7 @@ def console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
 
 
-SENTENCES = (together_lines, slowest_lines, accuracy_lines, agreement_lines, note_lines)
+SENTENCES = (together_lines, slowest_lines, accuracy_lines, agreement_lines, p99_lines, note_lines)
 
 
 def print_records(records: list[Record], predictions: bool = True) -> None:
@@ -677,7 +701,7 @@ class Point(NamedTuple):
     record: Record
     speed: float
     height: float
-    count: str
+    images: str
 
 
 def draw_quality(axes: Any, records: list[Record]) -> None:
@@ -709,11 +733,12 @@ def draw_quality(axes: Any, records: list[Record]) -> None:
 
 def quality_points(records: list[Record]) -> tuple[list[Point], str]:
     """The cases that were compared with native and the axis they share: classes, decisions or, failing those, dB."""
-    found = [(record, agreement_of(record)) for record in records if agreement_of(record)]
-    decided = [(record, same) for record, same in found if share_of(same) is not None]
+    every = [(record, agreement_of(record)) for record in records]
+    found = [(record, same) for record, same in every if same]
+    decided = [(record, share, same) for record, same in found if (share := share_of(same)) is not None]
     if decided:
-        scores = any(same.get("kind") == "scores" for _, same in decided)
-        points = [Point(r, median_speed(r), 100 * share_of(same), count_of(same)) for r, same in decided]
+        scores = any(same.get("kind") == "scores" for _, _, same in decided)
+        points = [Point(r, median_speed(r), 100 * share, count_of(same)) for r, share, same in decided]
         return points, "decisions as in native, %" if scores else "images with native's first class, %"
     noisy = [(record, same) for record, same in found if same.get("snr_db") is not None]
     points = [Point(r, median_speed(r), same["snr_db"], f"{same['images']} images") for r, same in noisy]
@@ -743,15 +768,15 @@ def marker_of(record: Record) -> dict[str, Any]:
 
 def name_counts(axes: Any, points: list[Point]) -> None:
     """Writes n beside the points: at each where they differ, else once."""
-    counts = {point.count for point in points}
+    counts = {point.images for point in points}
     if len(counts) == 1:
         text = counts.pop()
         axes.text(0.03, 0.04, f"n: {text}" if text else "", fontsize=8, transform=axes.transAxes)
         return
     seen = set()
     for point in points:
-        if (place := (round(point.height, 3), point.count)) not in seen:
-            axes.annotate(point.count, (point.speed, point.height), (0, -14), textcoords="offset points",
+        if (place := (round(point.height, 3), point.images)) not in seen:
+            axes.annotate(point.images, (point.speed, point.height), (0, -14), textcoords="offset points",
                           ha="center", fontsize=8)  # fmt: skip
         seen.add(place)
 
@@ -912,6 +937,7 @@ SECTIONS = {
     "Slowest": slowest_lines,
     "Accuracy": accuracy_lines,
     "Agreement": agreement_lines,
+    "99th percentile": p99_lines,
     "Notes": note_lines,
     "Calibration": calibration_lines,
     "Environment": environment_lines,
@@ -1061,6 +1087,9 @@ def main(argv: list[str]) -> int:
         if options.compare:
             rows, lost = compare(records, merged([options.compare]), options.fail_slower)
             console().print(grid(["case", "new/old", "interval", "verdict"], rows, 4))
+            print(
+                "\nnew/old: of undisturbed speeds, which repeat from run to run; of medians where a record is one loop"
+            )
             if lost and options.fail_slower is not None:
                 print(f"\nreport.py: a case lost over {options.fail_slower:g} % beyond its interval, or fails now")
                 return 3

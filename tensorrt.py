@@ -1,4 +1,20 @@
 #!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10,<3.14"
+# dependencies = [
+#   "tensorflow>=2.14.1,<2.22",
+#   "numpy>=1.26,<3",
+#   "absl-py>=2.1,<3",
+#   "requests>=2.31,<3",
+#   "rich>=13.7,<16",
+#   "tf2onnx>=1.17,<1.18",
+#   "onnx>=1.17,<1.24",
+#   "onnxruntime>=1.20,<1.33",
+#   "nvidia-ml-py>=12.560,<14",
+#   "matplotlib>=3.8,<4",
+#   "pillow>=10,<14",
+# ]
+# ///
 """What does TensorRT buy this TensorFlow model on this machine, at which precision, and is it still the same model?
 
     python tensorrt.py --native --fp32 --fp16 --int8 --image_file=image.jpg --batch_size=8
@@ -14,10 +30,12 @@ block a case to OUTPUT_DIR/log.txt and one line a case to OUTPUT_DIR/results.jso
     engine      native, tensorrt, tftrt, xla, onnxruntime; --engine=auto takes the first that can run the precision here
     case        one engine, precision and batch size: one process, one measurement, one record
 
-What is measured. Every case runs once for tracing and compiling (`first run`), then --num_warmup steps, then
---num_loops steps that are each waited for (latency, and fps = batch / seconds of a step), then --num_loops steps that
-are enqueued and waited for once (throughput). --inputs=device: the batch lies where the engine computes before the
-clock starts. --inputs=host: NumPy in, NumPy out; the throughput loop copies the next batch while a step runs.
+What is measured. Every case runs once for tracing and compiling (`first run`), then untimed until its speed has stopped
+rising, or --num_warmup steps. The cases of a batch size are then measured in rounds, in turn, until speed and times
+native are known, or --num_loops steps: steps that are each waited for (latency, and fps = batch / seconds of a step),
+then as many that are enqueued and waited for once (throughput). --inputs=device: the batch lies where the engine
+computes before the clock starts. --inputs=host: NumPy in, NumPy out; the throughput loop copies the next batch while a
+step runs. Agreement and accuracy are judged afterwards, on all images.
 
 Traps. TensorFlow's dispatch is asynchronous: a loop that never waits measures nothing. The first run compiles. Random
 weights and random images have a speed but no meaning. INT8 calibrated on random images is as fast as any, and wrong.
@@ -42,6 +60,7 @@ import dataclasses
 import datetime
 import difflib
 import errno
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -173,6 +192,18 @@ class Case:
         size = "max" if self.batch_size is None else str(self.batch_size)
         return " ".join(dict.fromkeys((self.precision, self.engine, size)))
 
+    @property
+    def images(self) -> int:
+        """The batch size of a case that runs: the largest that fits has been found by then."""
+        assert self.batch_size is not None
+        return self.batch_size
+
+    @property
+    def title(self) -> str:
+        """As report.py's sentences name it: `FP16 xla 8`."""
+        native, size = self.precision == "native", "max" if self.batch_size is None else str(self.batch_size)
+        return f"native {size}" if native else f"{self.precision.upper()} {self.engine} {size}"
+
     def file_name(self, graph: Graph, suffix: str | None = None) -> str:
         """The case's name in log.txt and its artifact's: `native_X`, `xla_fp16_X`; `suffix` replaces X's own."""
         name = graph.name if suffix is None else Path(graph.name).stem + suffix
@@ -204,7 +235,7 @@ class Timing:
 class Result:
     """All that is known of a case: `timings` by where the input lay (device, host), outputs by their names.
 
-    `reference` has native's outputs for the same images, where there are any.
+    `reference` has native's outputs for the same images, `native_rounds` its rounds of the same turns.
     """
 
     case: Case
@@ -214,6 +245,8 @@ class Result:
     artifact: Artifact | None = None
     outputs: dict[str, np.ndarray] | None = None
     reference: dict[str, np.ndarray] | None = None
+    rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
+    native_rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -227,6 +260,18 @@ DEFINE_string, DEFINE_boolean, DEFINE_integer, DEFINE_enum, DEFINE_list = (
     for kind in ("string", "boolean", "integer", "enum", "list")
 )
 
+
+class StepsParser(flags.IntegerParser):
+    """A number of steps, or auto, which is None."""
+
+    def parse(self, argument: str | int) -> Any:
+        return None if argument == "auto" else super().parse(argument)
+
+
+def DEFINE_steps(name: str, help: str, least: int) -> None:
+    flags.DEFINE(StepsParser(lower_bound=least), name, "auto", help, flag_values=FLAGS)
+
+
 DEFINE_string("frozen_graph", None, "Path or http(s) URL of a frozen GraphDef (.pb); wins over --savedmodel_dir.")
 DEFINE_string("savedmodel_dir", None, "Folder of a SavedModel, or http(s) URL of a .tar.gz of one.")
 DEFINE_string("keras_model", None, "Path of a .keras or .h5 file.")
@@ -235,6 +280,8 @@ DEFINE_string("input_node", None, "Name of the graph's input; default: found by 
 DEFINE_string("output_node", None, "Name of the graph's output; default: found by itself.")
 DEFINE_string("image_file", None, "A JPEG, PNG, GIF or BMP, copied batch_size times; default: random data.")
 DEFINE_string("image_dir", None, "A folder of images, or of class folders (named by class id or synset id).")
+DEFINE_integer("num_images", 512, "Images of --image_dir to read at most: the batch takes the first, agreement and "
+               "accuracy are judged on all.", lower_bound=1)  # fmt: skip
 DEFINE_enum("preprocessing", "vgg", ["vgg", "inception", "torch", "caffe", "none"],
             "What is done to pixels: vgg (minus RGB means), inception ([-1, 1]), torch (ImageNet mean and deviation), "
             "caffe (BGR minus means), none ([0, 255]). The built-in model takes inception.")  # fmt: skip
@@ -246,9 +293,10 @@ DEFINE_list("engine", "auto", "Engines for fp32, fp16 and int8, comma-separated:
             "auto, which takes the first that can run the precision here.")  # fmt: skip
 DEFINE_list("batch_size", "128", "Images a step; a comma-separated list makes a case of each; max: the largest that "
             "fits.")  # fmt: skip
-DEFINE_integer("num_loops", 100, "Timed steps of each loop.", lower_bound=2)
-DEFINE_integer("num_warmup", 5, "Untimed steps before them.", lower_bound=0)
-DEFINE_integer("rounds", 1, "Times that the cases of a batch size are gone through, in turn.", lower_bound=1)
+DEFINE_steps("num_loops", "Timed steps of each loop, over all rounds; auto: until the speed is known to 2 %.", 2)
+DEFINE_steps("num_warmup", "Untimed steps before them; auto: until the speed has stopped rising.", 0)
+DEFINE_integer("rounds", None, "Rounds that the cases of a batch size are measured in, in turn; default: at least 5.",
+               lower_bound=1)  # fmt: skip
 DEFINE_enum("inputs", "device", ["device", "host", "both"], "Where a step's batch lies when its clock starts.")
 DEFINE_enum("host_dtype", "float32", ["float32", "uint8"], "What goes to the engine: float32 as the graph takes it, or "
             "raw uint8 pixels with the preprocessing's arithmetic done on the device.")  # fmt: skip
@@ -300,7 +348,7 @@ def long_flag(word: str) -> str:
     return f"--{SHORT_FLAGS[name]}{equals}{value}" if name in SHORT_FLAGS else word
 
 
-def parse_flags(argv: list[str]) -> Config:
+def parse_flags(argv: list[str]) -> Config:  # noqa: C901
     """The command line as a Config; `batch_sizes` and `precisions` are its lists, `given` the flags that were typed.
 
     Raises:
@@ -391,7 +439,7 @@ class Display:
     def begin(self, what: str, total: float | None) -> None:
         from rich import progress as bars
 
-        columns = ["{task.description}", bars.BarColumn(), "{task.fields[count]}"]
+        columns: list[Any] = ["{task.description}", bars.BarColumn(), "{task.fields[count]}"]
         columns.append(bars.TimeRemainingColumn() if total else bars.TimeElapsedColumn())
         self.bar = bars.Progress(*columns, console=terminal(), auto_refresh=False, transient=True)
         self.what, self.task = what, self.bar.add_task(what, total=total, count="")
@@ -428,6 +476,12 @@ def tell(kind: str, *what: Any) -> None:
 def say(sentence: str) -> None:
     """One line for the user on stderr, which is not part of the results."""
     tell("say", sentence)
+
+
+def say_in_lines(sentence: str) -> None:
+    """Says what a bar shows where there is a terminal for it."""
+    if not terminal().is_terminal:
+        say(sentence)
 
 
 @contextlib.contextmanager
@@ -610,8 +664,10 @@ def machine(config: Config, engine: str) -> dict[str, Any]:
 
 def free_memory() -> int:
     """Bytes of RAM that a process may still take, by the kernel's own estimate."""
-    with contextlib.suppress(OSError, AttributeError):
-        return 1024 * int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text()).group(1))
+    with contextlib.suppress(OSError):
+        available = re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())
+        if available:
+            return 1024 * int(available.group(1))
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
@@ -659,7 +715,7 @@ def process_context() -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with without_ctrl_c(), main_passed_on(), away_from_here(), quiet(1, 2):
+    with without_ctrl_c(), main_passed_on(), as_the_server_starts(), quiet(1, 2):
         forkserver.ensure_running()
     return context
 
@@ -683,14 +739,20 @@ def main_passed_on() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def away_from_here() -> Iterator[None]:
-    """Lets the fork server start in the root folder: it would import what lies in the current one."""
-    before = os.getcwd()
+def as_the_server_starts() -> Iterator[None]:
+    """In the root folder, as it would import what lies in the current one; its strings hash alike in every run.
+
+    tf2onnx goes through sets: the same model gave ONNX files that differed in the order of their nodes.
+    """
+    folder, seed = os.getcwd(), os.environ.get("PYTHONHASHSEED")
     os.chdir("/")
+    os.environ.setdefault("PYTHONHASHSEED", "0")
     try:
         yield
     finally:
-        os.chdir(before)
+        os.chdir(folder)
+        if seed is None:
+            del os.environ["PYTHONHASHSEED"]
 
 
 @contextlib.contextmanager
@@ -852,7 +914,9 @@ def answer_requests(make: Callable[..., Any], args: Any, connection: Any, words:
 
 
 def die_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
@@ -874,6 +938,11 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
+def cache_folder() -> Path:
+    """Where downloads and chosen kernels are kept from run to run."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tensorrt-benchmark"
+
+
 def fetch(url: str, limit_mb: int) -> Path:
     """Downloads a file once and returns its place in the cache folder; broken-off downloads are gone on with.
 
@@ -884,7 +953,7 @@ def fetch(url: str, limit_mb: int) -> Path:
 
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url}: only http:// and https:// are downloaded")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tensorrt-benchmark"
+    folder = cache_folder()
     name = Path(url.split("?")[0]).name or "download"
     final = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     part = final.with_name(final.name + ".part")
@@ -1012,7 +1081,8 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
         raise UserError(f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {shape[2]}: "
                         f"pass --preprocessing=none or inception, or another --input_node")  # fmt: skip
     if config.image_dir:
-        return read_folder(config.image_dir, shape, count, "--image_dir", config.labels_are_zero_indexed)[0]
+        zero_indexed = config.labels_are_zero_indexed
+        return read_folder(config.image_dir, shape, config.num_images, "--image_dir", zero_indexed)[0]
     if config.image_file:
         if os.path.isdir(config.image_file):
             raise UserError(f"{config.image_file} is a folder: pass it with --image_dir")
@@ -1063,10 +1133,10 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
 
     try:
         with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
-            if math.prod(header.size) > Image.MAX_IMAGE_PIXELS:
+            if math.prod(header.size) > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
             wanted = 0 if header.format == "BMP" else channels  # of BMPs TensorFlow takes the channels that there are
-            turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION), (0, False))
+            turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION, 1), (0, False))
             image = tf.io.decode_image(tf.io.read_file(str(path)), channels=wanted, expand_animations=False)
             pixels = fit_channels(tf, image, channels)
     except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -1113,8 +1183,10 @@ def read_folder(
     """
     root, in_turn = Path(folder), image_paths(folder, flag)
     if flag == "--image_dir" and len(in_turn) > count:
-        say(f"{folder}: {count} of its {len(in_turn)} images make the batch; a larger --batch_size takes more")
-    pixels, paths, unreadable = [], [], 0
+        say(f"{folder}: {count} of its {len(in_turn)} images are read; a larger --num_images takes more")
+    pixels: list[np.ndarray] = []
+    paths: list[Path] = []
+    unreadable = 0
     with progress(f"Reading {root.name}", min(count, len(in_turn)), "images") as advance:
         for path in in_turn:
             if len(paths) < count:
@@ -1163,7 +1235,8 @@ def load_graph(config: Config) -> Graph:
       UserError: nothing there, not what it should be, or its input or output cannot be told.
     """
     tf = import_tensorflow(config, hide_gpus=config.isolate)
-    inputs, outputs = [], []
+    inputs: list[str] = []
+    outputs: list[str] = []
     if given := config.frozen_graph:
         path = fetch(given, config.max_download_mb) if is_url(given) else Path(given)
         data, name = read_graph(path), Path(given.split("?")[0]).name
@@ -1493,7 +1566,7 @@ class Onnx:
         data = read_unchanged(self.graph.path, self.graph.sha256)
         module = precision_py()
         steps = functools.partial(progress, unit="steps")
-        settings = module.Settings(opset=ENGINES["tensorrt"].opset)
+        settings = module.Settings(opset=TENSORRT.opset)
         return module.Precisions(data, [self.graph.input], [self.graph.output], settings, steps)
 
     @property
@@ -1552,7 +1625,7 @@ def int8_settings(engine: str) -> Any:
     """
     module = precision_py()
     if engine != "onnxruntime":
-        return module.Settings(half=not ENGINES["tensorrt"].weakly_typed)
+        return module.Settings(half=not TENSORRT.weakly_typed)
     return module.Settings(unsigned=True, weight_bits=7 if int8_saturates() else 8)
 
 
@@ -1622,7 +1695,7 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
 class Job:
     """All that a case's process is told; `source` is the ONNX file, for engines that take one.
 
-    `error` says why the case cannot be run at all, `tried` which batches fit.
+    `error` says why the case cannot be run at all, `rounds` keeps each round on disk, `tried` says which batches fit.
     """
 
     case: Case
@@ -1631,6 +1704,7 @@ class Job:
     images: Images
     source: Artifact | None = None
     error: str = ""
+    rounds: RoundsOnDisk | None = None
     tried: dict[int, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -1638,9 +1712,11 @@ class Job:
         """What the engine takes in: uint8 with --host_dtype=uint8, or if the graph itself does."""
         return "uint8" if "uint8" in (self.graph.dtype, self.config.host_dtype) else "float32"
 
-    def batch(self) -> np.ndarray:
+    def batch(self, first: int = 0) -> np.ndarray:
+        """The images from `first` on as the engine takes them, repeated to fill the batch."""
         layout = self.graph.layout if self.dtype == self.graph.dtype else "NHWC"  # pixels are turned on the device
-        return self.images.batch(self.case.batch_size, self.config.preprocessing, layout, self.dtype)
+        images = dataclasses.replace(self.images, pixels=self.images.pixels[first:]) if first else self.images
+        return images.batch(self.case.images, self.config.preprocessing, layout, self.dtype)
 
     def path(self, suffix: str | None = None) -> Path:
         """Where the case's artifact belongs."""
@@ -1674,6 +1750,7 @@ class Engine:
     name = ""
     precisions: tuple[str, ...] = ()
     needs_onnx = False
+    builds_slowly = False  # what it builds is kept from run to run
 
     def why_not_build(self, precision: str) -> str | None:
         """What keeps this engine from building the precision's artifact here, and the remedy; None if nothing does."""
@@ -1883,6 +1960,7 @@ class TfTrt(Engine):
 
     name = "tftrt"
     precisions = ("fp32", "fp16", "int8")
+    builds_slowly = True
 
     def why_not_build(self, precision: str) -> str | None:
         version = version_of("tensorflow") or "0"
@@ -1971,10 +2049,11 @@ def missing_nvinfer() -> str | None:
 
 def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
     """The graph after TF-TRT, calibrated for int8, and the calibration's facts; writes the uncalibrated graph too."""
-    calibrated, output, facts = job.case.precision == "int8", job.graph.output, {}
+    calibrated, output = job.case.precision == "int8", job.graph.output
+    facts: dict[str, Any] = {}
     if calibrated:
         pixels, facts = calibration_images(job.config, job.graph, job.images)
-        samples = feeds(job.graph, pixels, job.config.preprocessing, job.case.batch_size)
+        samples = feeds(job.graph, pixels, job.config.preprocessing, job.case.images)
     with tf.Graph().as_default():  # this converter refuses eager mode
         converter = converter_class(
             input_graph_def=graph_def_of(job.graph),
@@ -2157,7 +2236,7 @@ class TensorRt(Engine):
 
     name = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
-    needs_onnx = True
+    needs_onnx = builds_slowly = True
 
     @property
     def choice(self) -> tuple[str, str]:
@@ -2305,11 +2384,11 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
         raise trt_error("parse the graph", [parser.get_error(0).desc()])
-    fix_batch_size(network, job.case.batch_size)
+    fix_batch_size(network, job.case.images)
     config = builder_config(trt, builder, job)
     allow_precision(trt, network, config, job.case.precision, model)
     cache = timing_cache_path(trt, job)
-    warm = bool(cache) and cache.exists()
+    warm = cache is not None and cache.exists()
     if cache:
         config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if warm else b""), False)
     plan = builder.build_serialized_network(network, config)
@@ -2584,7 +2663,8 @@ def input_type(layer: dict[str, Any]) -> str:
     return str(source.get("Datatype") or source.get("DataType") or source.get("Format/Datatype") or "")
 
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TensorRt(), TfTrt(), Xla(), OnnxRuntime())}
+TENSORRT = TensorRt()
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TENSORRT, TfTrt(), Xla(), OnnxRuntime())}
 AUTO = ("tensorrt", "tftrt", "xla", "onnxruntime")  # the order in which auto looks
 
 
@@ -2625,6 +2705,57 @@ def burst_of(runner: Runner, batch: np.ndarray, inputs: str, steps: int) -> Call
         runner.sync()
 
     return burst
+
+
+WARM_LEAST, WARM_MOST = 1.0, 10.0  # seconds of a warm-up that lasts until the speed has stopped rising
+WARM_WINDOW = 0.25  # seconds of steps whose median is one speed in it
+RISING = 0.02  # a speed that rises by less has stopped
+ROUND_SECONDS = 0.5  # of waited steps in a round, where the flags leave their number open
+LEAST_STEPS = 4  # in a round, where the flags say how many steps there are
+REST_MOST = 1.0  # seconds that an engine's idle threads may spin on before the next case is timed all the same
+
+
+def warm_up(step: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Runs a step until its speed has stopped rising; its seconds by then."""
+    begun, medians = clock(), list[float]()
+    while is_rising(medians, clock() - begun):
+        window = time_steps(step, 1, clock)
+        while sum(window) < WARM_WINDOW:
+            window += time_steps(step, 1, clock)
+        medians.append(float(np.median(window)))
+    return medians[-1]
+
+
+def is_rising(medians: list[float], elapsed: float) -> bool:
+    """Whether a warm-up goes on: the last two windows' best step is still faster than the best before.
+
+    Args:
+      medians: seconds of a step in each window.
+      elapsed: seconds since the warm-up began.
+    """
+    if not medians or elapsed < WARM_LEAST:
+        return True
+    if elapsed >= WARM_MOST:
+        return False
+    if len(medians) < 4:
+        return medians[-1] < WARM_LEAST  # long steps need no second look
+    return min(medians[-2:]) < (1 - RISING) * min(medians[:-2])
+
+
+def plan_rounds(loops: int, rounds: int | None) -> list[int]:
+    """So many steps as evenly as can be over the rounds; without a number over as many as tell something."""
+    rounds = min(loops, rounds or min(LEAST_ROUNDS, max(1, loops // LEAST_STEPS)))
+    return [loops // rounds + (turn < loops % rounds) for turn in range(rounds)]
+
+
+def come_to_rest() -> None:
+    """Waits until this process uses no core: engines let idle threads spin for a while."""
+    end = time.monotonic() + REST_MOST
+    while time.monotonic() < end:
+        before = time.process_time()
+        time.sleep(0.02)
+        if time.process_time() - before < 0.002:
+            return
 
 
 # NVML's nvmlClocksEventReason bits that mean a GPU runs slower than it could; idle and user settings are none of them.
@@ -2759,19 +2890,6 @@ def median_interval(values: Any, confidence: float = 0.95) -> tuple[float, float
     return float(ordered[k - 1]), float(ordered[n - k])
 
 
-def verdict(seconds: list[float], batch_size: int) -> tuple[str, str]:
-    """`steady` or `noisy`, and for a noisy case one sentence with the remedy."""
-    speeds = batch_size / np.asarray(seconds)
-    median, (low, high), third = float(np.median(speeds)), median_interval(speeds), len(speeds) // 3
-    half = max(high - median, median - low) / median
-    if half > STEADY:
-        return "noisy", f"median known only to {STEADY:.1%} or worse: raise --num_loops, or quiet the machine"
-    drift = float(np.median(speeds[-third:]) / np.median(speeds[:third])) - 1 if third else 0.0
-    if abs(drift) > STEADY:
-        return "noisy", f"speed drifted by over {STEADY:.1%} in the loop: raise --num_warmup, or pass --rounds=3"
-    return "steady", ""
-
-
 def clock_notes(clocks: dict[str, Any]) -> list[str]:
     """One sentence when the GPU throttled or its clocks moved."""
     low, middle, high = clocks.get("sm_mhz", (0, 0, 0))
@@ -2791,7 +2909,6 @@ QUIET = 0.1  # share of a round's steps, and of the rounds, that nothing disturb
 KNOWN = 0.02  # share to which --num_loops=auto wants the typical speed and the times native
 MOST_SECONDS = 60.0  # of a case, after which --num_loops=auto stops all the same
 P99 = 0.99
-P99_STEPS = 299  # the fewest of which one exceeds the 99th percentile with 95 %: 0.99 ** 299 < 0.05
 
 Rounds = Sequence[Sequence[float]]
 
@@ -2910,29 +3027,31 @@ def rounds_of(result: Result, inputs: str) -> Rounds:
 
 
 def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
-    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps."""
+    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps.
+
+    The interval of log.txt's median, which is over all steps, is the typical speed's: a loop's own says too little.
+    """
     numbers: dict[str, float] = {"rounds": len(rounds)}
     for name, estimate in (("typical", typical), ("undisturbed", undisturbed)):
         found = estimate(rounds, batch_size)
         numbers |= {f"fps_{name}": found.value, f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
-    bound = p99_bound([second for seconds in rounds for second in seconds])
+    seconds = [second for each in rounds for second in each]
+    median = batch_size / float(np.median(seconds))
+    numbers["fps_low"] = min(numbers["fps_typical_low"], median)
+    numbers["fps_high"] = max(numbers["fps_typical_high"], median)
+    bound = p99_bound(seconds)
     return numbers if bound is None else {**numbers, "latency_99th_high": bound}
 
 
-def p99_note(steps: int) -> str:
-    """Why p99 has no upper bound; empty where it has one."""
-    if steps >= P99_STEPS:
-        return ""
-    return f"p99 of {steps} steps has no upper bound: {P99_STEPS} are needed, pass --num_loops={P99_STEPS} or auto"
-
-
-def rounds_verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
+def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
     """`steady` or `noisy`, and for a noisy case the speeds between which it moved; `cause`: what was seen meanwhile."""
     speed = typical(rounds, batch_size)
     if speed.uncertainty <= STEADY:
         return "steady", ""
     moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} images/s"
-    return "noisy", f"{moved}{f' ({cause})' if cause else ''}: quiet the machine, or leave --num_loops to auto"
+    seen = f" ({cause})" if cause else ""
+    steps = sum(map(len, rounds))
+    return "noisy", f"{moved}{seen}, {steps:,} steps are too few to know it: quiet the machine, or measure longer"
 
 
 # ----------------------------------------------------------------------------------------- predictions and agreement
@@ -3067,7 +3186,8 @@ def share_same(counts: dict[str, Any]) -> float | None:
 
 def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[dict[str, Any], list[int]]:
     """All agreement of one output with native's for the same images, and which images changed their class."""
-    ours, theirs, changed = rows_of(ours), rows_of(theirs), []
+    ours, theirs = rows_of(ours), rows_of(theirs)
+    changed: list[int] = []
     found: dict[str, Any] = {"kind": kind, **numeric_agreement(ours, theirs)}
     if kind in CLASS_KINDS:
         classes, changed = class_agreement(ours, theirs)
@@ -3077,18 +3197,19 @@ def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[d
     return found, changed
 
 
-Natives = dict[tuple[int, str], Result]  # native's newest result by batch size and device
+Natives = dict[tuple[int, str], list[dict[str, Timing]]]  # native's newest rounds by batch size and device
 
 
 def rate(result: Result, natives: Natives) -> None:
-    """Adds how many times as fast as native a result is, where native ran at its batch size on its device."""
-    key = (result.case.batch_size, result.machine["device"])
+    """Adds how many times as fast as native a result is: in the same turns, else where native ran on its device."""
+    key = (result.case.images, result.machine["device"])
     if result.case.precision == "native":
-        natives[key] = result
-    elif key in natives:
-        native = natives[key]
-        both = [inputs for inputs in result.timings if inputs in native.timings]
-        rated = {inputs: times_native(rounds_of(result, inputs), rounds_of(native, inputs)) for inputs in both}
+        natives[key] = result.rounds
+        return
+    native = result.native_rounds or natives.get(key)
+    if native and result.rounds:
+        both = [inputs for inputs in result.timings if inputs in native[0]]
+        rated = {i: times_native(loops_of(result.rounds, i), loops_of(native, i)) for i in both}
         result.facts["times_native"] = {inputs: estimate._asdict() for inputs, estimate in rated.items()}
 
 
@@ -3248,16 +3369,21 @@ def counting_remedy(step: int, classes: int, config: Config) -> str:
 # ---------------------------------------------------------------------------------------------------- log and report
 
 
+def timings_of(result: Result) -> dict[str, dict[str, Any]]:
+    """A record's timings with their statistics; adds sentences on them to the result."""
+    timings, size = {}, result.case.images
+    for inputs, timing in result.timings.items():
+        steady, remedy = verdict(rounds_of(result, inputs), size)
+        numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
+        timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
+        result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
+    return timings
+
+
 def make_record(result: Result, job: Job) -> dict[str, Any]:
     """A self-contained JSON object of one case: what ran on what, raw seconds, proofs and notes."""
     config, case, artifact = job.config, result.case, result.artifact
-    timings = {}
-    for inputs, timing in result.timings.items():
-        steady, remedy = verdict(timing.seconds, case.batch_size)
-        numbers = statistics(timing.seconds, case.batch_size)
-        numbers |= round_statistics(rounds_of(result, inputs), case.batch_size)
-        timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
-        result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
+    timings = timings_of(result)
     settings = ("num_loops", "num_warmup", "rounds", "preprocessing", "tf32", "seed", "workspace_size", "threads",
                 "pin_threads", "host_dtype", "label", "gpus", "spread")  # fmt: skip
     recorded = {*settings, "weights"} if built_in(config) else {*settings}
@@ -3340,10 +3466,7 @@ def append(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed since
     data = text.encode()
     with open(path, "ab", buffering=0) as file:
-        with contextlib.suppress(ImportError):  # not on Windows
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         before = os.fstat(file.fileno()).st_size
         try:
             if file.write(data) != len(data):
@@ -3406,13 +3529,121 @@ def precision_name(precision: str) -> str:
     return precision if precision == "native" else precision.upper()
 
 
+class RoundsOnDisk:
+    """Keeps the rounds of cases whose records are not written yet, so that a kill loses none.
+
+    A line for each round in a file of this run's own. Where a run was killed, the next into the same folder makes
+    records of them.
+    """
+
+    PREFIX = "unfinished_"
+
+    def __init__(self, folder: str | Path) -> None:
+        handle, name = tempfile.mkstemp(prefix=self.PREFIX, suffix=".jsonl", dir=folder)
+        self.path, self.file = Path(name), os.fdopen(handle, "a")
+        fcntl.flock(self.file, fcntl.LOCK_EX)  # a run that has died holds none
+        self.unwritten: set[str] = set()  # cases whose record is still to come
+        self.lock = threading.Lock()  # several devices' rounds may come at once
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # a process of a case writes none
+
+    def add(self, job: Job, result: Result, timings: dict[str, Timing]) -> None:
+        """Writes a round down, with all else that a record needs before a case's first.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        key = self.key(result)
+        lines = [{"case": key, "round": {i: dataclasses.asdict(timing) for i, timing in timings.items()}}]
+        if key not in self.unwritten:
+            empty = dataclasses.replace(result, timings={}, notes=[*result.notes])
+            lines.insert(0, {"case": key, "record": make_record(empty, dataclasses.replace(job, case=result.case))})
+        self.unwritten.add(key)
+        try:
+            self.write(lines)
+        except OSError as error:
+            raise UserError(f"{self.path.parent} cannot be written any more ({error.strerror}): pass another "
+                            f"--output_dir") from error  # fmt: skip
+
+    def forget(self, result: Result) -> None:
+        """Says that a case's record is written."""
+        self.unwritten.discard(self.key(result))
+        with contextlib.suppress(OSError):  # the record is there: at worst the next run writes it again
+            self.write([{"case": self.key(result), "written": True}])
+
+    def write(self, lines: list[dict[str, Any]]) -> None:
+        with self.lock:
+            self.file.write("".join(json.dumps(line) + "\n" for line in lines))
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+    @staticmethod
+    def key(result: Result) -> str:
+        return f"{result.case} on {result.machine.get('device', '')}"
+
+    def __enter__(self) -> RoundsOnDisk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the file; one with rounds that found no room in a record stays for the next run."""
+        if not self.unwritten:
+            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.file.close()
+
+
+def recover_rounds(config: Config) -> None:
+    """Makes records of the rounds that runs which were killed left in the output directory."""
+    for path in sorted(Path(config.output_dir).glob(f"{RoundsOnDisk.PREFIX}*.jsonl")):
+        with contextlib.suppress(OSError), open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: that run is alive
+            if path.exists():
+                found = records_of_rounds(file.read().splitlines())
+                for record in found:
+                    keep(record, config)
+                path.unlink()
+                say(f"{len(found)} cases of a run that was killed: the rounds that there are were appended")
+
+
+def records_of_rounds(lines: list[str]) -> list[dict[str, Any]]:
+    """The records of cases that have rounds but no record yet; a last line that was cut off is passed over."""
+    records: dict[str, dict[str, Any]] = {}
+    rounds: dict[str, list[dict[str, Timing]]] = collections.defaultdict(list)
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found = json.loads(line)
+            if "record" in found:
+                records[found["case"]] = found["record"]
+            elif "round" in found:
+                rounds[found["case"]].append({i: Timing(**timing) for i, timing in found["round"].items()})
+            else:
+                records.pop(found["case"], None)
+    return [with_rounds(record, rounds[case]) for case, record in records.items() if has_deviation(rounds[case])]
+
+
+def has_deviation(rounds: list[dict[str, Timing]]) -> bool:
+    """Whether rounds have the two steps that statistics need."""
+    return bool(rounds) and all(sum(len(timings[i].seconds) for timings in rounds) > 1 for i in rounds[0])
+
+
+def with_rounds(record: dict[str, Any], rounds: list[dict[str, Timing]]) -> dict[str, Any]:
+    """A record whose run was killed, with the rounds that there are."""
+    case = Case(record["engine"], record["precision"], record["batch_size"])
+    result = Result(case, notes=[*record["notes"], "the run was killed: rounds without outputs"])
+    merge_rounds(result, rounds)
+    timings = timings_of(result)
+    return {**record, "timings": timings, "notes": result.notes, **result.facts}
+
+
 class Report:
     """Judges, records and prints what was measured, whoever scheduled it."""
 
-    def __init__(self, config: Config, cases: list[Case]) -> None:
-        self.config, self.cases = config, cases
+    def __init__(self, config: Config, cases: list[Case], rounds: RoundsOnDisk) -> None:
+        self.config, self.cases, self.rounds = config, cases, rounds
         self.records: list[dict[str, Any]] = []
         self.natives: Natives = {}
+        self.done = 0
 
     def add(self, job: Job, results: list[Result]) -> None:
         """Takes one case's results, one for each device that it ran on; they are on disk when this returns."""
@@ -3426,8 +3657,17 @@ class Report:
             rate(result, self.natives)
             self.records.append(make_record(result, dataclasses.replace(job, case=result.case)))
             keep(self.records[-1], self.config)
+            self.rounds.forget(result)
+        self.done += 1
+        for result in results:
+            where = f" on {result.machine['device']}" if len(results) > 1 or vars(self.config).get("spread") else ""
+            say(f"[{self.done}/{len(self.cases)}] {result.case.title}{where}: {in_short(result)}")
 
-    def print(self) -> None:
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Prints the records that there are, whatever ended the run."""
         print_report(sorted(self.records, key=functools.partial(turn_of, self.cases)))
 
     def status(self) -> int:
@@ -3435,6 +3675,17 @@ class Report:
         count, folder = len(self.records), self.config.output_dir
         print(f"\n{count} cases appended to log.txt and results.jsonl in {folder}", flush=True)
         return int(any(record["error"] for record in self.records))
+
+
+def in_short(result: Result) -> str:
+    """What came of a case: images/s and times native, or why there is none."""
+    found = []
+    for inputs in result.timings:
+        rounds = rounds_of(result, inputs)
+        speed = f"{typical(rounds, result.case.images).value:,.0f} images/s{' from host' * (inputs == 'host')}"
+        rated = result.facts.get("times_native", {}).get(inputs)
+        found.append(f"{speed}, {rated['value']:.2f}x native" if rated else speed)
+    return "; ".join(found) or result.error or result.status
 
 
 def turn_of(cases: list[Case], record: dict[str, Any]) -> int:
@@ -3508,7 +3759,7 @@ def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
 
 def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
     """The first engine that can run (or build) the precision here without leaving the device, and why that one."""
-    reasons = []
+    reasons: list[str] = []
     for name in AUTO:
         engine = ENGINES[name]
         reason = engine.why_not_build(precision) if build_only else engine.why_not(precision)
@@ -3550,7 +3801,7 @@ class OnnxWriter:
         return artifact
 
 
-def make_jobs(config: Config, model: Model) -> list[Job]:
+def make_jobs(config: Config, model: Model, rounds: RoundsOnDisk | None = None) -> list[Job]:
     """A job of each case, with its ONNX file where its engine takes one, or with why there is none."""
     jobs = []
     written: dict[tuple[str, str], tuple[Artifact | None, str]] = {}
@@ -3559,7 +3810,7 @@ def make_jobs(config: Config, model: Model) -> list[Job]:
             what = case.engine, case.precision
             if what not in written:
                 written[what] = source.write(case)
-            jobs.append(Job(case, config, model.graph, model.images, *written[what]))
+            jobs.append(Job(case, config, model.graph, model.images, *written[what], rounds))
     return jobs
 
 
@@ -3605,9 +3856,13 @@ class OpenCase:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.runner: Runner | None = None
+        self.runner: Any = None  # a Runner, once it is open
         self.memory_share = MEMORY_SHARE
         self.clock = time.perf_counter
+        self.first_runs: dict[str, float] = {}
+        self.step_seconds: dict[str, float] = {}
+        self.turn = 0
+        self.same: list[dict[str, np.ndarray]] = []  # outputs for the batch, run after run
 
     def machine(self) -> dict[str, Any]:
         return machine(self.job.config, self.job.case.engine)
@@ -3627,56 +3882,92 @@ class OpenCase:
         case, config, engine = self.job.case, self.job.config, ENGINES[self.job.case.engine]
         if reason := engine.why_not_build(case.precision):
             raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
-        artifact = built or self.build(engine)
+        kernels = Kernels(config) if case.engine == "xla" and gpus() else None
+        self.artifact = built or self.build(engine)
         reason = engine.why_not(case.precision)
         if config.build_only or reason:
-            return artifact, "" if config.build_only else f"built, not run: {reason}"
+            return self.artifact, "" if config.build_only else f"built, not run: {reason}"
         self.batch = self.job.batch()
-        with waiting(f"Opening {case}"):
-            self.runner = engine.open(self.job, artifact, self.batch)
-        self.artifact = artifact
-        self.first_runs = {inputs: self.warm_up(inputs) for inputs in KINDS_OF_INPUTS[config.inputs]}
-        return artifact, ""
+        with kernels or contextlib.nullcontext():
+            try:
+                self.run_opened(engine)
+            except UserError:
+                if not forget_built(self.artifact, self.job):
+                    raise
+                self.artifact = self.build(engine)
+                self.run_opened(engine)
+        if kernels:
+            self.artifact.proof["kernels"] = kernels.chosen
+        come_to_rest()
+        return self.artifact, ""
 
     def build(self, engine: Engine) -> Artifact:
-        with waiting(f"Building {self.job.case}"):
-            artifact = engine.build(self.job)
+        with waiting(f"Building {self.job.case.title}"):
+            artifact = build_once(engine, self.job)
         artifact.bytes = os.path.getsize(artifact.path)
         return artifact
 
-    def warm_up(self, inputs: str) -> float:
+    def run_opened(self, engine: Engine) -> None:
+        """Opens the artifact on the batch, runs it once and warms it up."""
+        with waiting(f"Opening {self.job.case.title}"):
+            self.runner = engine.open(self.job, self.artifact, self.batch)
+        for inputs in KINDS_OF_INPUTS[self.job.config.inputs]:
+            self.first_runs[inputs] = self.run_first(inputs)
+
+    def run_first(self, inputs: str) -> float:
         """Seconds of the first run; then the untimed steps."""
-        step = waited_step(self.runner, self.batch, inputs)
-        with waiting(f"First run of {self.job.case}"):
+        step, warmup = waited_step(self.runner, self.batch, inputs), self.job.config.num_warmup
+        with waiting(f"First run of {self.job.case.title}"):
             (first_run,) = time_steps(step, 1, self.clock)
-        time_steps(step, self.job.config.num_warmup, self.clock)
+        with waiting(f"Warming up {self.job.case.title}"):
+            if warmup is None:
+                self.step_seconds[inputs] = warm_up(step, self.clock)
+            else:
+                steps = time_steps(step, warmup, self.clock) or [first_run]
+                self.step_seconds[inputs] = float(np.median(steps))
         return first_run
 
-    def measure_round(self, steps: int) -> dict[str, Timing]:
-        """Timings of so many steps that are each waited for, and of as many in one burst, by where the input lies."""
+    def measure_round(self, steps: int | None) -> dict[str, Timing]:
+        """Timings of steps that are each waited for, and of as many in one burst, by where the input lies.
+
+        Args:
+          steps: how many; None: as many as take ROUND_SECONDS.
+        """
         timings = {}
+        self.turn += 1
         for inputs, first_run in self.first_runs.items():
+            count = steps or math.ceil(ROUND_SECONDS / self.step_seconds[inputs])
             step = waited_step(self.runner, self.batch, inputs)
-            burst = burst_of(self.runner, self.batch, inputs, steps)
-            with progress(f"{self.job.case}{' from host' * (inputs == 'host')}", steps) as advance:
+            burst = burst_of(self.runner, self.batch, inputs, count)
+            what = f"{self.job.case.title}{' from host' * (inputs == 'host')}, round {self.turn}"
+            with progress(what, count) as advance:
                 self.meet()
                 with Clocks() as clocks:
-                    seconds = time_steps(step, steps, self.clock, advance)
+                    seconds = time_steps(step, count, self.clock, advance)
                     with clocks.paused():
                         self.meet()
                     (total,) = time_steps(burst, 1, self.clock)
-            images = steps * self.job.case.batch_size
+            images = count * self.job.case.images
             facts = clocks.facts(2 * images, sum(seconds) + total)
             timings[inputs] = Timing(seconds, images / total, first_run, facts)
-            if inputs == "device":
-                refuse_unfinished(self.runner, self.batch, timings[inputs])
+            self.step_seconds[inputs] = float(np.median(seconds))
+        if not self.same:
+            self.same = run_again(self.runner, self.batch, self.job.graph, timings.get("device"))
+        come_to_rest()
         return timings
 
     def judge_outputs(self) -> tuple[dict[str, np.ndarray], list[str]]:
-        """The outputs for the batch, and sentences on what is doubtful about them and about what ran."""
-        outputs = outputs_of(self.runner, self.batch, self.job.graph)
-        notes = proof_notes(self.job.case.precision, self.artifact.proof)
-        notes += doubts(self.runner, self.batch, self.job.graph, outputs)
+        """The outputs for all images, in steps of the batch, the last filled up; and what is doubtful about them."""
+        case, graph, count = self.job.case, self.job.graph, len(self.job.images.pixels)
+        self.same = self.same or run_again(self.runner, self.batch, graph, None)
+        steps = [self.same[0]]
+        with progress(f"Outputs of {case.title}", count, "images") as advance:
+            for first in range(case.images, count, case.images):
+                advance(case.images)
+                steps.append(outputs_of(self.runner, self.job.batch(first), graph))
+        outputs = {name: np.concatenate([step[name] for step in steps])[:count] for name in steps[0]}
+        notes = proof_notes(case.precision, self.artifact.proof)
+        notes += doubts(self.runner, self.batch, graph, self.same)
         self.batch = self.job.batch()  # the doubts overwrote it
         return outputs, notes
 
@@ -3687,7 +3978,103 @@ class OpenCase:
         self.open()
         if self.runner:
             self.measure_round(1)
-            self.judge_outputs()
+
+
+REUSED_KERNELS = "by an earlier run"
+
+
+class Kernels:
+    """The kernels that XLA chose, kept from run to run: as a context in which it compiles.
+
+    Choosing takes most of its compiling, and the same kernels each time make runs comparable. It has to be entered
+    and left in a process whose XLA has not read its flags yet.
+    """
+
+    def __init__(self, config: Config) -> None:
+        gpu = gpus()[0]
+        key = [gpu["name"], gpu["compute_capability"], gpu["driver"], version_of("tensorflow"), config.tf32]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        self.path = cache_folder() / f"xla-kernels-{digest}.textproto"
+        self.new = self.path.with_suffix(f".{os.getpid()}.textproto")
+        given = os.environ.get("XLA_FLAGS", "")
+        if "autotune" in given:  # the user's own
+            self.chosen = "by XLA_FLAGS"
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        words = [given, f"--xla_gpu_dump_autotune_results_to={self.new}"]
+        if self.path.exists():
+            words.append(f"--xla_gpu_load_autotune_results_from={self.path}")
+        self.chosen = REUSED_KERNELS if self.path.exists() else "by this run"
+        os.environ["XLA_FLAGS"] = " ".join(filter(None, words))
+
+    def __enter__(self) -> Kernels:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        """Keeps what XLA wrote; what it could not compile with goes."""
+        with contextlib.suppress(OSError):
+            if kind is None:
+                os.replace(self.new, self.path)
+            elif self.chosen == REUSED_KERNELS:
+                self.path.unlink()
+
+
+def build_once(engine: Engine, job: Job) -> Artifact:
+    """What an engine runs: from an earlier run that built it for the same question, if its building is slow."""
+    if not engine.builds_slowly:
+        return engine.build(job)
+    answer, question = answer_path(job), question_of(engine, job)
+    if found := built_before(answer, question):
+        return found
+    artifact = engine.build(job)
+    kept = {"question": question, "artifact": dataclasses.asdict(artifact)}
+    write_beside(answer, json.dumps(kept).encode())
+    return artifact
+
+
+def answer_path(job: Job) -> Path:
+    """Where it is written what was built, beside it."""
+    return job.path(f"_batch{job.case.batch_size}.built.json")
+
+
+def forget_built(artifact: Artifact, job: Job) -> bool:
+    """Whether the artifact was an earlier run's, which then is not taken again."""
+    if "built_before" not in artifact.proof:
+        return False
+    answer_path(job).unlink(missing_ok=True)
+    return True
+
+
+def question_of(engine: Engine, job: Job) -> dict[str, Any]:
+    """All that decides what an engine builds."""
+    config, case = job.config, job.case
+    flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
+    calibrated = case.precision == "int8" and not job.source  # else the source holds the ranges
+    return {
+        "program": VERSION,
+        "graph": [job.graph.sha256, job.graph.input, job.graph.output],
+        "source": job.source.sha256 if job.source else None,
+        "case": [case.engine, case.precision, case.batch_size],
+        "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
+        "gpu": [gpus()[0][name] for name in ("name", "compute_capability", "driver")] if gpus() else None,
+        "flags": {name: vars(config).get(name) for name in flags},
+        "calibration": calibration_images(config, job.graph, job.images)[1]["sha256"] if calibrated else None,
+    }
+
+
+def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
+    """The artifact that a file says was built for this question, if both are this user's own and unchanged."""
+    try:
+        kept = json.loads(answer.read_bytes())
+        artifact = Artifact(**kept["artifact"])
+        path = answer.with_name(Path(artifact.path).name)
+        if kept["question"] != question or {answer.stat().st_uid, path.stat().st_uid} != {os.getuid()}:
+            return None
+        read_unchanged(str(path), artifact.sha256)
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return None
+    proof = {**artifact.proof, "built_before": artifact.seconds}
+    return dataclasses.replace(artifact, path=str(path), seconds=0.0, proof=proof)
 
 
 MEMORY_SHARE = 0.75  # of the free memory of a CPU, which the kernel would hand out twice rather than refuse
@@ -3716,32 +4103,44 @@ def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.
     return {graph.output: values}
 
 
-def refuse_unfinished(runner: Runner, batch: np.ndarray, timing: Timing) -> None:
-    """Catches an engine that says it is done before it is: the next result then waits for all that was left.
+UNFINISHED_SECONDS = 0.2  # of steps, by the engine's own word, behind which unfinished work is looked for
+
+
+def run_again(runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | None) -> list[dict[str, np.ndarray]]:
+    """The outputs of the same batch twice, which comes right after a loop on the resident batch, if there was one.
+
+    It catches an engine that says it is done before it is: the first result then waits for all that was left.
 
     Raises:
       UserError: three times running, it took LATE times as long as the same again and a timed step together.
     """
-    for again in (True, True, False):  # a busy machine may be late once
-        late, usual = time_steps(lambda: runner.infer(batch), 2)
-        if late < LATE * (usual + float(np.median(timing.seconds))):
-            return
-        if again:
-            repeat(runner.enqueue, len(timing.seconds))
+    outputs: list[dict[str, np.ndarray]] = []
+    median = float(np.median(timing.seconds)) if timing else 0.0
+    for _ in range(3):  # a busy machine may be late once
+        outputs.clear()
+        if timing:
+            repeat(runner.enqueue, min(3 * LATE, int(UNFINISHED_SECONDS / max(median, 1e-6))))
             runner.sync()
+        late, usual = time_steps(lambda: outputs.append(outputs_of(runner, batch, graph)), 2)
+        if timing is None or late < LATE * (usual + median):
+            return outputs
     raise UserError(f"the engine called its steps done before they were: the next result took {late:.3f} s, the one "
                     f"after {usual:.3f} s, so its timings are not real")  # fmt: skip
 
 
-def doubts(runner: Runner, batch: np.ndarray, graph: Graph, outputs: dict[str, np.ndarray]) -> list[str]:
-    """Sentences on outputs that change from run to run, or do not depend on the input; overwrites the batch."""
+def doubts(runner: Runner, batch: np.ndarray, graph: Graph, same: list[dict[str, np.ndarray]]) -> list[str]:
+    """Sentences on outputs that change from run to run, or do not depend on the input; overwrites the batch.
+
+    Args:
+      same: outputs of the same batch, run after run.
+    """
+    outputs, again = same
     if not all_finite(outputs):
         return []  # said elsewhere
-    again = outputs_of(runner, batch, graph)
-    np.subtract(batch.max(), batch, out=batch)  # a negative of the images
-    other = outputs_of(runner, batch, graph)
     if not all(nearly_equal(again[name], values) for name, values in outputs.items()):
         return ["the output changes from run to run: is there a random op in the graph?"]
+    np.subtract(batch.max(), batch, out=batch)  # a negative of the images
+    other = outputs_of(runner, batch, graph)
     if all(np.array_equal(other[name], values) for name, values in outputs.items()):
         return ["the output does not depend on the input: check --input_node and --output_node"]
     return []
@@ -3752,9 +4151,19 @@ def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
     return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
 
 
+def reuse_notes(proof: dict[str, Any]) -> list[str]:
+    """A sentence where an earlier run did what this one would have had to do."""
+    notes = []
+    if "built_before" in proof:
+        notes.append(f"an earlier run built this in {proof['built_before']:.0f} s: nothing was built now")
+    if proof.get("kernels") == REUSED_KERNELS:
+        notes.append("XLA took the kernels that an earlier run chose: without them a first run takes longer")
+    return notes
+
+
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
     """Sentences where the engine ran something else than the graph says, or had to be compiled first."""
-    notes = []
+    notes = reuse_notes(proof)
     if capability := proof.get("compiled_by_driver"):
         notes.append(
             f"this TensorFlow has no machine code for compute capability {capability}: the driver compiled its "
@@ -3781,18 +4190,28 @@ class Session:
         self.result = Result(job.case)
         self.worker: Worker | Here | None = None
         self.rounds: list[dict[str, Timing]] = []
+        self.seconds: list[float] = []  # that each round took
         self.opened = 0
-        self.over = False
+        self.over = self.judged = False
+        config = job.config
+        self.plan = plan_rounds(config.num_loops, config.rounds) if config.num_loops else None
 
     def start(self, job: Job) -> Worker | Here:
         return start(job.config, OpenCase, job)
 
-    def take_turn(self, steps: int, others: list[Session]) -> bool:
+    @property
+    def steps(self) -> int | None:
+        """How many the next round has; None: the process decides."""
+        return self.plan[len(self.rounds)] if self.plan else None
+
+    def take_turn(self, others: list[Session]) -> bool:
         """One round, in a process that is started where none lives; False: there is more room now, try again."""
         try:
             self.open()
-            if not self.over:
-                self.rounds.append(self.worker.ask("measure_round", steps))
+            begun = time.monotonic()
+            if self.worker and not self.over:
+                self.add_round(self.worker.ask("measure_round", self.steps))
+                self.seconds.append(time.monotonic() - begun)
         except CASE_ENDS as error:
             self.close()
             if self.makes_room(error, others):
@@ -3809,6 +4228,7 @@ class Session:
         if self.job.case.batch_size is None:
             self.job = find_largest_batch(self.job, self.start)
             self.result.case = self.job.case
+        say_in_lines(f"{self.job.case.title}: {'is opened again' if self.opened else 'build, first run, warm-up'}")
         self.worker = self.start(self.job)
         self.result.machine = self.worker.ask("machine")
         self.result.artifact, self.result.error = self.worker.ask("open", self.result.artifact)
@@ -3817,11 +4237,14 @@ class Session:
             self.result.status, self.over = "built", True
             self.close()
 
+    def is_open(self) -> bool:
+        return self.worker is not None
+
     def makes_room(self, error: Exception, others: list[Session]) -> bool:
         """Whether the case may fit now that it did not: without the others' processes, or with a smaller batch."""
         if not re.search(NO_MEMORY, str(error)):
             return False
-        neighbours = [other for other in others if other.worker]
+        neighbours = [other for other in others if other.is_open()]
         for other in neighbours:
             other.close()
         if neighbours:
@@ -3831,6 +4254,34 @@ class Session:
         self.job = smaller(self.job, str(error))
         self.result = Result(self.job.case)
         return True
+
+    def add_round(self, timings: dict[str, Timing]) -> None:
+        """Takes a round, which is on disk when this returns."""
+        self.rounds.append(timings)
+        if self.job.rounds:
+            self.job.rounds.add(self.job, self.result, timings)
+
+    def has_enough(self, sessions: list[Session]) -> bool:
+        """Whether the case needs no more rounds: as many as asked for, or known well enough, or out of time.
+
+        Native goes on as long as another needs it beside its own rounds.
+        """
+        if self.over or not self.rounds:
+            return self.over
+        if self.plan:
+            return len(self.rounds) >= len(self.plan)
+        if self.job.config.rounds:
+            return len(self.rounds) >= self.job.config.rounds
+        if sum(self.seconds) + self.seconds[-1] > MOST_SECONDS and has_deviation(self.rounds):
+            return True
+        if self.job.case.precision == "native" and any(not other.over for other in sessions if other is not self):
+            return False
+        return self.is_known(native_of(sessions))
+
+    def is_known(self, native: Session | None) -> bool:
+        """Whether speed, and times native where it is measured in the same turns, are known well enough."""
+        beside = native.rounds if native and native is not self else []
+        return all(known_well_enough(loops_of(self.rounds, i), loops_of(beside, i) or None) for i in self.rounds[0])
 
     def fail(self, error: Exception) -> None:
         """Ends the case: failed, or with the rounds that there are."""
@@ -3842,15 +4293,22 @@ class Session:
         else:
             self.result.status, self.result.error = "failed", text
 
+    def judge(self) -> None:
+        """Asks for the outputs, once."""
+        if self.judged or not self.rounds or not self.worker:
+            return
+        self.judged = True
+        try:
+            self.result.outputs, notes = self.worker.ask("judge_outputs")
+            self.result.notes += notes
+        except CASE_ENDS as error:
+            self.close()
+            self.result.notes.append(f"no outputs: {error}")
+
     def finish(self) -> None:
         """Asks for the outputs and ends the process."""
         self.over = True
-        if self.rounds and self.worker:
-            try:
-                self.result.outputs, notes = self.worker.ask("judge_outputs")
-                self.result.notes += notes
-            except CASE_ENDS as error:
-                self.result.notes.append(f"no outputs: {error}")
+        self.judge()
         self.close()
 
     def results(self) -> list[Result]:
@@ -3864,6 +4322,10 @@ class Session:
         merge_rounds(self.result, self.rounds)
         return [self.result]
 
+    def rounds_by_device(self) -> list[list[dict[str, Timing]]]:
+        """The rounds that belong to each of the results."""
+        return [self.rounds]
+
     def close(self) -> None:
         if self.worker:
             self.worker.close()
@@ -3872,6 +4334,7 @@ class Session:
 
 def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
     """Puts the steps of all rounds into the result's timings; each round's own are kept in the facts."""
+    result.rounds = rounds
     if len(rounds) > 1:
         result.facts["rounds"] = [{i: dataclasses.asdict(t) for i, t in timings.items()} for timings in rounds]
     for inputs in rounds[0] if rounds else ():
@@ -3879,6 +4342,11 @@ def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
         seconds = [second for timing in every for second in timing.seconds]
         throughput = float(np.median([timing.throughput for timing in every]))
         result.timings[inputs] = dataclasses.replace(every[0], seconds=seconds, throughput=throughput)
+
+
+def loops_of(rounds: list[dict[str, Timing]], inputs: str) -> Rounds:
+    """The seconds of the steps of each round."""
+    return [timings[inputs].seconds for timings in rounds]
 
 
 def find_largest_batch(job: Job, start: Callable[[Job], Worker | Here]) -> Job:
@@ -3926,7 +4394,7 @@ def try_batch(job: Job, start: Callable[[Job], Worker | Here]) -> str:
 def smaller(job: Job, error: str) -> Job:
     """The job at a smaller batch: a measured run takes a little more memory than a try. Steps double."""
     say(f"{job.case}: did not fit when measured")
-    size, largest = job.case.batch_size, max(size for size, found in job.tried.items() if found == FITS)
+    size, largest = job.case.images, max(size for size, found in job.tried.items() if found == FITS)
     step = max(largest - size, max(1, size // FINE))
     case = dataclasses.replace(job.case, batch_size=max(1, size - step))
     return dataclasses.replace(job, case=case, tried={**job.tried, size: f"fits in a try, not when measured: {error}"})
@@ -3943,7 +4411,7 @@ def in_groups(jobs: list[Job]) -> list[list[Job]]:
     return groups
 
 
-def schedule(
+def schedule(  # noqa: C901
     config: Config,
     jobs: list[Job],
     session: Callable[[Job], Session] = Session,
@@ -3960,36 +4428,67 @@ def schedule(
         reference = untimed_reference(config, jobs, session)
     for group in in_groups(jobs):
         sessions = [session(job) for job in group]
-        given: list[Session] = []
+        waiting = list(sessions)
         try:
-            for turn, one in itertools.product(range(config.rounds), sessions):
-                while not one.over and not one.take_turn(config.num_loops, sessions):
-                    pass
-                if one in given or not (one.over or turn + 1 == config.rounds):
-                    continue
-                one.finish()
-                given.append(one)
-                reference = native_outputs(one) or reference
-                with uninterrupted():
-                    yield one.job, with_reference(one.results(), reference)
-        except KeyboardInterrupt:
-            for one in sessions:
-                if one.rounds and one not in given:
+            for turn in itertools.count(1):
+                for one in list(waiting):
+                    while not one.has_enough(sessions) and not one.take_turn(sessions):
+                        pass
+                    if not one.has_enough(sessions):
+                        continue
+                    reference = native_outputs(sessions) or reference
+                    one.finish()
+                    waiting.remove(one)
                     with uninterrupted():
-                        yield one.job, with_reference(one.results(), reference)
+                        yield one.job, with_reference(one.results(), reference, sessions)
+                if not waiting:
+                    break
+                if turn == 1:
+                    say_in_lines(expected_end(waiting))
+        except KeyboardInterrupt:
+            for one in waiting:
+                if one.rounds:
+                    with uninterrupted():
+                        yield one.job, with_reference(one.results(), reference, sessions)
             raise
         finally:
             for one in sessions:
                 one.close()
 
 
-def native_outputs(session: Session) -> dict[str, np.ndarray] | None:
-    return session.result.outputs if session.job.case.precision == "native" else None
+def expected_end(sessions: list[Session]) -> str:
+    """How long the rounds of these cases will take, by the first."""
+    turn = sum(one.seconds[-1] for one in sessions if one.seconds)
+    what = f"{len(sessions)} cases in turn, {turn:.1f} s a round of all"
+    plan, rounds = sessions[0].plan, sessions[0].job.config.rounds
+    left = (len(plan) if plan else rounds or 0) - 1
+    if left > 0:
+        return f"{what}: {left * turn:.0f} s to go"
+    least, most = (LEAST_ROUNDS - 1) * turn, len(sessions) * MOST_SECONDS
+    return f"{what}: {min(least, most):.0f} to {most:.0f} s to go"
 
 
-def with_reference(results: list[Result], reference: dict[str, np.ndarray] | None) -> list[Result]:
-    for result in results:
-        result.reference = reference
+def native_of(sessions: list[Session]) -> Session | None:
+    return next((one for one in sessions if one.job.case.precision == "native"), None)
+
+
+def native_outputs(sessions: list[Session]) -> dict[str, np.ndarray] | None:
+    """Native's outputs, from its own process where it is one of the cases."""
+    native = native_of(sessions)
+    if native is None:
+        return None
+    native.judge()
+    return native.result.outputs
+
+
+def with_reference(
+    results: list[Result], reference: dict[str, np.ndarray] | None, sessions: Sequence[Session] = ()
+) -> list[Result]:
+    """The results with native's outputs, and native's rounds of the same turns."""
+    native = native_of(list(sessions))
+    beside = native.rounds_by_device() if native else [[] for _ in results]
+    for result, rounds in zip(results, beside, strict=True):
+        result.reference, result.native_rounds = reference, rounds
     return results
 
 
@@ -4001,7 +4500,7 @@ def untimed_reference(
         return None
     one = session(reference_job(config, jobs))
     try:
-        one.take_turn(1, [])
+        one.take_turn([])
         one.finish()
     finally:
         one.close()
@@ -4026,7 +4525,7 @@ def doctor(config: Config) -> None:
         print(line.format(**gpu))
     print("" if gpus() else "no NVIDIA GPU found by NVML\n")
     print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
-    reasons = collections.defaultdict(list)
+    reasons: dict[str, list[str]] = collections.defaultdict(list)
     for engine in ENGINES.values():
         cells = []
         for precision in PRECISIONS:
@@ -4046,14 +4545,12 @@ def doctor(config: Config) -> None:
 def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
     check_output_dir(config.output_dir)
+    recover_rounds(config)
     model = load_model(config)
     announce(model.cases)
-    report = Report(config, model.cases)
-    try:
-        for job, results in schedule(config, make_jobs(config, model)):
+    with RoundsOnDisk(config.output_dir) as rounds, Report(config, model.cases, rounds) as report:
+        for job, results in schedule(config, make_jobs(config, model, rounds)):
             report.add(job, results)
-    finally:
-        report.print()
     return report.status()
 
 

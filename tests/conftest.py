@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]  # or tensorrt.py hides tensorrt
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and what they start, ignore it
 HELD_OUT = 300  # digits that the network is not trained on
+SLOW_TIMEOUT = 7200  # seconds a slow test may take: a hundred random tries, on a machine that others use too
 
 
 def load(name="bench", file="tensorrt.py"):
@@ -68,7 +69,7 @@ def agreement(record):
 def run_case(bench, job):
     """A case's result after one round in this process; the job's flags hold --noisolate."""
     session = bench.Session(job)
-    session.take_turn(job.config.num_loops, [])
+    session.take_turn([])
     session.finish()
     (result,) = session.results()
     return result
@@ -109,6 +110,8 @@ def pytest_collection_modifyitems(config, items):
         "bindings": "bindings" not in asked,
     }
     for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
         for marker, absent in missing.items():
             if absent and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: not on this machine, or not asked for"))
@@ -142,7 +145,8 @@ def main(bench, tmp_path, capsys):
         records = [json.loads(line) for line in lines]
         for record in records:
             validate(record)
-        return types.SimpleNamespace(status=status, out=out, err=err, records=records)
+        log = (tmp_path / "log.txt").read_text() if records else ""
+        return types.SimpleNamespace(status=status, out=out, err=err, records=records, log=log)
 
     return run
 
@@ -183,6 +187,15 @@ def network(digits):
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(1)
+    with tf.device("/CPU:0"):  # the same weights everywhere, and no need of cuDNN's training kernels
+        model = make_network(tf)
+        images = digits.pixels[:-HELD_OUT].astype("float32")
+        model.fit(images, digits.labels[:-HELD_OUT], epochs=15, batch_size=32, verbose=0)
+    return model
+
+
+def make_network(tf):
+    """The network, untrained."""
     layers = tf.keras.layers
     inputs = layers.Input((8, 8, 1), name="input_tensor")
     x = layers.Rescaling(1 / 240)(inputs)
@@ -192,9 +205,6 @@ def network(digits):
     x = layers.Flatten()(layers.MaxPooling2D()(x))
     model = tf.keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(
-        digits.pixels[:-HELD_OUT].astype("float32"), digits.labels[:-HELD_OUT], epochs=15, batch_size=32, verbose=0
-    )
     return model
 
 

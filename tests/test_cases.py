@@ -80,7 +80,8 @@ def test_rounds_interleave_and_are_pooled(main, forms):
         "--rounds=2",
     )
     native = ran.records[0]
-    assert len(native["timings"]["device"]["seconds"]) == 12 and len(native["rounds"]) == 2
+    assert [len(timings["device"]["seconds"]) for timings in native["rounds"]] == [3, 3]
+    assert len(native["timings"]["device"]["seconds"]) == 6
 
 
 def test_doctor(main):
@@ -235,6 +236,6 @@ def test_ctrl_c_between_rounds_keeps_the_rounds_that_there_are(bench, main, form
     ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", *flags)
     assert ran.status == 130
     assert [(record["precision"], len(record["timings"]["device"]["seconds"])) for record in ran.records] == [
-        ("native", 6),
-        ("fp32", 6),
+        ("native", 3),
+        ("fp32", 3),
     ]

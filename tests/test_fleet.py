@@ -149,7 +149,7 @@ def fitting(bench, monkeypatch):
         def measure(job, steps):
             if job.case.batch_size > measured:
                 raise bench.CaseError(why)
-            return {"device": bench.Timing([0.1] * steps, 1.0, 0.1)}
+            return {"device": bench.Timing([0.1] * (steps or 3), 1.0, 0.1)}
 
         answers = {
             "machine": lambda job: {"device": "GPU"},
@@ -174,12 +174,12 @@ def test_the_largest_batch_is_found_to_a_64th(bench, job, fitting, limit):
 def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting):
     fitting(0)
     session = bench.Session(job)
-    assert session.take_turn(2, [session])
+    assert session.take_turn([session])
     assert (session.result.status, session.result.case.batch_size) == ("failed", 1)
     assert "out of memory" in session.result.error
     tried = fitting(0, "no such op")
     session = bench.Session(job)
-    assert session.take_turn(2, [session])
+    assert session.take_turn([session])
     assert (session.result.status, session.result.error, tried) == ("failed", "no such op", [bench.FIRST_TRY])
     fitting(math.inf)
     assert bench.find_largest_batch(job, bench.Session(job).start).case.batch_size == bench.LAST_TRY
@@ -188,7 +188,7 @@ def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting):
 def turns(session, sessions=None):
     """Lets a session take its turn until it has got through, and tells how often it was tried."""
     count = 1
-    while not session.take_turn(2, sessions or [session]):
+    while not session.take_turn(sessions or [session]):
         count += 1
     return count
 

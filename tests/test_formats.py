@@ -70,12 +70,14 @@ def test_median_interval_holds_the_median_as_often_as_it_says(bench):
 
 
 def test_verdict_on_literal_timings(bench):
-    steady = [0.100, 0.101] * 30
-    assert bench.verdict(steady, 8) == ("steady", "")
-    wide = [0.1, 0.2] * 30
-    assert bench.verdict(wide, 8)[0] == "noisy" and "--num_loops" in bench.verdict(wide, 8)[1]
-    drifting = [0.1] * 20 + [0.102] * 20 + [0.104] * 20
-    assert bench.verdict(drifting, 8)[0] == "noisy" and "drifted" in bench.verdict(drifting, 8)[1]
+    """One loop is told by its eight parts, five rounds by themselves."""
+    assert bench.verdict([[0.100, 0.101] * 30], 8) == ("steady", "")
+    assert bench.verdict([[0.100, 0.101] * 3] * 5, 8) == ("steady", "")
+    drifting = [0.1] * 20 + [0.104] * 20 + [0.108] * 20
+    kind, sentence = bench.verdict([drifting], 8)
+    assert kind == "noisy" and "between 74.1 and 80.0 images/s, 60 steps are too few" in sentence
+    kind, sentence = bench.verdict([[0.1] * 6] * 4 + [[0.2] * 6], 8, "load of others 1.2")
+    assert kind == "noisy" and "between 40.0 and 80.0 images/s (load of others 1.2)" in sentence
 
 
 def test_steps_are_timed_by_the_clock_alone(bench):
@@ -105,10 +107,11 @@ def test_resident_loop_waits_for_each_step_and_once_for_the_burst(bench):
     runner = SleepyRunner()
     config = bench.parse_flags(["tensorrt.py", "--num_warmup=2"])
     case = bench.OpenCase(bench.Job(bench.Case("native", "native", 2), config, None, None))
-    case.runner, case.batch, case.clock = runner, np.zeros((2, 1)), lambda: runner.now
-    case.first_runs = {"device": case.warm_up("device")}
+    case.runner, case.batch, case.clock, case.same = runner, np.zeros((2, 1)), lambda: runner.now, ["same"]
+    case.first_runs = {"device": case.run_first("device")}
     timing = case.measure_round(10)["device"]
     assert runner.now == 13 * 7 + 34
+    assert case.step_seconds == {"device": 7.0}
     assert timing.seconds == [7.0] * 10 and timing.first_run == 7.0
     assert timing.throughput == pytest.approx(10 * 2 / (10 * 3 + 4))
 
@@ -251,11 +254,11 @@ def test_the_barrier_between_the_loops_is_outside_the_clocks(bench, monkeypatch)
             seen.append([clocks.waiting for clocks in made])
 
     monkeypatch.setattr(bench, "Clocks", Clocks)
-    config = bench.parse_flags(["tensorrt.py"])
-    case = Case(bench.Job(bench.Case("native", "native", 1), config, None, None))
-    nothing = lambda *_: None  # noqa: E731
-    case.runner = types.SimpleNamespace(enqueue=nothing, sync=nothing, infer=nothing)
-    case.batch, case.first_runs = np.zeros(1), {"device": 0.0}
+    config = bench.parse_flags(["tensorrt.py", "--num_warmup=0"])
+    runner = SleepyRunner()
+    case = Case(bench.Job(bench.Case("native", "native", 2), config, None, None))
+    case.runner, case.batch, case.clock, case.same = runner, np.zeros((2, 1)), lambda: runner.now, ["same"]
+    case.first_runs = {"device": case.run_first("device")}
     case.measure_round(2)
     assert seen == [[], [True]], "before the clocks begin, and paused between the loops"
 

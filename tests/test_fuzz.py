@@ -67,7 +67,7 @@ def flipped(data, pick):
     return bytes(data)
 
 
-def mutated_graph(data, pick):
+def mutated_graph(data, pick):  # noqa: C901
     """A GraphDef with wrong ops, inputs, attributes, duplicates, cycles and sizes, or with bits turned."""
     from tensorflow.core.framework import graph_pb2
 

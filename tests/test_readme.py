@@ -14,7 +14,11 @@ from conftest import ROOT
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
 SETTING_UP = [line for line in COMMANDS if "pip install" in line]
-NEEDS_MORE = [line for line in COMMANDS if re.search("--engine=xla|--gpus=all|=auto|^parallel|ray start|,max", line)]
+NEEDS_MORE = [
+    line
+    for line in COMMANDS
+    if re.search("--engine=xla|--engine=tftrt|--gpus=all|=auto|^parallel|ray start|,max", line)
+]
 
 
 def programs(line):
@@ -28,8 +32,8 @@ def programs(line):
 
 def test_there_are_commands():
     assert len(COMMANDS) > 8
-    assert len(SETTING_UP) == 4
-    assert len(NEEDS_MORE) == 7
+    assert len(SETTING_UP) == 5
+    assert len(NEEDS_MORE) == 8
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -79,7 +83,7 @@ def workplace(tmp_path, monkeypatch):
     model = tf.keras.Sequential([layers.Input((32, 32, 3), name="input_tensor"), layers.Conv2D(8, 3, activation="relu"),
                                  layers.GlobalAveragePooling2D(), layers.Dense(10, activation="softmax")])  # fmt: skip
     model.save(tmp_path / "net.keras")
-    model.export(str(tmp_path / "export"), verbose=False)
+    model.export(str(tmp_path / "export"))
     spec = tf.TensorSpec([None, 32, 32, 3], tf.float32, name="input_tensor")
     function = tf.function(lambda images: model(images, training=False)).get_concrete_function(spec)
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2

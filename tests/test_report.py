@@ -87,7 +87,7 @@ def test_nothing_heavy_is_imported(report):
     assert "matplotlib" not in ran.stderr
 
 
-def overlaps(figure):
+def overlaps(figure):  # noqa: C901
     """The axes' visible texts that lie on one another or leave the picture, and how many texts there are."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -417,6 +417,15 @@ def test_runs_of_rounds_are_compared_by_their_undisturbed_speeds(run, written, k
     numbers |= {name: 0.9 * value for name, value in numbers.items() if name.startswith("fps_undisturbed")}
     ran = run(written([slower]), f"--compare={before}", "--fail_slower=5")
     assert ran.returncode == 3 and re.search(r"0\.900 .*slower *$", ran.stdout, re.M), ran.stdout
+
+
+def test_p99_has_a_mark_and_the_reason_where_steps_are_too_few(run, written, kept, bench):
+    few = with_rounds(bench, kept[2], [0.1] * 6)
+    ran = run(written([few]), "--output=page.html")
+    assert re.search(r"100\.00 100\.00\? ", ran.stdout), ran.stdout
+    assert "p99?: 60 steps bound it by nothing: it takes 299 (--num_loops=299, or auto)" in ran.stdout
+    ran = run(written([with_rounds(bench, kept[2], [0.1] * 30)]), "--output=page.html")
+    assert "?" not in ran.stdout
 
 
 def test_a_comparison_says_how_little_few_rounds_know(run, written, kept, bench):

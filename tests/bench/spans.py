@@ -14,25 +14,27 @@ import time
 
 from overhead import load
 
-# What the program's functions do; those that a version of the program does not have are passed over.
+# What the program's functions and methods do; those that a version of it does not have are passed over.
 DOING = {
     "load": ("load_graph", "load_images"),
-    "export": ("attempt_export", "export_onnx", "fold", "calibrate", "write_onnx", "write_model"),
-    "first run": ("first_run",),
-    "warm-up": ("warm_up",),
-    "rounds": ("measure_round",),
-    "outputs": ("outputs_of", "doubts"),
+    "export": ("OnnxWriter.write",),
+    "warm-up": ("OpenCase.run_first",),
+    "rounds": ("OpenCase.measure_round",),
+    "outputs": ("OpenCase.judge_outputs",),
     "report": ("print_report",),
 }
+UNDER_WAY = []  # in this process, the innermost last
 
 
 @contextlib.contextmanager
 def span(what):
     """Notes when something began and ended: one clock for all processes, one write a line."""
     begun = time.clock_gettime(time.CLOCK_MONOTONIC)
+    UNDER_WAY.append(what)
     try:
         yield
     finally:
+        UNDER_WAY.pop()
         row = {"what": what, "begun": begun, "ended": time.clock_gettime(time.CLOCK_MONOTONIC), "process": os.getpid()}
         with open(os.environ["SPANS"], "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -59,28 +61,33 @@ class ImportNote(importlib.abc.MetaPathFinder):
         return spec
 
 
-class StepNotes:
-    """Tells the calls of time_steps in one process apart: the first run, the warm-up, the loops."""
+def first_run_noted(time_steps):
+    """Tells the one step that warming up begins with from the steps that follow it."""
 
-    def __init__(self, time_steps):
-        self.time_steps, self.calls = time_steps, 0
+    def with_note(step, count, *args, **kwargs):
+        first = count == 1 and UNDER_WAY[-1:] == ["warm-up"]
+        with span("first run") if first else contextlib.nullcontext():
+            return time_steps(step, count, *args, **kwargs)
 
-    def __call__(self, *args, **kwargs):
-        self.calls += 1
-        with span({1: "first run", 2: "warm-up"}.get(self.calls, "rounds")):
-            return self.time_steps(*args, **kwargs)
+    return with_note
+
+
+def note(module, name, what):
+    """Has a function of the module, or a method of a class in it, noted where there is one."""
+    owner, _, name = name.rpartition(".")
+    holder = getattr(module, owner, None) if owner else module
+    if hasattr(holder, name):
+        setattr(holder, name, noted(getattr(holder, name), what))
 
 
 sys.meta_path.insert(0, ImportNote())
 bench = load()  # at the top: the cases' processes load this file too
 for what, names in DOING.items():
     for name in names:
-        if hasattr(bench, name):
-            setattr(bench, name, noted(getattr(bench, name), what))
+        note(bench, name, what)
 for engine in bench.ENGINES.values():
     engine.build, engine.open = noted(engine.build, "build"), noted(engine.open, "open")
-if not hasattr(bench, "measure_round"):
-    bench.time_steps = StepNotes(bench.time_steps)
+bench.time_steps = first_run_noted(bench.time_steps)
 
 if __name__ == "__main__":
     sys.exit(bench.main(sys.argv))

@@ -1,0 +1,161 @@
+"""The scripts in tests/bench that decide: what they count, plant and note, without a run of minutes."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from conftest import ROOT, load, validate
+
+BENCH = ROOT / "tests" / "bench"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Loads a script of tests/bench, whose folder it finds `overhead` in."""
+    monkeypatch.syspath_prepend(str(BENCH))
+
+    def load_script(name, **environment):
+        for key, value in environment.items():
+            monkeypatch.setenv(key, value)
+        monkeypatch.setitem(sys.modules, "bench", sys.modules.get("bench"))  # the script loads its own
+        return load(f"bench_{name}", f"tests/bench/{name}.py")
+
+    return load_script
+
+
+def run_of(bench, medians):
+    """The records of a run of one case, in rounds of these medians."""
+    record = json.loads((ROOT / "tests" / "data" / "records_1.jsonl").read_text().splitlines()[2])
+    timing = record["timings"]["device"]
+    rounds = [[0.999 * median, median, 1.001 * median] for median in medians]
+    timing["seconds"] = [second for seconds in rounds for second in seconds]
+    timing["statistics"] = {**bench.statistics(timing["seconds"], 4), **bench.round_statistics(rounds, 4)}
+    validate(record)
+    return [record]
+
+
+def test_verdicts_are_counted_over_all_pairs(script, bench, capsys):
+    aa = script("aa")
+    runs = [run_of(bench, [0.1 * factor] * 5) for factor in (1, 1.001, 1.002, 1.2)]
+    pairs = [(new, old) for index, old in enumerate(runs) for new in runs[index + 1 :]]
+    counts = aa.count(pairs)
+    assert sorted(counts["FP16 onnxruntime 4"]) == ["same"] * 3 + ["slower"] * 3
+    assert "of 6 pairs" in capsys.readouterr().out
+
+
+def test_the_smallest_slowdown_that_is_found(script, bench):
+    """Runs 1 % apart with narrow intervals: 4 % is found both ways, 3 % is lost where the new one was the faster."""
+    aa = script("aa")
+    fast, slow = (run_of(bench, [seconds] * 5) for seconds in (0.1, 0.101))
+    assert aa.smallest_found([(fast, slow), (slow, fast)]) == {"FP16 onnxruntime 4": 4}
+
+
+def test_planted_engines_take_longer_in_every_step(script, monkeypatch):
+    """A clock that only work moves: a step of 10 ticks takes 12.5, a burst of three 37.5."""
+    planted = script("planted", PLANT="25")
+    now = [0.0]
+
+    def tick():
+        now[0] += 0.125
+        return now[0]
+
+    monkeypatch.setattr(planted.time, "perf_counter", tick)
+    runner = types.SimpleNamespace(
+        enqueue=lambda: None,
+        sync=lambda: now.__setitem__(0, now[0] + 10),
+        infer=lambda batch: now.__setitem__(0, now[0] + 10),
+        feeder=lambda batch, steps: lambda: now.__setitem__(0, now[0] + 10 * steps),
+    )
+    slower = planted.Planted(runner)
+
+    def ticks(work):
+        begun = now[0]
+        work()
+        return now[0] - begun
+
+    assert ticks(lambda: (slower.enqueue(), slower.sync())) == pytest.approx(12.5, abs=0.6)
+    assert ticks(lambda: slower.infer(None)) == pytest.approx(12.5, abs=0.6)
+    assert ticks(slower.feeder(None, 3)) == pytest.approx(37.5, abs=0.9)
+
+
+def test_planted_engines_are_what_the_program_opens(script, monkeypatch, tmp_path, forms):
+    """A run of one case of 4 steps: the first run, 4 waited steps, a burst, and what reads outputs work longer."""
+    planted = script("planted", PLANT="10")
+    worked = []
+    monkeypatch.setattr(planted, "work_on", worked.append)
+    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", "--num_loops=4",
+             "--num_warmup=0", "--rounds=1", f"--output_dir={tmp_path}", "--noisolate"]  # fmt: skip
+    assert planted.bench.main(["tensorrt.py", *flags]) == 0
+    assert len(worked) >= 6
+
+
+def test_a_moment_belongs_to_what_began_last(script):
+    answer = script("answer")
+    spans = [
+        {"what": "load", "begun": 0.0, "ended": 10.0},
+        {"what": "import", "begun": 1.0, "ended": 4.0},
+        {"what": "rounds", "begun": 12.0, "ended": 13.5},
+        {"what": "rounds", "begun": 13.0, "ended": 14.0},
+    ]
+    seconds = answer.shares(spans)
+    assert (seconds["load"], seconds["import"], seconds["rounds"]) == pytest.approx((7, 3, 2))
+    assert sum(seconds.values()) == pytest.approx(12)
+
+
+def test_notes_come_from_every_process(shared, tmp_path):
+    """Loading, opening and the rounds are done by processes of their own."""
+    flags = [f"--frozen_graph={shared / 'models' / 'mobilenet_v1_0.25_224_frozen.pb'}", "--batch_size=1",
+             "--num_loops=4", "--num_warmup=1", f"--output_dir={tmp_path}", "--native", "--fp32",
+             "--engine=onnxruntime"]  # fmt: skip
+    notes = tmp_path / "spans.jsonl"
+    env = {**os.environ, "SPANS": str(notes)}
+    ran = subprocess.run([sys.executable, str(BENCH / "spans.py"), *flags], capture_output=True, text=True, env=env)
+    assert ran.returncode == 0, ran.stderr
+    spans = [json.loads(line) for line in notes.read_text().splitlines()]
+    done = {span["what"] for span in spans}
+    assert {"import", "load", "export", "build", "open", "first run", "warm-up", "rounds", "outputs"} <= done
+    assert len({span["process"] for span in spans}) >= 4
+
+
+def test_coverage_of_an_interval_that_holds_everything_and_of_one_that_holds_nothing(script):
+    coverage = script("coverage")
+    values = np.linspace(1, 2, 11)
+    wide = [coverage.bench.Estimate(value, 0, 3) for value in values]
+    narrow = [coverage.bench.Estimate(value, value, value) for value in values]
+    assert coverage.held(wide, True) == 1 and coverage.held(narrow, True) <= 1 / 11
+    assert coverage.cell(wide, True) == "100 (150.0)"
+
+
+def test_synthetic_series_are_the_same_every_time(script):
+    coverage = script("coverage")
+    for series in coverage.SERIES.values():
+        first, again = (next(coverage.synthetic(series, 5, 1)) for _ in range(2))
+        assert np.array_equal(first[0], again[0]) and first[0].shape == (5, coverage.STEPS)
+
+
+def test_shapes_can_be_told_apart_and_read(script, bench, tmp_path):
+    """Every class is drawn, at random places, and comes back as the program reads it."""
+    contact = script("first_contact")
+    images, labels = contact.pictures(60, 2)
+    assert set(labels) == set(range(len(contact.CLASSES))) and images.shape[1:] == (37, 37, 3)
+    assert np.array_equal(images, contact.pictures(60, 2)[0])
+    folder = contact.write_pictures(tmp_path / "shown", 60, 2)
+    read, unreadable = bench.read_folder(str(folder), (32, 32, 3), 60, "--calibration_dir")
+    centres = images[:, 2:34, 2:34]
+    ours = {centre.tobytes() for centre in centres}
+    assert unreadable == 0 and {image.tobytes() for image in read.pixels} == ours and read.labels is not None
+
+
+@pytest.mark.slow
+def test_first_contact_in_one_file(tmp_path):
+    words = [sys.executable, str(BENCH / "first_contact.py"), "--engine=onnxruntime", "--num_loops=5", "--num_warmup=1"]
+    ran = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = json.loads((tmp_path / "first_contact.json").read_text())
+    assert "onnxruntime" in found["runs"][0]["stdout"] and found["runs"][1]["status"] == 0
+    assert [record["status"] for record in found["records"]] == ["ok"] * 8
+    assert all(record["accuracy"]["top1"] > 0.9 for record in found["records"])

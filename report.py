@@ -463,7 +463,8 @@ def answer(ratings: list[Rating], size: int) -> str:
         return ""
     faster = [rating for rating in ratings if rating.low > 1]
     if not faster:
-        return f"Nothing is faster than native at batch {size}: {ratings[0].who} comes next, {ratings[0].times}."
+        noise = " beyond the noise" if ratings[0].ratio > 1 else ""
+        return f"Nothing is faster than native at batch {size}{noise}: {ratings[0].who}, {ratings[0].times}."
     best = faster[0]
     if has_random_weights(best.record):
         return (f"Fastest at batch {size}: {best.who}, {best.times}{size_text(best)}; random weights cannot tell "

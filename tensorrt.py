@@ -715,7 +715,7 @@ def process_context() -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with without_ctrl_c(), main_passed_on(), as_the_server_starts(), quiet(1, 2):
+    with without_ctrl_c(), main_passed_on(), away_from_here(), quiet(1, 2):
         forkserver.ensure_running()
     return context
 
@@ -739,20 +739,14 @@ def main_passed_on() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_the_server_starts() -> Iterator[None]:
-    """In the root folder, as it would import what lies in the current one; its strings hash alike in every run.
-
-    tf2onnx goes through sets: the same model gave ONNX files that differed in the order of their nodes.
-    """
-    folder, seed = os.getcwd(), os.environ.get("PYTHONHASHSEED")
+def away_from_here() -> Iterator[None]:
+    """Lets the fork server start in the root folder: it would import what lies in the current one."""
+    before = os.getcwd()
     os.chdir("/")
-    os.environ.setdefault("PYTHONHASHSEED", "0")
     try:
         yield
     finally:
-        os.chdir(folder)
-        if seed is None:
-            del os.environ["PYTHONHASHSEED"]
+        os.chdir(before)
 
 
 @contextlib.contextmanager
@@ -854,6 +848,7 @@ class Worker:
             self.process.join(LEAVING)
         self.process.kill()
         self.process.join()
+        self.process.close()
         self.connection.close()
         Path(self.words).unlink(missing_ok=True)
 
@@ -3668,6 +3663,7 @@ class Report:
 
     def __exit__(self, *_: object) -> None:
         """Prints the records that there are, whatever ended the run."""
+        DISPLAY.clear()
         print_report(sorted(self.records, key=functools.partial(turn_of, self.cases)))
 
     def status(self) -> int:
@@ -4046,20 +4042,39 @@ def forget_built(artifact: Artifact, job: Job) -> bool:
 
 
 def question_of(engine: Engine, job: Job) -> dict[str, Any]:
-    """All that decides what an engine builds."""
+    """All that decides what an engine builds.
+
+    The ONNX file is told by what it was made of: tf2onnx writes the same model with other names each time.
+    """
     config, case = job.config, job.case
     flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
-    calibrated = case.precision == "int8" and not job.source  # else the source holds the ranges
+    writers = ("tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu")
     return {
-        "program": VERSION,
+        "program": [VERSION, *(hash_of(HERE / name) for name in ("tensorrt.py", "precision.py"))],
         "graph": [job.graph.sha256, job.graph.input, job.graph.output],
-        "source": job.source.sha256 if job.source else None,
+        "images": images_in(job),
         "case": [case.engine, case.precision, case.batch_size],
         "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
+        "writers": [version_of(name) for name in writers] if job.source else None,
         "gpu": [gpus()[0][name] for name in ("name", "compute_capability", "driver")] if gpus() else None,
         "flags": {name: vars(config).get(name) for name in flags},
-        "calibration": calibration_images(config, job.graph, job.images)[1]["sha256"] if calibrated else None,
     }
+
+
+def images_in(job: Job) -> list[str | None]:
+    """Hashes of the images that a precision was fitted to: those calibrated on, those looked at for overflow."""
+    if job.case.precision == "fp32":
+        return []
+    overflow = hashlib.sha256(job.images.pixels[:FP16_SAMPLES].tobytes()).hexdigest()
+    if job.case.precision != "int8":
+        return [overflow]
+    if job.source:
+        return [overflow, job.source.proof["calibration"]["sha256"]]
+    return [overflow, calibration_images(job.config, job.graph, job.images)[1]["sha256"]]
+
+
+def hash_of(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
@@ -4204,8 +4219,8 @@ class Session:
         """How many the next round has; None: the process decides."""
         return self.plan[len(self.rounds)] if self.plan else None
 
-    def take_turn(self, others: list[Session]) -> bool:
-        """One round, in a process that is started where none lives; False: there is more room now, try again."""
+    def take_turn(self, others: list[Session]) -> None:
+        """One round, in a process that is started where none lives; none where that only made room for another try."""
         try:
             self.open()
             begun = time.monotonic()
@@ -4214,10 +4229,8 @@ class Session:
                 self.seconds.append(time.monotonic() - begun)
         except CASE_ENDS as error:
             self.close()
-            if self.makes_room(error, others):
-                return False
-            self.fail(error)
-        return True
+            if not self.makes_room(error, others):
+                self.fail(error)
 
     def open(self) -> None:
         """Has a process build what it runs, or take what was built before, open it and warm up."""
@@ -4411,7 +4424,7 @@ def in_groups(jobs: list[Job]) -> list[list[Job]]:
     return groups
 
 
-def schedule(  # noqa: C901
+def schedule(
     config: Config,
     jobs: list[Job],
     session: Callable[[Job], Session] = Session,
@@ -4424,36 +4437,68 @@ def schedule(  # noqa: C901
     Args:
       reference: native's outputs, where they are known; else they are computed where no case gives them.
     """
-    if reference is None and not any(job.case.precision == "native" for job in jobs):
+    if reference is None and no_native(jobs):
         reference = untimed_reference(config, jobs, session)
     for group in in_groups(jobs):
-        sessions = [session(job) for job in group]
-        waiting = list(sessions)
-        try:
-            for turn in itertools.count(1):
-                for one in list(waiting):
-                    while not one.has_enough(sessions) and not one.take_turn(sessions):
-                        pass
-                    if not one.has_enough(sessions):
-                        continue
-                    reference = native_outputs(sessions) or reference
-                    one.finish()
-                    waiting.remove(one)
-                    with uninterrupted():
-                        yield one.job, with_reference(one.results(), reference, sessions)
-                if not waiting:
-                    break
-                if turn == 1:
-                    say_in_lines(expected_end(waiting))
-        except KeyboardInterrupt:
-            for one in waiting:
-                if one.rounds:
-                    with uninterrupted():
-                        yield one.job, with_reference(one.results(), reference, sessions)
-            raise
-        finally:
-            for one in sessions:
-                one.close()
+        with Turns(list(map(session, group)), reference) as turns:
+            try:
+                for one in turns.next():
+                    one.take_turn(turns.sessions)
+                    yield from turns.finished()
+            except KeyboardInterrupt:
+                yield from turns.broken_off()
+                raise
+            reference = turns.reference
+
+
+class Turns:
+    """The cases of one batch size, round after round; as a context it ends their processes."""
+
+    def __init__(self, sessions: list[Session], reference: dict[str, np.ndarray] | None) -> None:
+        self.sessions, self.waiting, self.reference = sessions, list(sessions), reference
+
+    def next(self) -> Iterator[Session]:
+        """Whose turn it is, until all have enough; again where a turn came to nothing but there is more room now."""
+        for turn in itertools.count(1):
+            for one in list(self.waiting):
+                while len(one.rounds) < turn and not one.has_enough(self.sessions):
+                    yield one
+            if not self.waiting:
+                return
+            if turn == 1:
+                say_in_lines(expected_end(self.waiting))
+
+    def finished(self) -> Iterator[tuple[Job, list[Result]]]:
+        """Gives those that have enough, which ends their processes."""
+        for one in list(self.waiting):
+            if one.has_enough(self.sessions):
+                self.waiting.remove(one)
+                self.reference = native_outputs(self.sessions) or self.reference
+                one.finish()
+                with uninterrupted():
+                    yield one.job, self.results(one)
+
+    def broken_off(self) -> Iterator[tuple[Job, list[Result]]]:
+        """Gives those that have rounds, though not enough."""
+        for one in self.waiting:
+            if one.rounds:
+                with uninterrupted():
+                    yield one.job, self.results(one)
+
+    def results(self, one: Session) -> list[Result]:
+        native = native_of(self.sessions)
+        return with_reference(one.results(), self.reference, native.rounds_by_device() if native else None)
+
+    def __enter__(self) -> Turns:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self.sessions:
+            one.close()
+
+
+def no_native(jobs: list[Job]) -> bool:
+    return all(job.case.precision != "native" for job in jobs)
 
 
 def expected_end(sessions: list[Session]) -> str:
@@ -4482,12 +4527,12 @@ def native_outputs(sessions: list[Session]) -> dict[str, np.ndarray] | None:
 
 
 def with_reference(
-    results: list[Result], reference: dict[str, np.ndarray] | None, sessions: Sequence[Session] = ()
+    results: list[Result],
+    reference: dict[str, np.ndarray] | None,
+    native_rounds: list[list[dict[str, Timing]]] | None = None,
 ) -> list[Result]:
-    """The results with native's outputs, and native's rounds of the same turns."""
-    native = native_of(list(sessions))
-    beside = native.rounds_by_device() if native else [[] for _ in results]
-    for result, rounds in zip(results, beside, strict=True):
+    """The results with native's outputs, and the rounds that native had on each one's device in the same turns."""
+    for result, rounds in zip(results, native_rounds or itertools.repeat([])):
         result.reference, result.native_rounds = reference, rounds
     return results
 

@@ -1046,30 +1046,39 @@ def fetch_savedmodel(url: str, limit_mb: int) -> Path:
     archive = fetch(url, limit_mb)
     folder = archive.with_name(archive.name + ".unpacked")
     if not folder.exists():
-        if not hasattr(tarfile, "data_filter"):
-            raise UserError("this Python cannot unpack archives safely: take 3.10.12, 3.11.4 or newer")
-        part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-        try:
-            with tarfile.open(archive) as tar:
-                unpacked = 0
-                for member in tar:  # one by one: a bomb is refused before it is unpacked
-                    unpacked += member.size
-                    refuse_over(limit_mb, unpacked, f"{url}, unpacked,")
-                    tar.extract(member, part, filter="data")
-            os.replace(part, folder)
-        except (tarfile.TarError, EOFError, OSError, zlib.error, UserError) as error:
-            shutil.rmtree(part, ignore_errors=True)
-            if isinstance(error, UserError):
-                raise
-            if isinstance(error, OSError) and error.errno in NO_SPACE:
-                raise UserError(f"{url} cannot be unpacked: the disk is full ({folder.parent}): set XDG_CACHE_HOME to "
-                                f"another folder") from error  # fmt: skip
-            archive.unlink()
-            raise UserError(f"{url} is no .tar.gz that can be unpacked safely ({one_line(error)})") from error
+        unpack(archive, folder, url, limit_mb)
     found = sorted(folder.rglob("saved_model.pb"))
     if not found:
         raise UserError(f"{url}: no saved_model.pb in the archive: pass the .tar.gz of a SavedModel's folder")
     return found[0].parent
+
+
+def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
+    """Unpacks the whole archive into a new folder, or nothing.
+
+    Raises:
+      UserError: it is no archive, holds what leaves the folder, is too large, or the disk is full.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError("this Python cannot unpack archives safely: take 3.10.12, 3.11.4 or newer")
+    part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    try:
+        with tarfile.open(archive) as tar:
+            unpacked = 0
+            for member in tar:  # one by one: a bomb is refused before it is unpacked
+                unpacked += member.size
+                refuse_over(limit_mb, unpacked, f"{url}, unpacked,")
+                tar.extract(member, part, filter="data")
+        os.replace(part, folder)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise UserError(
+                f"{url} cannot be unpacked: the disk is full ({folder.parent}): set XDG_CACHE_HOME to another folder"
+            ) from error
+        archive.unlink()
+        raise UserError(f"{url} is no .tar.gz that can be unpacked safely ({one_line(error)})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------- input batch
@@ -4081,27 +4090,28 @@ def why_no_download() -> str | None:
 
 def choose_preprocessing(config: Config, graph: Graph) -> None:
     """Takes the preprocessing that fits the graph where none was passed, and says which and why."""
-    asked = "preprocessing" in config.given
-    photographs = bool(config.image_file or config.image_dir or config.calibration_dir)
+    asked = config.preprocessing if "preprocessing" in config.given else None
     if graph.dtype == "uint8":
-        if asked and config.preprocessing != "none":
-            say(f"--preprocessing={config.preprocessing} has no effect: {graph.name} takes uint8 pixels as they are")
+        if asked not in (None, "none"):
+            say(f"--preprocessing={asked} has no effect: {graph.name} takes uint8 pixels as they are")
         config.preprocessing = "none"
-        return
-    if asked:
-        if graph.scaling and config.preprocessing != "none":
-            say(f"{graph.name} scales its pixels itself ({graph.scaling}): --preprocessing=none may be meant")
-        return
+    elif asked is None:
+        config.preprocessing, why = fitting_preprocessing(config, graph)
+        if config.image_file or config.image_dir or config.calibration_dir:
+            say(f"--preprocessing={config.preprocessing} is taken: {why}")
+    elif graph.scaling and asked != "none":
+        say(f"{graph.name} scales its pixels itself ({graph.scaling}): --preprocessing=none may be meant")
+
+
+def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
+    """The preprocessing for a graph of float32 images, and why that one."""
     if built_in(config):
-        config.preprocessing, why = "inception", "what ResNet-50 v2 was trained with"
-    elif graph.scaling:
-        config.preprocessing, why = "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
-    elif graph.image_shape[2] == 1:
-        config.preprocessing, why = "none", f"{graph.name} takes one channel, and nothing in it tells which range"
-    else:
-        why = f"as ever, since nothing in {graph.name} tells what it was trained with"
-    if photographs:
-        say(f"--preprocessing={config.preprocessing} is taken: {why}")
+        return "inception", "what ResNet-50 v2 was trained with"
+    if graph.scaling:
+        return "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
+    if graph.image_shape[2] == 1:
+        return "none", f"{graph.name} takes one channel, and nothing in it tells which range"
+    return config.preprocessing, f"as ever, since nothing in {graph.name} tells what it was trained with"
 
 
 def load_model(config: Config) -> Model:

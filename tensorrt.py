@@ -3060,9 +3060,9 @@ def counters() -> dict[str, float]:
         found["busy"] = (user + nice + system + irq + softirq) / per_second
         found["stolen"] = stolen / per_second
         found["own"] = sum(os.times()[:2])
-    with contextlib.suppress(OSError, AttributeError):  # from Linux 4.20 on, where it is not off
-        some = re.search(r"^some .*total=(\d+)", Path("/proc/pressure/cpu").read_text(), re.M)
-        found["waited"] = int(some.group(1)) / 1e6
+    with contextlib.suppress(OSError):  # from Linux 4.20 on, where it is not off
+        if some := re.search(r"^some .*total=(\d+)", Path("/proc/pressure/cpu").read_text(), re.M):
+            found["waited"] = int(some.group(1)) / 1e6
     return found
 
 
@@ -4983,19 +4983,25 @@ def doctor(config: Config) -> None:
     print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
     reasons: dict[str, list[str]] = collections.defaultdict(list)
     for engine in ENGINES.values():
-        cells = []
-        for precision in PRECISIONS:
-            if precision not in engine.precisions:
-                cells.append("-")
-                continue
-            reason = engine.why_not(precision)
-            cells.append("runs" if not reason else "missing" if engine.why_not_build(precision) else "builds")
-            if reason:
-                reasons[f"{engine.name}: {reason}"].append(precision)
+        cells = [state_of(engine, precision, reasons) for precision in PRECISIONS]
         print(f"{engine.name:13}{engine.version():26}" + "".join(f"{cell:8}" for cell in cells))
     print()
     for reason, precisions in reasons.items():
         print(f"{reason} ({', '.join(precisions)})")
+    package, why = TensorRt().choice
+    if why:
+        print(f"tensorrt: of two packages {package} is used: {why}")
+
+
+def state_of(engine: Engine, precision: str, reasons: dict[str, list[str]]) -> str:
+    """Whether an engine runs, only builds, or misses a precision here; adds to the reasons why it does not run it."""
+    if precision not in engine.precisions:
+        return "-"
+    reason = engine.why_not(precision)
+    if not reason:
+        return "runs"
+    reasons[f"{engine.name}: {reason}"].append(precision)
+    return "missing" if engine.why_not_build(precision) else "builds"
 
 
 def measure(config: Config) -> int:

@@ -811,6 +811,10 @@ class Worker:
         self.request(name, *given)
         return self.answer()
 
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
     def request(self, name: str, *given: Any) -> None:
         self.busy = True
         with contextlib.suppress(OSError):  # it has died; told when the answer is waited for
@@ -867,6 +871,7 @@ class Here:
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
         self.make = functools.cache(lambda: make(*args))
+        self.pid = os.getpid()
 
     def ask(self, name: str, *given: Any) -> Any:
         with failures_in_one_line():
@@ -2843,6 +2848,89 @@ class Clocks(threading.Thread):
         return {**facts, "samples": len(self.samples), "cost_share": self.cost / self.seconds}
 
 
+OTHERS_CORES = 0.1  # cores that other programs keep busy, of which noise is worth a word
+STOLEN, STALLED = 0.01, 0.1  # shares of the time in which other guests had the cores, or somebody waited for one
+TICKS = os.sysconf("SC_CLK_TCK")  # a second of /proc/stat
+
+
+class Surroundings:
+    """What else the machine did while a process was measured, as a context: by the kernel's counters and NVML.
+
+    others_cores: cores that other processes kept busy; stolen: share of all cores' time that the hypervisor gave to
+    other guests; stalled: share of the time in which a process, this one or another, waited for a core; on_gpu: other
+    processes on the GPU. What cannot be read is left out.
+    """
+
+    def __init__(self, pid: int, open_cases: int) -> None:
+        self.pid, self.open_cases = pid, open_cases
+        self.facts: dict[str, float] = {}
+
+    def __enter__(self) -> Surroundings:
+        self.before = cpu_counters(self.pid)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.facts = compared(self.before, cpu_counters(self.pid))
+        if gpus():
+            self.facts["on_gpu"] = max(0, processes_on_gpu() - self.open_cases)
+
+
+def cpu_counters(pid: int) -> dict[str, float]:
+    """Seconds since some moment: of the wall's clock, of all cores busy and stolen, of this process, stalled."""
+    counters = {"wall": time.monotonic()}
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        user, nice, system, _, _, irq, softirq, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
+        own = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        counters["busy"] = (user + nice + system + irq + softirq) / TICKS
+        counters["stolen"] = stolen / TICKS
+        counters["own"] = (int(own[11]) + int(own[12])) / TICKS
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        some = Path("/proc/pressure/cpu").read_text().splitlines()[0]
+        counters["stalled"] = int(some.rpartition("total=")[2]) / 1e6
+    return counters
+
+
+def compared(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """What the machine did between two readings, as Surroundings tells it."""
+    went = {name: after[name] - before[name] for name in before if name in after}
+    wall, facts = max(went.pop("wall"), 1e-3), {}
+    if "own" in went:
+        facts["others_cores"] = max(0.0, (went["busy"] - went["own"]) / wall)
+        facts["stolen"] = went["stolen"] / wall / (os.cpu_count() or 1)
+    if "stalled" in went:
+        facts["stalled"] = min(1.0, went["stalled"] / wall)
+    return facts
+
+
+def processes_on_gpu() -> int:
+    """How many processes compute on the first GPU; their ids are of another namespace in a container."""
+    import pynvml as nvml
+
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(gpus()[0]["index"])
+        return len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    except nvml.NVMLError:
+        return 0
+
+
+def likely_cause(surroundings: list[dict[str, float]], clocks: dict[str, Any]) -> str:
+    """What most likely made a speed move, of what was seen in the rounds; empty where nothing was."""
+
+    def most(name: str) -> float:
+        return max((around.get(name, 0) for around in surroundings), default=0)
+
+    low, middle, high = clocks.get("sm_mhz", (0, 0, 0))
+    causes = {
+        f"the GPU slowed itself: {', '.join(clocks.get('throttled', []))}": clocks.get("throttled"),
+        f"{most('on_gpu'):.0f} other processes were on the GPU": most("on_gpu"),
+        f"its clock moved between {low:.0f} and {high:.0f} MHz": high - low > CLOCKS_MOVED * middle,
+        f"other guests took {most('stolen'):.0%} of the cores": most("stolen") > STOLEN,
+        f"other programs kept up to {most('others_cores'):.1f} cores busy": most("others_cores") > OTHERS_CORES,
+        f"processes waited for a core {most('stalled'):.0%} of the time": most("stalled") > STALLED,
+    }
+    return next((cause for cause, seen in causes.items() if seen), "")
+
+
 # -------------------------------------------------------------------------------------------------------- statistics
 
 
@@ -3368,7 +3456,8 @@ def timings_of(result: Result) -> dict[str, dict[str, Any]]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings, size = {}, result.case.images
     for inputs, timing in result.timings.items():
-        steady, remedy = verdict(rounds_of(result, inputs), size)
+        cause = likely_cause(result.facts.get("surroundings", []), timing.clocks)
+        steady, remedy = verdict(rounds_of(result, inputs), size, cause)
         numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
@@ -4225,7 +4314,10 @@ class Session:
             self.open()
             begun = time.monotonic()
             if self.worker and not self.over:
-                self.add_round(self.worker.ask("measure_round", self.steps))
+                with Surroundings(self.worker.pid, sum(one.is_open() for one in others)) as around:
+                    timings = self.worker.ask("measure_round", self.steps)
+                self.result.facts.setdefault("surroundings", []).append(around.facts)
+                self.add_round(timings)
                 self.seconds.append(time.monotonic() - begun)
         except CASE_ENDS as error:
             self.close()

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -125,7 +126,7 @@ class Stub:
     """Stands for the process of a case: what it answers, and what it was asked."""
 
     def __init__(self, job, answers):
-        self.job, self.answers, self.closed = job, answers, False
+        self.job, self.answers, self.closed, self.pid = job, answers, False, os.getpid()
 
     def ask(self, name, *given):
         return self.answers[name](self.job, *given)

@@ -218,3 +218,49 @@ def test_rounds_of_a_run_that_lives_are_left_alone(bench, session, tmp_path):
         bench.recover_rounds(config)
         assert rounds.path.exists()
     assert not rounds.path.exists()
+
+
+def test_what_else_the_machine_did_is_what_the_counters_say(bench, monkeypatch):
+    before = {"wall": 10.0, "busy": 100.0, "stolen": 1.0, "own": 7.0, "stalled": 3.0}
+    after = {"wall": 12.0, "busy": 103.5, "stolen": 1.4, "own": 9.5, "stalled": 3.5}
+    monkeypatch.setattr(bench.os, "cpu_count", lambda: 4)
+    facts = bench.compared(before, after)
+    assert facts == pytest.approx({"others_cores": 0.5, "stolen": 0.05, "stalled": 0.25})
+    assert bench.compared({"wall": 1.0}, {"wall": 2.0}) == {}
+
+
+def test_a_process_s_own_work_is_not_that_of_others(bench):
+    if "busy" not in bench.cpu_counters(os.getpid()):
+        pytest.skip("no /proc/stat")
+    before = bench.cpu_counters(os.getpid())
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    after = bench.cpu_counters(os.getpid())
+    assert after["own"] - before["own"] >= 0.15
+    assert after["busy"] - before["busy"] >= after["own"] - before["own"] - 0.05
+
+
+@pytest.mark.parametrize(
+    ("around", "clocks", "cause"),
+    [
+        ({}, {}, ""),
+        ({"others_cores": 0.01, "stolen": 0.001, "stalled": 0.01, "on_gpu": 0}, {"sm_mhz": [1900, 1950, 1980]}, ""),
+        ({"others_cores": 1.26, "stalled": 0.9}, {}, "other programs kept up to 1.3 cores busy"),
+        ({"stolen": 0.05, "others_cores": 1.26}, {}, "other guests took 5% of the cores"),
+        ({"on_gpu": 2, "stolen": 0.05}, {}, "2 other processes were on the GPU"),
+        ({"on_gpu": 2}, {"throttled": ["power cap"]}, "the GPU slowed itself: power cap"),
+        ({}, {"sm_mhz": [1500, 1900, 1980]}, "its clock moved between 1500 and 1980 MHz"),
+        ({"stalled": 0.2}, {}, "processes waited for a core 20% of the time"),
+    ],
+)
+def test_the_likeliest_cause_of_noise(bench, around, clocks, cause):
+    assert bench.likely_cause([{}, around], clocks) == cause
+
+
+def test_a_noisy_case_names_what_was_seen(bench, main, forms, monkeypatch):
+    monkeypatch.setattr(bench, "compared", lambda *_: {"others_cores": 1.5})
+    monkeypatch.setattr(bench, "STEADY", 0.0)
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", "--num_loops=20")
+    assert "(other programs kept up to 1.5 cores busy)" in ran.out
+    assert ran.records[0]["surroundings"] == [{"others_cores": 1.5}] * 5

@@ -1,4 +1,20 @@
 #!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10,<3.14"
+# dependencies = [
+#   "tensorflow>=2.14.1,<2.22",
+#   "numpy>=1.26,<3",
+#   "absl-py>=2.1,<3",
+#   "requests>=2.31,<3",
+#   "rich>=13.7,<16",
+#   "tf2onnx>=1.17,<1.18",
+#   "onnx>=1.17,<1.24",
+#   "onnxruntime>=1.20,<1.33",
+#   "nvidia-ml-py>=12.560,<14",
+#   "matplotlib>=3.8,<4",
+#   "pillow>=10,<14",
+# ]
+# ///
 """tensorrt.py on many devices: several GPUs of this machine, or a Ray cluster.
 
     python fleet.py --gpus=all --native --fp16 --batch_size=128          each case on all GPUs at once
@@ -39,7 +55,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
@@ -59,7 +75,10 @@ def load_library() -> ModuleType:
     return module
 
 
-bench = load_library()
+if TYPE_CHECKING:
+    import tensorrt as bench  # to a type checker the file beside this one has no other name
+else:
+    bench = load_library()
 
 import numpy as np
 
@@ -319,6 +338,9 @@ class Team(bench.Session):
         add_up(results)
         return results
 
+    def rounds_by_device(self) -> list[list[Any]]:
+        return [member.rounds for member in self.members]
+
     def close(self) -> None:
         for member in self.members:
             member.close()
@@ -558,6 +580,7 @@ def on_node(script: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
             Path(folder, name).write_bytes(text)
         name = "__mp_main__"  # as multiprocessing calls the main module in the processes of cases
         spec = importlib.util.spec_from_file_location(name, f"{folder}/fleet.py")
+        assert spec and spec.loader
         program = importlib.util.module_from_spec(spec)
         main = sys.modules["__main__"]
         sys.modules["__main__"] = sys.modules[name] = program
@@ -595,7 +618,7 @@ def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files
             result.notes.append(
                 f"ran at niceness {nice}, behind all else on the node: start Ray there with RAY_worker_niceness=0"
             )
-    return [dataclasses.asdict(result) for result in results]
+    return [dataclasses.asdict(dataclasses.replace(r, native_rounds=[])) for r in results]
 
 
 def unpacked(folder: Path, config: Any, parts: dict[str, Any], images: Any, files: tuple[bytes, ...]) -> Any:
@@ -617,12 +640,17 @@ def as_data(part: Any) -> dict[str, Any] | None:
     return dataclasses.asdict(part) if part else None
 
 
+def timings_of(found: dict[str, Any]) -> dict[str, Any]:
+    return {inputs: bench.Timing(**timing) for inputs, timing in found.items()}
+
+
 def result_of(found: dict[str, Any]) -> Any:
     """A result from plain data."""
     parts = {
         "case": bench.Case(**found["case"]),
         "artifact": bench.Artifact(**found["artifact"]) if found["artifact"] else None,
-        "timings": {i: bench.Timing(**timing) for i, timing in found["timings"].items()},
+        "timings": timings_of(found["timings"]),
+        "rounds": [timings_of(timings) for timings in found["rounds"]],
     }
     return bench.Result(**{**found, **parts})
 

@@ -679,7 +679,7 @@ def residual_tensors(graph: Any) -> list[str]:
     Source: NVIDIA tensorflow-quantization, custom Q/DQ insertion cases for ResNet v1 and v2.
     """
     constants = {tensor.name for tensor in graph.initializer}
-    made = {}
+    made: dict[str, tuple[bool, int]] = {}
     for index, node in enumerate(graph.node):
         made |= dict.fromkeys(node.output, (node.op_type == "Conv", index))
     readers = consumers(graph)

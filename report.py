@@ -1,4 +1,10 @@
 #!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10,<3.14"
+# dependencies = [
+#   "matplotlib>=3.8,<4",
+# ]
+# ///
 """Reads the records that tensorrt.py wrote: a table, a picture, a page, a comparison.
 
     python report.py results.jsonl [more.jsonl ...]                 table, and report.png beside the first file
@@ -43,6 +49,7 @@ TITLES = ["precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "image
 NEEDED = {"time": str, "device": str, "status": str, "engine": str, "precision": str, "batch_size": int,
           "timings": dict, "notes": list}  # fmt: skip
 NUMBER = (int, float)
+OPTIONAL: dict[str, dict[str, Any]]
 OPTIONAL = {"accuracy": {"top1": NUMBER, "top5": NUMBER}, "artifact": {"bytes": int},
             "gpu": {"driver": str, "compute_capability": str}, "graph": {}, "flags": {}, "versions": {},
             "calibration": {"method": str, "images": int, "source": str, "sha256": str},
@@ -385,15 +392,17 @@ def together_lines(records: list[Record]) -> list[str]:
 
 def slowest_lines(records: list[Record]) -> list[str]:
     """Of each case the slowest device of its kind, where it is 2.5 % under the others' median and beyond the noise."""
-    kinds, lines = collections.defaultdict(list), []
+    kinds: dict[tuple[Any, ...], list[Any]] = collections.defaultdict(list)
+    lines = []
     for (_, *case), record in newest(records).items():
         for inputs, timing in record["timings"].items():
-            kinds[(str(record.get("device_kind")), inputs, *case)].append((timing["statistics"], record))
-    for (kind, *_), rows in kinds.items():
+            kind = (str(record.get("device_kind")), inputs, *case)
+            kinds[kind].append((timing["statistics"], record))
+    for (device, *_), rows in kinds.items():
         (slow, record), *others = sorted(rows, key=lambda row: row[0]["fps_median"])
         usual, low = (statistics.median(row[name] for row, _ in others or rows) for name in ("fps_median", "fps_low"))
         if slow["fps_median"] < (1 - SAME) * usual and slow["fps_high"] < low:
-            lines.append(f"{case_of(record)}: {record['device']} is the slowest of {len(rows)} {kind}: "
+            lines.append(f"{case_of(record)}: {record['device']} is the slowest of {len(rows)} {device}: "
                          f"{slow['fps_median'] / usual:.3f} of the others' median, {usual:,.1f} images/s")  # fmt: skip
     return lines
 
@@ -671,7 +680,7 @@ class Point(NamedTuple):
     record: Record
     speed: float
     height: float
-    count: str
+    images: str
 
 
 def draw_quality(axes: Any, records: list[Record]) -> None:
@@ -703,11 +712,12 @@ def draw_quality(axes: Any, records: list[Record]) -> None:
 
 def quality_points(records: list[Record]) -> tuple[list[Point], str]:
     """The cases that were compared with native and the axis they share: classes, decisions or, failing those, dB."""
-    found = [(record, agreement_of(record)) for record in records if agreement_of(record)]
-    decided = [(record, same) for record, same in found if share_of(same) is not None]
+    every = [(record, agreement_of(record)) for record in records]
+    found = [(record, same) for record, same in every if same]
+    decided = [(record, share, same) for record, same in found if (share := share_of(same)) is not None]
     if decided:
-        scores = any(same.get("kind") == "scores" for _, same in decided)
-        points = [Point(r, median_speed(r), 100 * share_of(same), count_of(same)) for r, same in decided]
+        scores = any(same.get("kind") == "scores" for _, _, same in decided)
+        points = [Point(r, median_speed(r), 100 * share, count_of(same)) for r, share, same in decided]
         return points, "decisions as in native, %" if scores else "images with native's first class, %"
     noisy = [(record, same) for record, same in found if same.get("snr_db") is not None]
     points = [Point(r, median_speed(r), same["snr_db"], f"{same['images']} images") for r, same in noisy]
@@ -737,15 +747,15 @@ def marker_of(record: Record) -> dict[str, Any]:
 
 def name_counts(axes: Any, points: list[Point]) -> None:
     """Writes n beside the points: at each where they differ, else once."""
-    counts = {point.count for point in points}
+    counts = {point.images for point in points}
     if len(counts) == 1:
         text = counts.pop()
         axes.text(0.03, 0.04, f"n: {text}" if text else "", fontsize=8, transform=axes.transAxes)
         return
     seen = set()
     for point in points:
-        if (place := (round(point.height, 3), point.count)) not in seen:
-            axes.annotate(point.count, (point.speed, point.height), (0, -14), textcoords="offset points",
+        if (place := (round(point.height, 3), point.images)) not in seen:
+            axes.annotate(point.images, (point.speed, point.height), (0, -14), textcoords="offset points",
                           ha="center", fontsize=8)  # fmt: skip
         seen.add(place)
 

@@ -1,4 +1,20 @@
 #!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10,<3.14"
+# dependencies = [
+#   "tensorflow>=2.14.1,<2.22",
+#   "numpy>=1.26,<3",
+#   "absl-py>=2.1,<3",
+#   "requests>=2.31,<3",
+#   "rich>=13.7,<16",
+#   "tf2onnx>=1.17,<1.18",
+#   "onnx>=1.17,<1.24",
+#   "onnxruntime>=1.20,<1.33",
+#   "nvidia-ml-py>=12.560,<14",
+#   "matplotlib>=3.8,<4",
+#   "pillow>=10,<14",
+# ]
+# ///
 """What does TensorRT buy this TensorFlow model on this machine, at which precision, and is it still the same model?
 
     python tensorrt.py --native --fp32 --fp16 --int8 --image_file=image.jpg --batch_size=8
@@ -14,10 +30,12 @@ block a case to OUTPUT_DIR/log.txt and one line a case to OUTPUT_DIR/results.jso
     engine      native, tensorrt, tftrt, xla, onnxruntime; --engine=auto takes the first that can run the precision here
     case        one engine, precision and batch size: one process, one measurement, one record
 
-What is measured. Every case runs once for tracing and compiling (`first run`), then --num_warmup steps, then
---num_loops steps that are each waited for (latency, and fps = batch / seconds of a step), then --num_loops steps that
-are enqueued and waited for once (throughput). --inputs=device: the batch lies where the engine computes before the
-clock starts. --inputs=host: NumPy in, NumPy out; the throughput loop copies the next batch while a step runs.
+What is measured. Every case runs once for tracing and compiling (`first run`), then untimed until its speed has stopped
+rising, or --num_warmup steps. The cases of a batch size are then measured in rounds, in turn, until speed and times
+native are known, or --num_loops steps: steps that are each waited for (latency, and fps = batch / seconds of a step),
+then as many that are enqueued and waited for once (throughput). --inputs=device: the batch lies where the engine
+computes before the clock starts. --inputs=host: NumPy in, NumPy out; the throughput loop copies the next batch while a
+step runs. Agreement and accuracy are judged afterwards, on all images.
 
 Traps. TensorFlow's dispatch is asynchronous: a loop that never waits measures nothing. The first run compiles. Random
 weights and random images have a speed but no meaning. INT8 calibrated on random images is as fast as any, and wrong.
@@ -183,6 +201,12 @@ class Case:
         return " ".join(dict.fromkeys((self.precision, self.engine, size)))
 
     @property
+    def images(self) -> int:
+        """The batch size of a case that runs: the largest that fits has been found by then."""
+        assert self.batch_size is not None
+        return self.batch_size
+
+    @property
     def title(self) -> str:
         """As report.py's sentences name it: `FP16 xla 8`."""
         native, size = self.precision == "native", "max" if self.batch_size is None else str(self.batch_size)
@@ -229,6 +253,7 @@ class Result:
     artifact: Artifact | None = None
     outputs: dict[str, np.ndarray] | None = None
     reference: dict[str, np.ndarray] | None = None
+    rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
     native_rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -247,7 +272,7 @@ DEFINE_string, DEFINE_boolean, DEFINE_integer, DEFINE_enum, DEFINE_list = (
 class StepsParser(flags.IntegerParser):
     """A number of steps, or auto, which is None."""
 
-    def parse(self, argument: str | int) -> int | None:
+    def parse(self, argument: str | int) -> Any:
         return None if argument == "auto" else super().parse(argument)
 
 
@@ -333,7 +358,7 @@ def long_flag(word: str) -> str:
     return f"--{SHORT_FLAGS[name]}{equals}{value}" if name in SHORT_FLAGS else word
 
 
-def parse_flags(argv: list[str]) -> Config:
+def parse_flags(argv: list[str]) -> Config:  # noqa: C901
     """The command line as a Config; `batch_sizes` and `precisions` are its lists, `given` the flags that were typed.
 
     Raises:
@@ -424,7 +449,7 @@ class Display:
     def begin(self, what: str, total: float | None) -> None:
         from rich import progress as bars
 
-        columns = ["{task.description}", bars.BarColumn(), "{task.fields[count]}"]
+        columns: list[Any] = ["{task.description}", bars.BarColumn(), "{task.fields[count]}"]
         columns.append(bars.TimeRemainingColumn() if total else bars.TimeElapsedColumn())
         self.bar = bars.Progress(*columns, console=terminal(), auto_refresh=False, transient=True)
         self.what, self.task = what, self.bar.add_task(what, total=total, count="")
@@ -670,8 +695,10 @@ def machine(config: Config, engine: str) -> dict[str, Any]:
 
 def free_memory() -> int:
     """Bytes of RAM that a process may still take, by the kernel's own estimate."""
-    with contextlib.suppress(OSError, AttributeError):
-        return 1024 * int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text()).group(1))
+    with contextlib.suppress(OSError):
+        available = re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())
+        if available:
+            return 1024 * int(available.group(1))
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
@@ -721,7 +748,7 @@ def process_context() -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with without_ctrl_c(), main_passed_on(), away_from_here(), quiet(1, 2):
+    with without_ctrl_c(), main_passed_on(), as_the_server_starts(), quiet(1, 2):
         forkserver.ensure_running()
     return context
 
@@ -745,14 +772,20 @@ def main_passed_on() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def away_from_here() -> Iterator[None]:
-    """Lets the fork server start in the root folder: it would import what lies in the current one."""
-    before = os.getcwd()
+def as_the_server_starts() -> Iterator[None]:
+    """In the root folder, as it would import what lies in the current one; its strings hash alike in every run.
+
+    tf2onnx goes through sets: the same model gave ONNX files that differed in the order of their nodes.
+    """
+    folder, seed = os.getcwd(), os.environ.get("PYTHONHASHSEED")
     os.chdir("/")
+    os.environ.setdefault("PYTHONHASHSEED", "0")
     try:
         yield
     finally:
-        os.chdir(before)
+        os.chdir(folder)
+        if seed is None:
+            del os.environ["PYTHONHASHSEED"]
 
 
 @contextlib.contextmanager
@@ -914,7 +947,9 @@ def answer_requests(make: Callable[..., Any], args: Any, connection: Any, words:
 
 
 def die_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
@@ -1018,28 +1053,34 @@ def fetch_savedmodel(url: str, limit_mb: int) -> Path:
     if not folder.exists():
         if not hasattr(tarfile, "data_filter"):
             raise UserError("this Python cannot unpack archives safely: take 3.10.12, 3.11.4 or newer")
-        part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
         try:
-            with tarfile.open(archive) as tar:
-                unpacked = 0
-                for member in tar:  # one by one: a bomb is refused before it is unpacked
-                    unpacked += member.size
-                    refuse_over(limit_mb, unpacked, f"{url}, unpacked,")
-                    tar.extract(member, part, filter="data")
-            os.replace(part, folder)
-        except (tarfile.TarError, EOFError, OSError, zlib.error, UserError) as error:
-            shutil.rmtree(part, ignore_errors=True)
-            if isinstance(error, UserError):
-                raise
-            if isinstance(error, OSError) and error.errno in NO_SPACE:
-                raise UserError(f"{url} cannot be unpacked: the disk is full ({folder.parent}): set XDG_CACHE_HOME to "
-                                f"another folder") from error  # fmt: skip
+            unpack(archive, folder, limit_mb, url)
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            if getattr(error, "errno", None) in NO_SPACE:
+                where = f"the disk is full ({folder.parent}): set XDG_CACHE_HOME to another folder"
+                raise UserError(f"{url} cannot be unpacked: {where}") from error
             archive.unlink()
             raise UserError(f"{url} is no .tar.gz that can be unpacked safely ({one_line(error)})") from error
     found = sorted(folder.rglob("saved_model.pb"))
     if not found:
         raise UserError(f"{url}: no saved_model.pb in the archive: pass the .tar.gz of a SavedModel's folder")
     return found[0].parent
+
+
+def unpack(archive: Path, folder: Path, limit_mb: int, url: str) -> None:
+    """Unpacks a .tar.gz into a folder, whole or not at all."""
+    part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    try:
+        with tarfile.open(archive) as tar:
+            unpacked = 0
+            for member in tar:  # one by one: a bomb is refused before it is unpacked
+                unpacked += member.size
+                refuse_over(limit_mb, unpacked, f"{url}, unpacked,")
+                tar.extract(member, part, filter="data")
+        os.replace(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 # ------------------------------------------------------------------------------------------------------- input batch
@@ -1139,10 +1180,10 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
 
     try:
         with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
-            if math.prod(header.size) > Image.MAX_IMAGE_PIXELS:
+            if math.prod(header.size) > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
             wanted = 0 if header.format == "BMP" else channels  # of BMPs TensorFlow takes the channels that there are
-            turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION), (0, False))
+            turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION, 1), (0, False))
             image = tf.io.decode_image(tf.io.read_file(str(path)), channels=wanted, expand_animations=False)
             pixels = fit_channels(tf, image, channels)
     except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -1190,7 +1231,9 @@ def read_folder(
     root, in_turn = Path(folder), image_paths(folder, flag)
     if flag == "--image_dir" and len(in_turn) > count:
         say(f"{folder}: {count} of its {len(in_turn)} images are read; a larger --num_images takes more")
-    pixels, paths, unreadable = [], [], 0
+    pixels: list[np.ndarray] = []
+    paths: list[Path] = []
+    unreadable = 0
     with progress(f"Reading {root.name}", min(count, len(in_turn)), "images") as advance:
         for path in in_turn:
             if len(paths) < count:
@@ -1697,7 +1740,7 @@ class Onnx:
         data = read_unchanged(self.graph.path, self.graph.sha256)
         module = precision_py()
         steps = functools.partial(progress, unit="steps")
-        settings = module.Settings(opset=ENGINES["tensorrt"].opset)
+        settings = module.Settings(opset=TENSORRT.opset)
         return module.Precisions(data, [self.graph.input], [self.graph.output], settings, steps)
 
     @property
@@ -1756,7 +1799,7 @@ def int8_settings(engine: str) -> Any:
     """
     module = precision_py()
     if engine != "onnxruntime":
-        return module.Settings(half=not ENGINES["tensorrt"].weakly_typed)
+        return module.Settings(half=not TENSORRT.weakly_typed)
     return module.Settings(unsigned=True, weight_bits=7 if int8_saturates() else 8)
 
 
@@ -1847,7 +1890,7 @@ class Job:
         """The images from `first` on as the engine takes them, repeated to fill the batch."""
         layout = self.graph.layout if self.dtype == self.graph.dtype else "NHWC"  # pixels are turned on the device
         images = dataclasses.replace(self.images, pixels=self.images.pixels[first:]) if first else self.images
-        return images.batch(self.case.batch_size, self.config.preprocessing, layout, self.dtype)
+        return images.batch(self.case.images, self.config.preprocessing, layout, self.dtype)
 
     def path(self, suffix: str | None = None) -> Path:
         """Where the case's artifact belongs."""
@@ -1881,6 +1924,7 @@ class Engine:
     name = ""
     precisions: tuple[str, ...] = ()
     needs_onnx = False
+    builds_slowly = False  # what it builds is kept from run to run
 
     def why_not_build(self, precision: str) -> str | None:
         """What keeps this engine from building the precision's artifact here, and the remedy; None if nothing does."""
@@ -2090,6 +2134,7 @@ class TfTrt(Engine):
 
     name = "tftrt"
     precisions = ("fp32", "fp16", "int8")
+    builds_slowly = True
 
     def why_not_build(self, precision: str) -> str | None:
         version = version_of("tensorflow") or "0"
@@ -2178,10 +2223,11 @@ def missing_nvinfer() -> str | None:
 
 def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
     """The graph after TF-TRT, calibrated for int8, and the calibration's facts; writes the uncalibrated graph too."""
-    calibrated, output, facts = job.case.precision == "int8", job.graph.output, {}
+    calibrated, output = job.case.precision == "int8", job.graph.output
+    facts: dict[str, Any] = {}
     if calibrated:
         pixels, facts = calibration_images(job.config, job.graph, job.images)
-        samples = feeds(job.graph, pixels, job.config.preprocessing, job.case.batch_size)
+        samples = feeds(job.graph, pixels, job.config.preprocessing, job.case.images)
     with tf.Graph().as_default():  # this converter refuses eager mode
         converter = converter_class(
             input_graph_def=graph_def_of(job.graph),
@@ -2364,7 +2410,7 @@ class TensorRt(Engine):
 
     name = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
-    needs_onnx = True
+    needs_onnx = builds_slowly = True
 
     @property
     def choice(self) -> tuple[str, str]:
@@ -2512,11 +2558,11 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
         raise trt_error("parse the graph", [parser.get_error(0).desc()])
-    fix_shapes(network, job.case.batch_size, job.graph)
+    fix_shapes(network, job.case.images, job.graph)
     config = builder_config(trt, builder, job)
     allow_precision(trt, network, config, job.case.precision, model)
     cache = timing_cache_path(trt, job)
-    warm = bool(cache) and cache.exists()
+    warm = cache is not None and cache.exists()
     if cache:
         config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if warm else b""), False)
     plan = builder.build_serialized_network(network, config)
@@ -2793,7 +2839,8 @@ def input_type(layer: dict[str, Any]) -> str:
     return str(source.get("Datatype") or source.get("DataType") or source.get("Format/Datatype") or "")
 
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TensorRt(), TfTrt(), Xla(), OnnxRuntime())}
+TENSORRT = TensorRt()
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TENSORRT, TfTrt(), Xla(), OnnxRuntime())}
 AUTO = ("tensorrt", "tftrt", "xla", "onnxruntime")  # the order in which auto looks
 
 
@@ -3315,7 +3362,8 @@ def share_same(counts: dict[str, Any]) -> float | None:
 
 def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[dict[str, Any], list[int]]:
     """All agreement of one output with native's for the same images, and which images changed their class."""
-    ours, theirs, changed = rows_of(ours), rows_of(theirs), []
+    ours, theirs = rows_of(ours), rows_of(theirs)
+    changed: list[int] = []
     found: dict[str, Any] = {"kind": kind, **numeric_agreement(ours, theirs)}
     if kind in CLASS_KINDS:
         classes, changed = class_agreement(ours, theirs)
@@ -3325,18 +3373,19 @@ def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[d
     return found, changed
 
 
-Natives = dict[tuple[int, str], Result]  # native's newest result by batch size and device
+Natives = dict[tuple[int, str], list[dict[str, Timing]]]  # native's newest rounds by batch size and device
 
 
 def rate(result: Result, natives: Natives) -> None:
-    """Adds how many times as fast as native a result is, where native ran at its batch size on its device."""
-    key = (result.case.batch_size, result.machine["device"])
+    """Adds how many times as fast as native a result is: in the same turns, else where native ran on its device."""
+    key = (result.case.images, result.machine["device"])
     if result.case.precision == "native":
-        natives[key] = result
-    elif key in natives:
-        native = natives[key]
-        both = [inputs for inputs in result.timings if inputs in native.timings]
-        rated = {inputs: times_native(rounds_of(result, inputs), rounds_of(native, inputs)) for inputs in both}
+        natives[key] = result.rounds
+        return
+    native = result.native_rounds or natives.get(key)
+    if native and result.rounds:
+        both = [inputs for inputs in result.timings if inputs in native[0]]
+        rated = {i: times_native(loops_of(result.rounds, i), loops_of(native, i)) for i in both}
         result.facts["times_native"] = {inputs: estimate._asdict() for inputs, estimate in rated.items()}
 
 
@@ -3521,7 +3570,7 @@ def counting_remedy(step: int, classes: int, config: Config) -> str:
 
 def timings_of(result: Result) -> dict[str, dict[str, Any]]:
     """A record's timings with their statistics; adds sentences on them to the result."""
-    timings, size = {}, result.case.batch_size
+    timings, size = {}, result.case.images
     for inputs, timing in result.timings.items():
         steady, remedy = verdict(rounds_of(result, inputs), size)
         numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
@@ -3832,9 +3881,9 @@ def in_short(result: Result) -> str:
     found = []
     for inputs in result.timings:
         rounds = rounds_of(result, inputs)
-        speed = f"{typical(rounds, result.case.batch_size).value:,.0f} images/s{' from host' * (inputs == 'host')}"
-        native = loops_of(result.native_rounds, inputs) if result.case.precision != "native" else []
-        found.append(f"{speed}, {times_native(rounds, native).value:.2f}x native" if native else speed)
+        speed = f"{typical(rounds, result.case.images).value:,.0f} images/s{' from host' * (inputs == 'host')}"
+        rated = result.facts.get("times_native", {}).get(inputs)
+        found.append(f"{speed}, {rated['value']:.2f}x native" if rated else speed)
     return "; ".join(found) or result.error or result.status
 
 
@@ -3942,27 +3991,30 @@ def why_no_download() -> str | None:
 
 def choose_preprocessing(config: Config, graph: Graph) -> None:
     """Takes the preprocessing that fits the graph where none was passed, and says which and why."""
-    asked = "preprocessing" in config.given
-    photographs = bool(config.image_file or config.image_dir or config.calibration_dir)
-    if graph.dtype == "uint8":
-        if asked and config.preprocessing != "none":
-            say(f"--preprocessing={config.preprocessing} has no effect: {graph.name} takes uint8 pixels as they are")
-        config.preprocessing = "none"
-        return
-    if asked:
-        if graph.scaling and config.preprocessing != "none":
-            say(f"{graph.name} scales its pixels itself ({graph.scaling}): --preprocessing=none may be meant")
-        return
-    if built_in(config):
-        config.preprocessing, why = "inception", "what ResNet-50 v2 was trained with"
-    elif graph.scaling:
-        config.preprocessing, why = "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
-    elif graph.image_shape[2] == 1:
-        config.preprocessing, why = "none", f"{graph.name} takes one channel, and nothing in it tells which range"
+    asked = config.preprocessing if "preprocessing" in config.given else None
+    config.preprocessing, why = fitting_preprocessing(config, graph)
+    if asked is None:
+        if graph.dtype != "uint8" and (config.image_file or config.image_dir or config.calibration_dir):
+            say(f"--preprocessing={config.preprocessing} is taken: {why}")
+    elif graph.dtype == "uint8" and asked != "none":
+        say(f"--preprocessing={asked} has no effect: {why}")
     else:
-        why = f"as ever, since nothing in {graph.name} tells what it was trained with"
-    if photographs:
-        say(f"--preprocessing={config.preprocessing} is taken: {why}")
+        if graph.scaling and asked != "none":
+            say(f"{why}: --preprocessing=none may be meant")
+        config.preprocessing = asked
+
+
+def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
+    """What fits a graph best, as far as it can be told, and why."""
+    if graph.dtype == "uint8":
+        return "none", f"{graph.name} takes uint8 pixels as they are"
+    if built_in(config):
+        return "inception", "what ResNet-50 v2 was trained with"
+    if graph.scaling:
+        return "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
+    if graph.image_shape[2] == 1:
+        return "none", f"{graph.name} takes one channel, and nothing in it tells which range"
+    return "vgg", f"as ever, since nothing in {graph.name} tells what it was trained with"
 
 
 def load_model(config: Config) -> Model:
@@ -4001,7 +4053,7 @@ def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
 
 def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
     """The first engine that can run (or build) the precision here without leaving the device, and why that one."""
-    reasons = []
+    reasons: list[str] = []
     for name in AUTO:
         engine = ENGINES[name]
         reason = engine.why_not_build(precision) if build_only else engine.why_not(precision)
@@ -4098,7 +4150,7 @@ class OpenCase:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.runner: Runner | None = None
+        self.runner: Any = None  # a Runner, once it is open
         self.memory_share = MEMORY_SHARE
         self.clock = time.perf_counter
         self.first_runs: dict[str, float] = {}
@@ -4124,24 +4176,37 @@ class OpenCase:
         case, config, engine = self.job.case, self.job.config, ENGINES[self.job.case.engine]
         if reason := engine.why_not_build(case.precision):
             raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
-        artifact = built or self.build(engine)
+        kernels = Kernels(config) if case.engine == "xla" and gpus() else None
+        self.artifact = built or self.build(engine)
         reason = engine.why_not(case.precision)
         if config.build_only or reason:
-            return artifact, "" if config.build_only else f"built, not run: {reason}"
+            return self.artifact, "" if config.build_only else f"built, not run: {reason}"
         self.batch = self.job.batch()
-        with waiting(f"Opening {case.title}"):
-            self.runner = engine.open(self.job, artifact, self.batch)
-        self.artifact = artifact
-        for inputs in KINDS_OF_INPUTS[config.inputs]:
-            self.first_runs[inputs] = self.run_first(inputs)
+        with kernels or contextlib.nullcontext():
+            try:
+                self.run_opened(engine)
+            except UserError:
+                if not forget_built(self.artifact, self.job):
+                    raise
+                self.artifact = self.build(engine)
+                self.run_opened(engine)
+        if kernels:
+            self.artifact.proof["kernels"] = kernels.chosen
         come_to_rest()
-        return artifact, ""
+        return self.artifact, ""
 
     def build(self, engine: Engine) -> Artifact:
         with waiting(f"Building {self.job.case.title}"):
-            artifact = engine.build(self.job)
+            artifact = build_once(engine, self.job)
         artifact.bytes = os.path.getsize(artifact.path)
         return artifact
+
+    def run_opened(self, engine: Engine) -> None:
+        """Opens the artifact on the batch, runs it once and warms it up."""
+        with waiting(f"Opening {self.job.case.title}"):
+            self.runner = engine.open(self.job, self.artifact, self.batch)
+        for inputs in KINDS_OF_INPUTS[self.job.config.inputs]:
+            self.first_runs[inputs] = self.run_first(inputs)
 
     def run_first(self, inputs: str) -> float:
         """Seconds of the first run; then the untimed steps."""
@@ -4176,7 +4241,7 @@ class OpenCase:
                     with clocks.paused():
                         self.meet()
                     (total,) = time_steps(burst, 1, self.clock)
-            images = count * self.job.case.batch_size
+            images = count * self.job.case.images
             facts = clocks.facts(2 * images, sum(seconds) + total)
             timings[inputs] = Timing(seconds, images / total, first_run, facts)
             self.step_seconds[inputs] = float(np.median(seconds))
@@ -4191,8 +4256,8 @@ class OpenCase:
         self.same = self.same or run_again(self.runner, self.batch, graph, None)
         steps = [self.same[0]]
         with progress(f"Outputs of {case.title}", count, "images") as advance:
-            for first in range(case.batch_size, count, case.batch_size):
-                advance(case.batch_size)
+            for first in range(case.images, count, case.images):
+                advance(case.images)
                 steps.append(outputs_of(self.runner, self.job.batch(first), graph))
         outputs = {name: np.concatenate([step[name] for step in steps])[:count] for name in steps[0]}
         notes = mixed_notes(self.job)
@@ -4208,6 +4273,103 @@ class OpenCase:
         self.open()
         if self.runner:
             self.measure_round(1)
+
+
+REUSED_KERNELS = "by an earlier run"
+
+
+class Kernels:
+    """The kernels that XLA chose, kept from run to run: as a context in which it compiles.
+
+    Choosing takes most of its compiling, and the same kernels each time make runs comparable. It has to be entered
+    and left in a process whose XLA has not read its flags yet.
+    """
+
+    def __init__(self, config: Config) -> None:
+        gpu = gpus()[0]
+        key = [gpu["name"], gpu["compute_capability"], gpu["driver"], version_of("tensorflow"), config.tf32]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        self.path = cache_folder() / f"xla-kernels-{digest}.textproto"
+        self.new = self.path.with_suffix(f".{os.getpid()}.textproto")
+        given = os.environ.get("XLA_FLAGS", "")
+        if "autotune" in given:  # the user's own
+            self.chosen = "by XLA_FLAGS"
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        words = [given, f"--xla_gpu_dump_autotune_results_to={self.new}"]
+        if self.path.exists():
+            words.append(f"--xla_gpu_load_autotune_results_from={self.path}")
+        self.chosen = REUSED_KERNELS if self.path.exists() else "by this run"
+        os.environ["XLA_FLAGS"] = " ".join(filter(None, words))
+
+    def __enter__(self) -> Kernels:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        """Keeps what XLA wrote; what it could not compile with goes."""
+        with contextlib.suppress(OSError):
+            if kind is None:
+                os.replace(self.new, self.path)
+            elif self.chosen == REUSED_KERNELS:
+                self.path.unlink()
+
+
+def build_once(engine: Engine, job: Job) -> Artifact:
+    """What an engine runs: from an earlier run that built it for the same question, if its building is slow."""
+    if not engine.builds_slowly:
+        return engine.build(job)
+    answer, question = answer_path(job), question_of(engine, job)
+    if found := built_before(answer, question):
+        return found
+    artifact = engine.build(job)
+    kept = {"question": question, "artifact": dataclasses.asdict(artifact)}
+    write_beside(answer, json.dumps(kept).encode())
+    return artifact
+
+
+def answer_path(job: Job) -> Path:
+    """Where it is written what was built, beside it."""
+    return job.path(f"_batch{job.case.batch_size}.built.json")
+
+
+def forget_built(artifact: Artifact, job: Job) -> bool:
+    """Whether the artifact was an earlier run's, which then is not taken again."""
+    if "built_before" not in artifact.proof:
+        return False
+    answer_path(job).unlink(missing_ok=True)
+    return True
+
+
+def question_of(engine: Engine, job: Job) -> dict[str, Any]:
+    """All that decides what an engine builds."""
+    config, case = job.config, job.case
+    flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
+    calibrated = case.precision == "int8" and not job.source  # else the source holds the ranges
+    return {
+        "program": VERSION,
+        "graph": [job.graph.sha256, job.graph.input, job.graph.output],
+        "source": job.source.sha256 if job.source else None,
+        "case": [case.engine, case.precision, case.batch_size],
+        "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
+        "gpu": [gpus()[0][name] for name in ("name", "compute_capability", "driver")] if gpus() else None,
+        "flags": {name: vars(config).get(name) for name in flags},
+        "calibration": calibration_images(config, job.graph, job.images)[1]["sha256"] if calibrated else None,
+    }
+
+
+def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
+    """The artifact that a file says was built for this question, if both are this user's own and unchanged."""
+    try:
+        kept = json.loads(answer.read_bytes())
+        artifact = Artifact(**kept["artifact"])
+        path = answer.with_name(Path(artifact.path).name)
+        if kept["question"] != question or {answer.stat().st_uid, path.stat().st_uid} != {os.getuid()}:
+            return None
+        read_unchanged(str(path), artifact.sha256)
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return None
+    proof = {**artifact.proof, "built_before": artifact.seconds}
+    return dataclasses.replace(artifact, path=str(path), seconds=0.0, proof=proof)
 
 
 MEMORY_SHARE = 0.75  # of the free memory of a CPU, which the kernel would hand out twice rather than refuse
@@ -4298,9 +4460,19 @@ def mixed_notes(job: Job) -> list[str]:
     return [f"{has}; {same}"]
 
 
+def reuse_notes(proof: dict[str, Any]) -> list[str]:
+    """A sentence where an earlier run did what this one would have had to do."""
+    notes = []
+    if "built_before" in proof:
+        notes.append(f"an earlier run built this in {proof['built_before']:.0f} s: nothing was built now")
+    if proof.get("kernels") == REUSED_KERNELS:
+        notes.append("XLA took the kernels that an earlier run chose: without them a first run takes longer")
+    return notes
+
+
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
     """Sentences where the engine ran something else than the graph says, or had to be compiled first."""
-    notes = []
+    notes = reuse_notes(proof)
     if capability := proof.get("compiled_by_driver"):
         notes.append(
             f"this TensorFlow has no machine code for compute capability {capability}: the driver compiled its "
@@ -4346,7 +4518,7 @@ class Session:
         try:
             self.open()
             begun = time.monotonic()
-            if not self.over:
+            if self.worker and not self.over:
                 self.add_round(self.worker.ask("measure_round", self.steps))
                 self.seconds.append(time.monotonic() - begun)
         except CASE_ENDS as error:
@@ -4459,6 +4631,10 @@ class Session:
         merge_rounds(self.result, self.rounds)
         return [self.result]
 
+    def rounds_by_device(self) -> list[list[dict[str, Timing]]]:
+        """The rounds that belong to each of the results."""
+        return [self.rounds]
+
     def close(self) -> None:
         if self.worker:
             self.worker.close()
@@ -4467,6 +4643,7 @@ class Session:
 
 def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
     """Puts the steps of all rounds into the result's timings; each round's own are kept in the facts."""
+    result.rounds = rounds
     if len(rounds) > 1:
         result.facts["rounds"] = [{i: dataclasses.asdict(t) for i, t in timings.items()} for timings in rounds]
     for inputs in rounds[0] if rounds else ():
@@ -4526,7 +4703,7 @@ def try_batch(job: Job, start: Callable[[Job], Worker | Here]) -> str:
 def smaller(job: Job, error: str) -> Job:
     """The job at a smaller batch: a measured run takes a little more memory than a try. Steps double."""
     say(f"{job.case}: did not fit when measured")
-    size, largest = job.case.batch_size, max(size for size, found in job.tried.items() if found == FITS)
+    size, largest = job.case.images, max(size for size, found in job.tried.items() if found == FITS)
     step = max(largest - size, max(1, size // FINE))
     case = dataclasses.replace(job.case, batch_size=max(1, size - step))
     return dataclasses.replace(job, case=case, tried={**job.tried, size: f"fits in a try, not when measured: {error}"})
@@ -4543,7 +4720,7 @@ def in_groups(jobs: list[Job]) -> list[list[Job]]:
     return groups
 
 
-def schedule(
+def schedule(  # noqa: C901
     config: Config,
     jobs: list[Job],
     session: Callable[[Job], Session] = Session,
@@ -4618,9 +4795,9 @@ def with_reference(
 ) -> list[Result]:
     """The results with native's outputs, and native's rounds of the same turns."""
     native = native_of(list(sessions))
-    for result in results:
-        result.reference = reference
-        result.native_rounds = native.rounds if native else []
+    beside = native.rounds_by_device() if native else [[] for _ in results]
+    for result, rounds in zip(results, beside, strict=True):
+        result.reference, result.native_rounds = reference, rounds
     return results
 
 
@@ -4657,7 +4834,7 @@ def doctor(config: Config) -> None:
         print(line.format(**gpu))
     print("" if gpus() else "no NVIDIA GPU found by NVML\n")
     print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
-    reasons = collections.defaultdict(list)
+    reasons: dict[str, list[str]] = collections.defaultdict(list)
     for engine in ENGINES.values():
         cells = []
         for precision in PRECISIONS:

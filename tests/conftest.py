@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]  # or tensorrt.py hides tensorrt
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and what they start, ignore it
 HELD_OUT = 300  # digits that the network is not trained on
+SLOW_TIMEOUT = 7200  # seconds a slow test may take: a hundred random tries, on a machine that others use too
 
 
 def load(name="bench", file="tensorrt.py"):
@@ -109,6 +110,8 @@ def pytest_collection_modifyitems(config, items):
         "bindings": "bindings" not in asked,
     }
     for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
         for marker, absent in missing.items():
             if absent and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: not on this machine, or not asked for"))

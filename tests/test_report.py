@@ -87,7 +87,7 @@ def test_nothing_heavy_is_imported(report):
     assert "matplotlib" not in ran.stderr
 
 
-def overlaps(figure):
+def overlaps(figure):  # noqa: C901
     """The axes' visible texts that lie on one another or leave the picture, and how many texts there are."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -1,0 +1,116 @@
+"""The house itself: the tools' settings, one list of requirements, and the scripts under uv and pipx."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PROGRAMS = ("tensorrt.py", "precision.py", "report.py", "fleet.py")
+MOST_PATHS = {"parse_flags": 13, "schedule": 13}  # of functions with over seven; the numbers may only fall
+
+
+def requirements(name):
+    """The lines of a requirements file that name a package."""
+    lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    return [line for line in lines if line and not line.startswith("-")]
+
+
+def inline_metadata(program):
+    """The dependencies in a script's own head, as PEP 723 has them read, and the Python that it wants."""
+    pattern = r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$"  # the regular expression of PEP 723
+    (found,) = re.finditer(pattern, (ROOT / program).read_text())
+    text = "".join(line.removeprefix("# ").removeprefix("#") for line in found["content"].splitlines(keepends=True))
+    return re.findall(r'^  "(.*)",$', text, re.M), re.findall(r'^requires-python = "(.*)"$', text, re.M)
+
+
+@pytest.mark.parametrize("program", ["tensorrt.py", "fleet.py"])
+def test_a_script_asks_for_what_requirements_txt_has(program):
+    packages, python = inline_metadata(program)
+    assert packages == requirements("requirements.txt")
+    assert python == [">=3.10,<3.14"]
+
+
+def test_report_asks_for_its_share_of_it():
+    packages, _ = inline_metadata("report.py")
+    assert packages
+    assert set(packages) <= set(requirements("requirements.txt"))
+
+
+def test_functions_of_over_seven_paths_get_fewer():
+    """Ruff refuses those without `noqa: C901`, and marks that are not needed; how many paths they have is told here."""
+    words = [tool("ruff"), "check", "--isolated", "--ignore-noqa", "--select=C901", "--output-format=json"]
+    words += ["--config=lint.mccabe.max-complexity=7", *PROGRAMS]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    found = (re.fullmatch(r"`(\w+)` is too complex \((\d+) > 7\)", one["message"]) for one in json.loads(done.stdout))
+    assert {one[1]: int(one[2]) for one in found} == MOST_PATHS
+
+
+def test_the_workflow_runs_what_is_run_here():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "run: .ci/run" in text
+    script = (ROOT / ".ci" / "run").read_text()
+    for tool in ("ruff format --check", "ruff check", "mypy"):
+        assert f".venv/bin/{tool}" in script
+
+
+def with_a_tensorrt(folder):
+    """The environment of a process that finds a package tensorrt, of a version that there never was."""
+    package = folder / "site" / "tensorrt"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('__version__ = "10.99.7"\n')
+    return {**os.environ, "PYTHONPATH": str(folder / "site")}
+
+
+def runs_as_a_script(words, graph, folder, version):
+    """Runs the copied program by those words: two cases are measured, and `tensorrt` is not the script itself.
+
+    The script's folder is first on sys.path there too, and must not be when the package is looked for.
+    """
+    for name in PROGRAMS:
+        shutil.copy(ROOT / name, folder)
+    environment = with_a_tensorrt(folder)
+    environment["PIPX_HOME"] = str(folder / "pipx")
+
+    def run(*args):
+        return subprocess.run(
+            [*words, "./tensorrt.py", *args], cwd=folder, env=environment, capture_output=True, text=True, timeout=1500
+        )
+
+    doctor = run("--doctor")
+    assert doctor.returncode == 0, doctor.stderr
+    assert re.search(rf"^tensorrt +{re.escape(version)} ", doctor.stdout, re.M), doctor.stdout
+    flags = ["--native", "--fp32", "--engine=onnxruntime", "--batch_size=2", "--num_loops=5", "--num_warmup=1"]
+    done = run(f"--frozen_graph={graph}", *flags, "--preprocessing=none", "--output_dir=out")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in (folder / "out" / "results.jsonl").read_text().splitlines()]
+    assert [record["engine"] for record in records] == ["native", "onnxruntime"]
+    assert not any(record["error"] for record in records)
+
+
+def tool(name):
+    """The words that start a tool: beside this Python, or wherever the shell finds it."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if not found:
+        pytest.skip(f"no {name}: pip install {name}")
+    return found
+
+
+@pytest.mark.slow
+def test_uv_runs_the_script(forms, tmp_path):
+    """In an environment that uv makes from the script's head."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    runs_as_a_script([tool("uv"), "run", "--python", python], forms["frozen_graph"], tmp_path, "tensorrt 10.99.7")
+
+
+@pytest.mark.slow
+def test_pipx_runs_the_script(forms, tmp_path):
+    """The same by pipx, which passes no PYTHONPATH on: no package tensorrt is there, and none may be found."""
+    tool("uv")  # which pipx takes where it is: a minute less
+    runs_as_a_script([tool("pipx"), "run", "--python", sys.executable], forms["frozen_graph"], tmp_path, "missing")

@@ -338,6 +338,9 @@ class Team(bench.Session):
         add_up(results)
         return results
 
+    def rounds_by_device(self) -> list[list[Any]]:
+        return [member.rounds for member in self.members]
+
     def close(self) -> None:
         for member in self.members:
             member.close()
@@ -615,7 +618,7 @@ def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files
             result.notes.append(
                 f"ran at niceness {nice}, behind all else on the node: start Ray there with RAY_worker_niceness=0"
             )
-    return [dataclasses.asdict(result) for result in results]
+    return [dataclasses.asdict(dataclasses.replace(r, native_rounds=[])) for r in results]
 
 
 def unpacked(folder: Path, config: Any, parts: dict[str, Any], images: Any, files: tuple[bytes, ...]) -> Any:
@@ -637,12 +640,17 @@ def as_data(part: Any) -> dict[str, Any] | None:
     return dataclasses.asdict(part) if part else None
 
 
+def timings_of(found: dict[str, Any]) -> dict[str, Any]:
+    return {inputs: bench.Timing(**timing) for inputs, timing in found.items()}
+
+
 def result_of(found: dict[str, Any]) -> Any:
     """A result from plain data."""
     parts = {
         "case": bench.Case(**found["case"]),
         "artifact": bench.Artifact(**found["artifact"]) if found["artifact"] else None,
-        "timings": {i: bench.Timing(**timing) for i, timing in found["timings"].items()},
+        "timings": timings_of(found["timings"]),
+        "rounds": [timings_of(timings) for timings in found["rounds"]],
     }
     return bench.Result(**{**found, **parts})
 

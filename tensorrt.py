@@ -30,10 +30,12 @@ block a case to OUTPUT_DIR/log.txt and one line a case to OUTPUT_DIR/results.jso
     engine      native, tensorrt, tftrt, xla, onnxruntime; --engine=auto takes the first that can run the precision here
     case        one engine, precision and batch size: one process, one measurement, one record
 
-What is measured. Every case runs once for tracing and compiling (`first run`), then --num_warmup steps, then
---num_loops steps that are each waited for (latency, and fps = batch / seconds of a step), then --num_loops steps that
-are enqueued and waited for once (throughput). --inputs=device: the batch lies where the engine computes before the
-clock starts. --inputs=host: NumPy in, NumPy out; the throughput loop copies the next batch while a step runs.
+What is measured. Every case runs once for tracing and compiling (`first run`), then untimed until its speed has stopped
+rising, or --num_warmup steps. The cases of a batch size are then measured in rounds, in turn, until speed and times
+native are known, or --num_loops steps: steps that are each waited for (latency, and fps = batch / seconds of a step),
+then as many that are enqueued and waited for once (throughput). --inputs=device: the batch lies where the engine
+computes before the clock starts. --inputs=host: NumPy in, NumPy out; the throughput loop copies the next batch while a
+step runs. Agreement and accuracy are judged afterwards, on all images.
 
 Traps. TensorFlow's dispatch is asynchronous: a loop that never waits measures nothing. The first run compiles. Random
 weights and random images have a speed but no meaning. INT8 calibrated on random images is as fast as any, and wrong.
@@ -243,6 +245,7 @@ class Result:
     artifact: Artifact | None = None
     outputs: dict[str, np.ndarray] | None = None
     reference: dict[str, np.ndarray] | None = None
+    rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
     native_rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -712,7 +715,7 @@ def process_context() -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with without_ctrl_c(), main_passed_on(), away_from_here(), quiet(1, 2):
+    with without_ctrl_c(), main_passed_on(), as_the_server_starts(), quiet(1, 2):
         forkserver.ensure_running()
     return context
 
@@ -736,14 +739,20 @@ def main_passed_on() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def away_from_here() -> Iterator[None]:
-    """Lets the fork server start in the root folder: it would import what lies in the current one."""
-    before = os.getcwd()
+def as_the_server_starts() -> Iterator[None]:
+    """In the root folder, as it would import what lies in the current one; its strings hash alike in every run.
+
+    tf2onnx goes through sets: the same model gave ONNX files that differed in the order of their nodes.
+    """
+    folder, seed = os.getcwd(), os.environ.get("PYTHONHASHSEED")
     os.chdir("/")
+    os.environ.setdefault("PYTHONHASHSEED", "0")
     try:
         yield
     finally:
-        os.chdir(before)
+        os.chdir(folder)
+        if seed is None:
+            del os.environ["PYTHONHASHSEED"]
 
 
 @contextlib.contextmanager
@@ -1741,6 +1750,7 @@ class Engine:
     name = ""
     precisions: tuple[str, ...] = ()
     needs_onnx = False
+    builds_slowly = False  # what it builds is kept from run to run
 
     def why_not_build(self, precision: str) -> str | None:
         """What keeps this engine from building the precision's artifact here, and the remedy; None if nothing does."""
@@ -1950,6 +1960,7 @@ class TfTrt(Engine):
 
     name = "tftrt"
     precisions = ("fp32", "fp16", "int8")
+    builds_slowly = True
 
     def why_not_build(self, precision: str) -> str | None:
         version = version_of("tensorflow") or "0"
@@ -2225,7 +2236,7 @@ class TensorRt(Engine):
 
     name = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
-    needs_onnx = True
+    needs_onnx = builds_slowly = True
 
     @property
     def choice(self) -> tuple[str, str]:
@@ -3186,18 +3197,19 @@ def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[d
     return found, changed
 
 
-Natives = dict[tuple[int, str], Result]  # native's newest result by batch size and device
+Natives = dict[tuple[int, str], list[dict[str, Timing]]]  # native's newest rounds by batch size and device
 
 
 def rate(result: Result, natives: Natives) -> None:
-    """Adds how many times as fast as native a result is, where native ran at its batch size on its device."""
+    """Adds how many times as fast as native a result is: in the same turns, else where native ran on its device."""
     key = (result.case.images, result.machine["device"])
     if result.case.precision == "native":
-        natives[key] = result
-    elif key in natives:
-        native = natives[key]
-        both = [inputs for inputs in result.timings if inputs in native.timings]
-        rated = {inputs: times_native(rounds_of(result, inputs), rounds_of(native, inputs)) for inputs in both}
+        natives[key] = result.rounds
+        return
+    native = result.native_rounds or natives.get(key)
+    if native and result.rounds:
+        both = [inputs for inputs in result.timings if inputs in native[0]]
+        rated = {i: times_native(loops_of(result.rounds, i), loops_of(native, i)) for i in both}
         result.facts["times_native"] = {inputs: estimate._asdict() for inputs, estimate in rated.items()}
 
 
@@ -3671,8 +3683,8 @@ def in_short(result: Result) -> str:
     for inputs in result.timings:
         rounds = rounds_of(result, inputs)
         speed = f"{typical(rounds, result.case.images).value:,.0f} images/s{' from host' * (inputs == 'host')}"
-        native = loops_of(result.native_rounds, inputs) if result.case.precision != "native" else []
-        found.append(f"{speed}, {times_native(rounds, native).value:.2f}x native" if native else speed)
+        rated = result.facts.get("times_native", {}).get(inputs)
+        found.append(f"{speed}, {rated['value']:.2f}x native" if rated else speed)
     return "; ".join(found) or result.error or result.status
 
 
@@ -3870,24 +3882,37 @@ class OpenCase:
         case, config, engine = self.job.case, self.job.config, ENGINES[self.job.case.engine]
         if reason := engine.why_not_build(case.precision):
             raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
-        artifact = built or self.build(engine)
+        kernels = Kernels(config) if case.engine == "xla" and gpus() else None
+        self.artifact = built or self.build(engine)
         reason = engine.why_not(case.precision)
         if config.build_only or reason:
-            return artifact, "" if config.build_only else f"built, not run: {reason}"
+            return self.artifact, "" if config.build_only else f"built, not run: {reason}"
         self.batch = self.job.batch()
-        with waiting(f"Opening {case.title}"):
-            self.runner = engine.open(self.job, artifact, self.batch)
-        self.artifact = artifact
-        for inputs in KINDS_OF_INPUTS[config.inputs]:
-            self.first_runs[inputs] = self.run_first(inputs)
+        with kernels or contextlib.nullcontext():
+            try:
+                self.run_opened(engine)
+            except UserError:
+                if not forget_built(self.artifact, self.job):
+                    raise
+                self.artifact = self.build(engine)
+                self.run_opened(engine)
+        if kernels:
+            self.artifact.proof["kernels"] = kernels.chosen
         come_to_rest()
-        return artifact, ""
+        return self.artifact, ""
 
     def build(self, engine: Engine) -> Artifact:
         with waiting(f"Building {self.job.case.title}"):
-            artifact = engine.build(self.job)
+            artifact = build_once(engine, self.job)
         artifact.bytes = os.path.getsize(artifact.path)
         return artifact
+
+    def run_opened(self, engine: Engine) -> None:
+        """Opens the artifact on the batch, runs it once and warms it up."""
+        with waiting(f"Opening {self.job.case.title}"):
+            self.runner = engine.open(self.job, self.artifact, self.batch)
+        for inputs in KINDS_OF_INPUTS[self.job.config.inputs]:
+            self.first_runs[inputs] = self.run_first(inputs)
 
     def run_first(self, inputs: str) -> float:
         """Seconds of the first run; then the untimed steps."""
@@ -3955,6 +3980,103 @@ class OpenCase:
             self.measure_round(1)
 
 
+REUSED_KERNELS = "by an earlier run"
+
+
+class Kernels:
+    """The kernels that XLA chose, kept from run to run: as a context in which it compiles.
+
+    Choosing takes most of its compiling, and the same kernels each time make runs comparable. It has to be entered
+    and left in a process whose XLA has not read its flags yet.
+    """
+
+    def __init__(self, config: Config) -> None:
+        gpu = gpus()[0]
+        key = [gpu["name"], gpu["compute_capability"], gpu["driver"], version_of("tensorflow"), config.tf32]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        self.path = cache_folder() / f"xla-kernels-{digest}.textproto"
+        self.new = self.path.with_suffix(f".{os.getpid()}.textproto")
+        given = os.environ.get("XLA_FLAGS", "")
+        if "autotune" in given:  # the user's own
+            self.chosen = "by XLA_FLAGS"
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        words = [given, f"--xla_gpu_dump_autotune_results_to={self.new}"]
+        if self.path.exists():
+            words.append(f"--xla_gpu_load_autotune_results_from={self.path}")
+        self.chosen = REUSED_KERNELS if self.path.exists() else "by this run"
+        os.environ["XLA_FLAGS"] = " ".join(filter(None, words))
+
+    def __enter__(self) -> Kernels:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        """Keeps what XLA wrote; what it could not compile with goes."""
+        with contextlib.suppress(OSError):
+            if kind is None:
+                os.replace(self.new, self.path)
+            elif self.chosen == REUSED_KERNELS:
+                self.path.unlink()
+
+
+def build_once(engine: Engine, job: Job) -> Artifact:
+    """What an engine runs: from an earlier run that built it for the same question, if its building is slow."""
+    if not engine.builds_slowly:
+        return engine.build(job)
+    answer, question = answer_path(job), question_of(engine, job)
+    if found := built_before(answer, question):
+        return found
+    artifact = engine.build(job)
+    kept = {"question": question, "artifact": dataclasses.asdict(artifact)}
+    write_beside(answer, json.dumps(kept).encode())
+    return artifact
+
+
+def answer_path(job: Job) -> Path:
+    """Where it is written what was built, beside it."""
+    return job.path(f"_batch{job.case.batch_size}.built.json")
+
+
+def forget_built(artifact: Artifact, job: Job) -> bool:
+    """Whether the artifact was an earlier run's, which then is not taken again."""
+    if "built_before" not in artifact.proof:
+        return False
+    answer_path(job).unlink(missing_ok=True)
+    return True
+
+
+def question_of(engine: Engine, job: Job) -> dict[str, Any]:
+    """All that decides what an engine builds."""
+    config, case = job.config, job.case
+    flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
+    calibrated = case.precision == "int8" and not job.source  # else the source holds the ranges
+    return {
+        "program": VERSION,
+        "graph": [job.graph.sha256, job.graph.input, job.graph.output],
+        "source": job.source.sha256 if job.source else None,
+        "case": [case.engine, case.precision, case.batch_size],
+        "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
+        "gpu": [gpus()[0][name] for name in ("name", "compute_capability", "driver")] if gpus() else None,
+        "flags": {name: vars(config).get(name) for name in flags},
+        "calibration": calibration_images(config, job.graph, job.images)[1]["sha256"] if calibrated else None,
+    }
+
+
+def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
+    """The artifact that a file says was built for this question, if both are this user's own and unchanged."""
+    try:
+        kept = json.loads(answer.read_bytes())
+        artifact = Artifact(**kept["artifact"])
+        path = answer.with_name(Path(artifact.path).name)
+        if kept["question"] != question or {answer.stat().st_uid, path.stat().st_uid} != {os.getuid()}:
+            return None
+        read_unchanged(str(path), artifact.sha256)
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return None
+    proof = {**artifact.proof, "built_before": artifact.seconds}
+    return dataclasses.replace(artifact, path=str(path), seconds=0.0, proof=proof)
+
+
 MEMORY_SHARE = 0.75  # of the free memory of a CPU, which the kernel would hand out twice rather than refuse
 
 
@@ -3981,6 +4103,9 @@ def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.
     return {graph.output: values}
 
 
+UNFINISHED_SECONDS = 0.2  # of steps, by the engine's own word, behind which unfinished work is looked for
+
+
 def run_again(runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | None) -> list[dict[str, np.ndarray]]:
     """The outputs of the same batch twice, which comes right after a loop on the resident batch, if there was one.
 
@@ -3990,14 +4115,15 @@ def run_again(runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | 
       UserError: three times running, it took LATE times as long as the same again and a timed step together.
     """
     outputs: list[dict[str, np.ndarray]] = []
-    for again in (True, True, False):  # a busy machine may be late once
+    median = float(np.median(timing.seconds)) if timing else 0.0
+    for _ in range(3):  # a busy machine may be late once
         outputs.clear()
-        late, usual = time_steps(lambda: outputs.append(outputs_of(runner, batch, graph)), 2)
-        if timing is None or late < LATE * (usual + float(np.median(timing.seconds))):
-            return outputs
-        if again:
-            repeat(runner.enqueue, len(timing.seconds))
+        if timing:
+            repeat(runner.enqueue, min(3 * LATE, int(UNFINISHED_SECONDS / max(median, 1e-6))))
             runner.sync()
+        late, usual = time_steps(lambda: outputs.append(outputs_of(runner, batch, graph)), 2)
+        if timing is None or late < LATE * (usual + median):
+            return outputs
     raise UserError(f"the engine called its steps done before they were: the next result took {late:.3f} s, the one "
                     f"after {usual:.3f} s, so its timings are not real")  # fmt: skip
 
@@ -4025,9 +4151,19 @@ def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
     return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
 
 
+def reuse_notes(proof: dict[str, Any]) -> list[str]:
+    """A sentence where an earlier run did what this one would have had to do."""
+    notes = []
+    if "built_before" in proof:
+        notes.append(f"an earlier run built this in {proof['built_before']:.0f} s: nothing was built now")
+    if proof.get("kernels") == REUSED_KERNELS:
+        notes.append("XLA took the kernels that an earlier run chose: without them a first run takes longer")
+    return notes
+
+
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
     """Sentences where the engine ran something else than the graph says, or had to be compiled first."""
-    notes = []
+    notes = reuse_notes(proof)
     if capability := proof.get("compiled_by_driver"):
         notes.append(
             f"this TensorFlow has no machine code for compute capability {capability}: the driver compiled its "
@@ -4186,6 +4322,10 @@ class Session:
         merge_rounds(self.result, self.rounds)
         return [self.result]
 
+    def rounds_by_device(self) -> list[list[dict[str, Timing]]]:
+        """The rounds that belong to each of the results."""
+        return [self.rounds]
+
     def close(self) -> None:
         if self.worker:
             self.worker.close()
@@ -4194,6 +4334,7 @@ class Session:
 
 def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
     """Puts the steps of all rounds into the result's timings; each round's own are kept in the facts."""
+    result.rounds = rounds
     if len(rounds) > 1:
         result.facts["rounds"] = [{i: dataclasses.asdict(t) for i, t in timings.items()} for timings in rounds]
     for inputs in rounds[0] if rounds else ():
@@ -4345,9 +4486,9 @@ def with_reference(
 ) -> list[Result]:
     """The results with native's outputs, and native's rounds of the same turns."""
     native = native_of(list(sessions))
-    for result in results:
-        result.reference = reference
-        result.native_rounds = native.rounds if native else []
+    beside = native.rounds_by_device() if native else [[] for _ in results]
+    for result, rounds in zip(results, beside, strict=True):
+        result.reference, result.native_rounds = reference, rounds
     return results
 
 

@@ -111,6 +111,7 @@ def test_resident_loop_waits_for_each_step_and_once_for_the_burst(bench):
     case.first_runs = {"device": case.run_first("device")}
     timing = case.measure_round(10)["device"]
     assert runner.now == 13 * 7 + 34
+    assert case.step_seconds == {"device": 7.0}
     assert timing.seconds == [7.0] * 10 and timing.first_run == 7.0
     assert timing.throughput == pytest.approx(10 * 2 / (10 * 3 + 4))
 

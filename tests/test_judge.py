@@ -180,8 +180,8 @@ def run_digits(main, forms, folder, *flags):
 
 def test_accuracy_says_of_how_many_images(main, forms, digits):
     ran = run_digits(main, forms, digits.folder)
-    assert ran.records[0]["accuracy"]["images"] == 50 and ran.records[0]["accuracy"]["top1"] > 0.9
-    assert "of 50 images" in ran.out
+    assert ran.records[0]["accuracy"]["images"] == 300 and ran.records[0]["accuracy"]["top1"] > 0.9
+    assert "of 300 images" in ran.out
 
 
 def test_class_folders_all_badly_named_are_said(main, forms, classes):

@@ -14,10 +14,10 @@ from conftest import ROOT, agreement, validate
 
 
 class Warming:
-    """A step whose seconds fall from twice a final value, on a clock of its own."""
+    """A step whose seconds fall to a final value, on a clock of its own."""
 
-    def __init__(self, final, falling=0.9):
-        self.now, self.final, self.extra, self.falling, self.steps = 0.0, final, final, falling, 0
+    def __init__(self, final, extra, falling=0.9):
+        self.now, self.final, self.extra, self.falling, self.steps = 0.0, final, extra, falling, 0
 
     def __call__(self):
         self.now += self.final + self.extra
@@ -29,16 +29,16 @@ class Warming:
 
 
 def test_a_warm_up_lasts_until_the_speed_has_stopped_rising(bench):
-    step = Warming(0.04, falling=0.98)
+    step = Warming(0.04, 0.04, falling=0.98)
     assert 0.04 < bench.warm_up(step, step.clock) < 0.046
     assert bench.WARM_LEAST < step.now < bench.WARM_MOST
-    steady = Warming(0.001, falling=0)
+    steady = Warming(0.001, 0)
     bench.warm_up(steady, steady.clock)
     assert bench.WARM_LEAST <= steady.now < bench.WARM_LEAST + 2 * bench.WARM_WINDOW
-    endless = Warming(0.01, falling=0.9999)
+    endless = Warming(0, 0.2, falling=0.99)
     bench.warm_up(endless, endless.clock)
     assert bench.WARM_MOST <= endless.now < bench.WARM_MOST + 2 * bench.WARM_WINDOW
-    long = Warming(20.0)
+    long = Warming(20.0, 0)
     bench.warm_up(long, long.clock)
     assert long.steps == 1
 

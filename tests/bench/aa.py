@@ -26,15 +26,17 @@ FOUND = 0.9  # of the pairs in which a slowdown must be found
 report = load("report", "report.py")
 
 
-def run(folder, plant, flags):
-    """One run into a folder of its own; engines' kernels and plans are kept where the program keeps them."""
-    folder.mkdir(parents=True)
+def run(folder, name, plant, flags):
+    """One run, whose records become FOLDER/NAME.jsonl; plans and kernels stay for the next in FOLDER/out."""
+    out = folder / "out"
+    out.mkdir(parents=True, exist_ok=True)
     script = HERE / "planted.py" if plant else HERE.parents[1] / "tensorrt.py"
-    words = [sys.executable, str(script), *flags, f"--output_dir={folder}"]
+    words = [sys.executable, str(script), *flags, f"--output_dir={out}"]
     env = {**os.environ, "PLANT": str(plant)}
     ran = subprocess.run(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if ran.returncode:
         sys.exit(f"aa.py: {' '.join(words)} ended with {ran.returncode}: {ran.stderr}")
+    (out / "results.jsonl").rename(folder / f"{name}.jsonl")
 
 
 def verdicts(new, old):
@@ -106,7 +108,7 @@ def measure(options, flags):
         sys.exit(f"aa.py: {options.keep} is there already: pass another --keep, or count it with --of={options.keep}")
     for turn in range(options.runs):
         planted = options.plant if turn % 2 else 0
-        run(options.keep / f"{'planted' if planted else 'plain'}-{turn}", planted, flags)
+        run(options.keep, f"{'planted' if planted else 'plain'}-{turn:03}", planted, flags)
         print(f"run {turn + 1} of {options.runs}{' (planted)' if planted else ''}, load {os.getloadavg()[0]:.1f}",
               file=sys.stderr, flush=True)  # fmt: skip
 
@@ -117,8 +119,7 @@ def main():
     if not options.of:
         measure(options, flags)
     plain, planted = (
-        [report.merged([str(path)]) for path in sorted(folder.glob(f"{kind}-*/results.jsonl"))]
-        for kind in ("plain", "planted")
+        [report.merged([str(path)]) for path in sorted(folder.glob(f"{kind}-*.jsonl"))] for kind in ("plain", "planted")
     )
     print(f"{len(plain)} runs, typical/undisturbed images/s on {plain[0][0]['device']}:", *speeds(plain), sep="\n")
     pairs = list(itertools.combinations(plain, 2))

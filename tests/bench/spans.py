@@ -18,7 +18,7 @@ from overhead import load
 DOING = {
     "load": ("load_graph", "load_images"),
     "export": ("OnnxWriter.write",),
-    "warm-up": ("OpenCase.warm_up",),
+    "warm-up": ("OpenCase.run_first",),
     "rounds": ("OpenCase.measure_round",),
     "outputs": ("OpenCase.judge_outputs",),
     "report": ("print_report",),

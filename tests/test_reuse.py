@@ -1,0 +1,161 @@
+"""What an earlier run built or chose is taken again for the same question, and never sold as built or chosen now."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+rtx = pytest.importorskip("tensorrt_rtx")
+
+
+def flags_of(forms, folder, *more):
+    return [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp16", "--engine=tensorrt",
+            "--build_only", "--batch_size=2", f"--output_dir={folder}", *more]  # fmt: skip
+
+
+def test_a_plan_is_built_once_for_the_same_question(command, forms, tmp_path):
+    for _ in range(2):
+        ran = command(*flags_of(forms, tmp_path))
+        assert ran.returncode == 0, ran.stderr
+    first, again = (json.loads(line)["artifact"] for line in (tmp_path / "results.jsonl").read_text().splitlines())
+    assert first["build_seconds"] > 0
+    assert "built_before" not in first["proof"]
+    assert again["build_seconds"] == 0
+    assert again["proof"]["built_before"] == first["build_seconds"]
+    assert again["name"] == first["name"]
+    kept = {name: value for name, value in again["proof"].items() if name != "built_before"}
+    assert kept == first["proof"]
+
+
+@pytest.fixture
+def build(bench, forms, tmp_path):
+    """Has the FP16 plan of one ONNX file built; gives the artifact."""
+    config = bench.parse_flags(["tensorrt.py", *flags_of(forms, tmp_path)])
+    graph = bench.load_graph(config)
+    images = bench.load_images(config, graph, 4)
+    case = bench.Case("tensorrt", "fp16", 2)
+    source = bench.Onnx(config, graph, images).write(case)
+    job = bench.Job(case, config, graph, images, source)
+    engine = bench.ENGINES["tensorrt"]
+    return lambda **other: bench.build_once(engine, bench.dataclasses.replace(job, **other))
+
+
+def is_new(artifact):
+    return artifact.seconds > 0 and "built_before" not in artifact.proof
+
+
+@pytest.mark.parametrize("other", ["batch", "tf32", "graph", "source", "driver", "version"])
+def test_another_question_is_built_anew(bench, build, monkeypatch, other):
+    job, _ = build(), build()
+    assert is_new(job)
+    assert not is_new(_)
+    question, real = {}, bench.question_of
+
+    def asked(engine, job):
+        question.update(real(engine, job))
+        changes = {"graph": ["x"], "source": "x", "gpu": ["H100", "9.0", "590"], "package": ["tensorrt 11", "2.21"]}
+        name = {"driver": "gpu", "version": "package"}.get(other, other)
+        return {**question, **{name: changes[name] for name in [name] if name in changes}}
+
+    monkeypatch.setattr(bench, "question_of", asked)
+    if other == "batch":
+        assert is_new(build(case=bench.Case("tensorrt", "fp16", 4)))
+    elif other == "tf32":
+        config = bench.parse_flags(["tensorrt.py", "--notf32", f"--output_dir={os.path.dirname(job.path)}"])
+        assert is_new(build(config=config))
+    else:
+        assert is_new(build())
+    assert question["flags"]["tf32"] is (other != "tf32")
+
+
+@pytest.mark.parametrize("damage", ["plan", "answer", "no answer", "foreign"])
+def test_what_was_changed_since_is_built_anew(build, tmp_path, monkeypatch, damage):
+    build()
+    (plan,), (answer,) = tmp_path.glob("*.engine"), tmp_path.glob("*.built.json")
+    if damage == "plan":
+        plan.write_bytes(plan.read_bytes()[:-1] + b"x")
+    elif damage == "answer":
+        answer.write_text(answer.read_text()[:-20])
+    elif damage == "no answer":
+        answer.unlink()
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: answer.stat().st_uid + 1)
+    assert is_new(build())
+
+
+def test_a_plan_that_cannot_be_loaded_is_built_anew(bench, build, forms, tmp_path):
+    """As where a driver came with libraries that refuse it: the case's process asks again."""
+    build()
+    again = build()
+    job = bench.Job(bench.Case("tensorrt", "fp16", 2), bench.Config(output_dir=str(tmp_path)), None, None)
+    job = bench.dataclasses.replace(job, graph=bench.load_graph(bench.parse_flags(["x", *flags_of(forms, tmp_path)])))
+    assert bench.forget_built(again, job)
+    assert is_new(build())
+    assert not bench.forget_built(bench.Artifact("x", "0"), job)
+
+
+def test_a_reused_plan_gets_a_sentence(bench):
+    assert "77 s: nothing was built now" in bench.proof_notes("fp16", {"built_before": 77.2})[0]
+    assert "earlier run chose" in bench.proof_notes("fp16", {"kernels": bench.REUSED_KERNELS})[0]
+    assert bench.proof_notes("fp16", {"kernels": "by this run"}) == []
+
+
+@pytest.fixture
+def kernels(bench, monkeypatch, tmp_path):
+    """Makes the context of a process that compiles with XLA on a GPU of this name."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def make(given="", gpu="H100"):
+        facts = {"name": gpu, "compute_capability": "9.0", "driver": "580"}
+        monkeypatch.setattr(bench, "gpus", lambda: [facts])
+        monkeypatch.setenv("XLA_FLAGS", given)
+        return bench.Kernels(bench.Config(tf32=True))
+
+    return make
+
+
+def test_kernels_are_chosen_once_for_a_gpu(kernels):
+    with kernels() as first:
+        assert os.environ["XLA_FLAGS"] == f"--xla_gpu_dump_autotune_results_to={first.new}"
+        first.new.write_text("version: 3")
+    assert first.chosen == "by this run"
+    with kernels("--xla_cpu_enable_fast_math=false") as second:
+        words = os.environ["XLA_FLAGS"].split()
+        assert words[0] == "--xla_cpu_enable_fast_math=false"
+        assert words[2] == f"--xla_gpu_load_autotune_results_from={first.path}"
+        assert first.path.read_text() == "version: 3"
+    assert second.chosen == "by an earlier run"
+    assert kernels(gpu="H200").chosen == "by this run"
+
+
+def test_kernels_that_xla_fails_with_are_not_taken_again(kernels):
+    with kernels() as first:
+        first.new.write_text("not what XLA reads")
+    with pytest.raises(RuntimeError, match="Failed to load"), kernels():
+        raise RuntimeError("Failed to load autotune results")
+    assert not first.path.exists()
+    with pytest.raises(RuntimeError, match="out of memory"), kernels() as other:
+        raise RuntimeError("out of memory")
+    assert not other.path.exists()
+
+
+def test_the_user_s_own_flags_stand(kernels):
+    own = "--xla_gpu_load_autotune_results_from=mine.txt"
+    with kernels(own) as made:
+        assert os.environ["XLA_FLAGS"] == own
+    assert made.chosen == "by XLA_FLAGS"
+    assert not made.path.exists()
+
+
+def test_xla_knows_the_flags(tmp_path):
+    """It aborts the process on flags that it does not know: here they are read on a CPU, which chooses no kernels."""
+    script = tmp_path / "xla.py"
+    script.write_text(
+        "import tensorflow as tf\nprint(tf.function(lambda x: x + x, jit_compile=True)(tf.ones(2)).numpy().tolist())\n"
+    )
+    flags = f"--xla_gpu_dump_autotune_results_to={tmp_path / 'out.textproto'}"
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True,
+                         env={**os.environ, "XLA_FLAGS": flags})  # fmt: skip
+    assert json.loads(ran.stdout) == [2.0, 2.0], ran.stderr

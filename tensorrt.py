@@ -96,7 +96,7 @@ os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # before CUDA starts: thou
 import numpy as np
 from absl import flags
 
-VERSION = "1.0"
+VERSION = "2.0"
 RECORD_VERSION = 2
 PRECISIONS = ("native", "fp32", "fp16", "int8")
 LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near

@@ -255,18 +255,17 @@ class Team(bench.Session):
         """A single process, as the largest batch is looked for: on the first placement."""
         return start_placed(job, self.members[0].placement)
 
-    def take_turn(self, others: list[Any]) -> bool:
-        """A round of all members; False: there is more room now, try again."""
+    def take_turn(self, others: list[Any]) -> None:
+        """A round of all members; none where that only made room for another try."""
         errors = self.open_all() or self.measure_all()
         for member, error in errors.items():
             member.close()
             if self.makes_room(error, others):
                 self.close()
-                return False
+                return
             member.fail(error)
         self.rounds = max((member.rounds for member in self.members), key=len)
         self.over = all(member.over for member in self.members)
-        return True
 
     def open_all(self) -> dict[Any, Exception]:
         """Opens what is not open; the members' errors."""

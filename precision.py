@@ -253,15 +253,22 @@ def teach_erfc() -> None:
 
 
 def refuse_unknown(model: Any) -> None:
-    """Raises an ExportError that names the ops that tf2onnx left as they were."""
+    """Raises an ExportError that names each op that tf2onnx left as it was once."""
     import onnx
 
-    def unknown(node: Any) -> bool:
-        return not node.domain and not onnx.defs.has(node.op_type)
-
-    found = [f"{node.op_type} ({node.name})" for node in model.graph.node if unknown(node)]
+    found: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        if not node.domain and not onnx.defs.has(node.op_type):
+            found.setdefault(node.op_type, []).append(node.name)
     if found:
-        raise ExportError(f"ONNX has no counterpart for {', '.join(found)}")
+        ops = [named_once(op, names) for op, names in found.items()]
+        raise ExportError(f"ONNX has no counterpart for {', '.join(ops)}")
+
+
+def named_once(op: str, names: list[str]) -> str:
+    """An op with its first node, and how many more there are."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{op} ({names[0]}{more})"
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:
@@ -520,14 +527,28 @@ def spell_batch_norms(graph: Any) -> None:
 
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     readers = consumers(graph)
+    channels = channels_of(graph)
     for node in list(graph.node):
         if node.op_type != "Mul" or not per_channel(node, constants):
+            continue
+        tensor, scale = split_constant(node, constants)
+        if channels.get(tensor) != scale.size:  # layer norm's gamma widens what one number an image was
             continue
         follower = readers[node.output[0]][0] if len(readers[node.output[0]]) == 1 else node
         if follower.op_type == "Add" and per_channel(follower, constants):
             write_batch_norm(graph, node, follower, constants)
         else:
             write_batch_norm(graph, node, None, constants)
+
+
+def channels_of(graph: Any) -> dict[str, int]:
+    """The size of the second axis of each tensor of known shape [batch, channels, height, width]."""
+    found = {}
+    for value in (*graph.value_info, *graph.input):
+        sizes = value.type.tensor_type.shape.dim
+        if len(sizes) == 4:
+            found[value.name] = sizes[1].dim_value
+    return found
 
 
 def per_channel(node: Any, constants: dict[str, np.ndarray]) -> bool:
@@ -653,8 +674,8 @@ def residual_tensors(graph: Any) -> list[str]:
     """What TensorRT wants quantised in ResNets beside the inputs of convolutions.
 
     One branch of a residual Add, the one that the last convolution does not feed, so that Conv and
-    Add fuse; the input of a batch norm that no convolution feeds (spelled Mul by a constant here);
-    the input of a MaxPool on a shortcut.
+    Add fuse; the input of a batch norm that no convolution feeds; the input of a MaxPool on a
+    shortcut. An Add that no convolution or matrix product feeds, as in a layer norm, is none.
     Source: NVIDIA tensorflow-quantization, custom Q/DQ insertion cases for ResNet v1 and v2.
     """
     constants = {tensor.name for tensor in graph.initializer}
@@ -662,16 +683,28 @@ def residual_tensors(graph: Any) -> list[str]:
     for index, node in enumerate(graph.node):
         made |= dict.fromkeys(node.output, (node.op_type == "Conv", index))
     readers = consumers(graph)
+    products = products_of(graph)
     found = []
     for node in graph.node:
         free = [name for name in node.input if name in made.keys() - constants]
         if node.op_type == "Add" and len(free) == 2:
-            found.append(min(free, key=made.__getitem__))
-        elif node.op_type in ("BatchNormalization", "Mul") and len(free) == 1:
+            fused = any(name in products for name in free)
+            found += [min(free, key=made.__getitem__)] if fused else []
+        elif node.op_type == "BatchNormalization" and len(free) == 1:
             found += [free[0]] if not made[free[0]][0] else []
         elif node.op_type == "MaxPool" and feeds_add(node, readers):
             found.append(node.input[0])
     return list(dict.fromkeys(found))
+
+
+def products_of(graph: Any) -> set[str]:
+    """Outputs of convolutions and matrix products, with their bias where that is an Add of its own."""
+    found: set[str] = set()
+    with_bias = set(biases(graph))
+    for node in graph.node:
+        if node.op_type in HEAVY or (node.name in with_bias and found.intersection(node.input)):
+            found.update(node.output)
+    return found
 
 
 def feeds_add(node: Any, readers: dict[str, list[Any]]) -> bool:

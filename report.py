@@ -463,7 +463,8 @@ def answer(ratings: list[Rating], size: int) -> str:
         return ""
     faster = [rating for rating in ratings if rating.low > 1]
     if not faster:
-        return f"Nothing is faster than native at batch {size}: {ratings[0].who} comes next, {ratings[0].times}."
+        noise = " beyond the noise" if ratings[0].ratio > 1 else ""
+        return f"Nothing is faster than native at batch {size}{noise}: {ratings[0].who}, {ratings[0].times}."
     best = faster[0]
     if has_random_weights(best.record):
         return (f"Fastest at batch {size}: {best.who}, {best.times}{size_text(best)}; random weights cannot tell "
@@ -567,6 +568,8 @@ LOOKS = {"native": ("1.0", "", "o"), "fp32": ("0.85", "", "s"), "fp16": ("0.65",
 # of the markers, by engine
 FILLS = {"native": "black", "tensorrt": "0.6", "tftrt": "0.3", "xla": "0.85", "onnxruntime": "white"}
 CURVES = 3  # batch sizes from which a group is drawn as curves
+MOST_ROWS = 60  # in a picture; the newest
+CURVE_ROWS = 12  # that curves are as high as
 
 
 def draw(records: list[Record]) -> Any:
@@ -576,7 +579,7 @@ def draw(records: list[Record]) -> Any:
     timed = [record for record in records if record["timings"]]
     if not timed:
         raise UserError("no case of these files was timed: nothing to draw")
-    strips = strips_of(timed)
+    strips = newest_strips(timed)
     heights = [height_of(members, curves) for _, members, curves in strips]
     figure = Figure(figsize=(16, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(strips), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -604,6 +607,25 @@ def strips_of(records: list[Record]) -> list[tuple[str, list[Record], bool]]:
         on = f" on {devices.pop()}" if len(devices) == 1 else ""
         strips.append((names[graph] + on, members, False))
     return strips
+
+
+def newest_strips(records: list[Record]) -> list[tuple[str, list[Record], bool]]:
+    """The last strips, and bars, that a picture has room for."""
+    room, kept = MOST_ROWS, []
+    for title, members, curves in reversed(strips_of(records)):
+        if room <= 0:
+            break
+        shown = members if curves else members[-room:]
+        kept.append((title, shown, curves))
+        room -= CURVE_ROWS if curves else len(shown)
+    return kept[::-1]
+
+
+def drawn_text(records: list[Record]) -> str:
+    """How many of the records are in the picture, where that is not all."""
+    timed = [record for record in records if record["timings"]]
+    drawn = sum(len(members) for _, members, _ in newest_strips(timed))
+    return "" if drawn == len(timed) else f" with the newest {drawn:,} of {len(timed):,} records as bars or curves"
 
 
 def height_of(records: list[Record], curves: bool) -> float:
@@ -1052,7 +1074,7 @@ def write(records: list[Record], output: Path) -> None:
             figure.savefig(output, dpi=120)
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}): pass another --output") from error
-    print(f"\n{output} written")
+    print(f"\n{output} written{drawn_text(records)}")
 
 
 def main(argv: list[str]) -> int:

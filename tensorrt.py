@@ -65,6 +65,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import itertools
 import json
 import math
@@ -74,6 +75,7 @@ import platform
 import re
 import shlex
 import shutil
+import socket
 import sys
 import tarfile
 import tempfile
@@ -140,7 +142,11 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """A frozen GraphDef on disk, its inputs and outputs; `name` is X in log.txt and in the artifacts' names."""
+    """A frozen GraphDef on disk, its inputs and outputs; `name` is X in log.txt and in the artifacts' names.
+
+    `scaling`: the ops by which it brings pixels of 0 to 255 to its range, where it does; `half_share`: the share of its
+    convolutions and matrix products that compute in float16 as it came.
+    """
 
     path: str
     name: str
@@ -148,6 +154,8 @@ class Graph:
     outputs: tuple[Tensor, ...]
     layout: str
     sha256: str
+    scaling: str = ""
+    half_share: float = 0.0
 
     @property
     def input(self) -> str:
@@ -275,7 +283,8 @@ def DEFINE_steps(name: str, help: str, least: int) -> None:
 DEFINE_string("frozen_graph", None, "Path or http(s) URL of a frozen GraphDef (.pb); wins over --savedmodel_dir.")
 DEFINE_string("savedmodel_dir", None, "Folder of a SavedModel, or http(s) URL of a .tar.gz of one.")
 DEFINE_string("keras_model", None, "Path of a .keras or .h5 file.")
-DEFINE_enum("weights", "random", ["random", "imagenet"], "Weights of the built-in ResNet-50 v2; imagenet downloads.")
+DEFINE_enum("weights", None, ["random", "imagenet"], "Weights of the built-in ResNet-50 v2; default: imagenet (Keras "
+            "downloads 98 MB once) where photographs are given, else random.")  # fmt: skip
 DEFINE_string("input_node", None, "Name of the graph's input; default: found by itself.")
 DEFINE_string("output_node", None, "Name of the graph's output; default: found by itself.")
 DEFINE_string("image_file", None, "A JPEG, PNG, GIF or BMP, copied batch_size times; default: random data.")
@@ -284,7 +293,8 @@ DEFINE_integer("num_images", 512, "Images of --image_dir to read at most: the ba
                "accuracy are judged on all.", lower_bound=1)  # fmt: skip
 DEFINE_enum("preprocessing", "vgg", ["vgg", "inception", "torch", "caffe", "none"],
             "What is done to pixels: vgg (minus RGB means), inception ([-1, 1]), torch (ImageNet mean and deviation), "
-            "caffe (BGR minus means), none ([0, 255]). The built-in model takes inception.")  # fmt: skip
+            "caffe (BGR minus means), none ([0, 255]). Not passed: none where the model scales pixels itself, "
+            "inception for the built-in model.")  # fmt: skip
 DEFINE_boolean("native", False, "Time the graph as it came, in TensorFlow; the default if no precision is named.")
 DEFINE_boolean("fp32", False, "Time the graph in float32 in another engine.")
 DEFINE_boolean("fp16", False, "Time the graph in float16.")
@@ -540,9 +550,30 @@ def quiet(*descriptors: int) -> Iterator[None]:
             os.close(kept)
 
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def disk_error(error: OSError, path: str | Path) -> UserError:
+    """What to say where a file cannot be written: a full disk by that name."""
+    if error.errno in NO_SPACE:
+        return UserError(f"the disk is full ({path}): free some space, or pass another --output_dir")
+    return UserError(f"{path} cannot be written ({error.strerror or error}): pass another --output_dir")
+
+
 def write_beside(path: str | Path, data: bytes) -> None:
-    """Writes the whole file or nothing: under another name beside it, then renamed."""
-    path = Path(path)
+    """Writes the whole file or nothing: under another name beside it, then renamed.
+
+    Raises:
+      UserError: it cannot be written; a full disk is called one.
+    """
+    try:
+        write_and_rename(Path(path), data)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def write_and_rename(path: Path, data: bytes) -> None:
+    """Writes a whole file or none: beside it first, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)  # a GPU's own folder, or one that was removed since
     handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -697,6 +728,8 @@ def failures_in_one_line() -> Iterator[None]:
         raise
     except Exception as error:
         text = f"{type(error).__name__}: {one_line(error)}"
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            text = str(disk_error(error, error.filename or tempfile.gettempdir()))
         if re.search(NO_MEMORY, f"{text} {error}", re.I):
             text = f"out of memory: pass a smaller --batch_size ({text})"
         raise CaseError(text) from error
@@ -715,7 +748,7 @@ def process_context() -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with without_ctrl_c(), main_passed_on(), as_the_server_starts(), quiet(1, 2):
+    with without_ctrl_c(), main_passed_on(), away_from_here(), quiet(1, 2):
         forkserver.ensure_running()
     return context
 
@@ -739,20 +772,14 @@ def main_passed_on() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_the_server_starts() -> Iterator[None]:
-    """In the root folder, as it would import what lies in the current one; its strings hash alike in every run.
-
-    tf2onnx goes through sets: the same model gave ONNX files that differed in the order of their nodes.
-    """
-    folder, seed = os.getcwd(), os.environ.get("PYTHONHASHSEED")
+def away_from_here() -> Iterator[None]:
+    """Lets the fork server start in the root folder: it would import what lies in the current one."""
+    before = os.getcwd()
     os.chdir("/")
-    os.environ.setdefault("PYTHONHASHSEED", "0")
     try:
         yield
     finally:
-        os.chdir(folder)
-        if seed is None:
-            del os.environ["PYTHONHASHSEED"]
+        os.chdir(before)
 
 
 @contextlib.contextmanager
@@ -854,6 +881,7 @@ class Worker:
             self.process.join(LEAVING)
         self.process.kill()
         self.process.join()
+        self.process.close()
         self.connection.close()
         Path(self.words).unlink(missing_ok=True)
 
@@ -964,10 +992,15 @@ def fetch(url: str, limit_mb: int) -> Path:
         try:
             fetch_rest(url, part, name, limit_mb)
             os.replace(part, final)
-        except requests.RequestException as error:
+        except requests.RequestException as error:  # these are OSErrors too
             if not tries_left:
                 raise UserError(f"{url}: the download failed ({type(error).__name__}): check the address, or try "
                                 f"again to resume it") from error  # fmt: skip
+        except OSError as error:
+            what = "the disk is full" if error.errno in NO_SPACE else error.strerror
+            raise UserError(
+                f"{url} cannot be kept in {folder} ({what}): set XDG_CACHE_HOME to another folder"
+            ) from error
     return final
 
 
@@ -1013,27 +1046,40 @@ def fetch_savedmodel(url: str, limit_mb: int) -> Path:
     archive = fetch(url, limit_mb)
     folder = archive.with_name(archive.name + ".unpacked")
     if not folder.exists():
-        if not hasattr(tarfile, "data_filter"):
-            raise UserError("this Python cannot unpack archives safely: take 3.10.12, 3.11.4 or newer")
-        part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-        try:
-            with tarfile.open(archive) as tar:
-                unpacked = 0
-                for member in tar:  # one by one: a bomb is refused before it is unpacked
-                    unpacked += member.size
-                    refuse_over(limit_mb, unpacked, f"{url}, unpacked,")
-                    tar.extract(member, part, filter="data")
-            os.replace(part, folder)
-        except (tarfile.TarError, EOFError, OSError, zlib.error, UserError) as error:
-            shutil.rmtree(part, ignore_errors=True)
-            if isinstance(error, UserError):
-                raise
-            archive.unlink()
-            raise UserError(f"{url} is no .tar.gz that can be unpacked safely ({one_line(error)})") from error
+        unpack(archive, folder, url, limit_mb)
     found = sorted(folder.rglob("saved_model.pb"))
     if not found:
         raise UserError(f"{url}: no saved_model.pb in the archive: pass the .tar.gz of a SavedModel's folder")
     return found[0].parent
+
+
+def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
+    """Unpacks all of a .tar.gz into a folder that is not there yet, or nothing.
+
+    Raises:
+      UserError: no such archive, one that reaches out of the folder or is too large, or a full disk.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError("this Python cannot unpack archives safely: take 3.10.12, 3.11.4 or newer")
+    part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    try:
+        with tarfile.open(archive) as tar:
+            unpacked = 0
+            for member in tar:  # one by one: a bomb is refused before it is unpacked
+                unpacked += member.size
+                refuse_over(limit_mb, unpacked, f"{url}, unpacked,")
+                tar.extract(member, part, filter="data")
+        os.replace(part, folder)
+    except UserError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            what = f"the disk is full ({folder.parent}): set XDG_CACHE_HOME to another folder"
+            raise UserError(f"{url} cannot be unpacked: {what}") from error
+        archive.unlink()
+        raise UserError(f"{url} is no .tar.gz that can be unpacked safely ({one_line(error)})") from error
 
 
 # ------------------------------------------------------------------------------------------------------- input batch
@@ -1236,7 +1282,7 @@ def load_graph(config: Config) -> Graph:
     """
     tf = import_tensorflow(config, hide_gpus=config.isolate)
     inputs: list[str] = []
-    outputs: list[str] = []
+    outputs: dict[str, str] = {}
     if given := config.frozen_graph:
         path = fetch(given, config.max_download_mb) if is_url(given) else Path(given)
         data, name = read_graph(path), Path(given.split("?")[0]).name
@@ -1251,8 +1297,11 @@ def load_graph(config: Config) -> Graph:
     if path is None:
         path = Path(config.output_dir) / name
         write_beside(path, data)
-    source, sink, layout = describe_graph(config, graph_def, inputs, outputs)
-    return Graph(str(path), name, (source,), (sink,), layout, sha256)
+    loaded = import_graph(graph_def)
+    source, sink, layout = describe_graph(config, loaded, inputs, outputs)
+    scaling = scaling_ops(tf, loaded, source)
+    half = half_share(graph_def)["share_of_nodes"]
+    return Graph(str(path), name, (source,), (sink,), layout, sha256, scaling, half)
 
 
 def frozen_name(config: Config) -> str:
@@ -1349,8 +1398,12 @@ def parse_graph_def(data: bytes, path: str | Path = "") -> Any:
     raise UserError(f"{path} is truncated or no GraphDef: export the frozen graph again")
 
 
-def freeze(tf: Any, config: Config) -> tuple[Any, list[str], list[str]]:
-    """The SavedModel, Keras or built-in model as a GraphDef without variables; the names of its inputs and outputs."""
+def freeze(tf: Any, config: Config) -> tuple[Any, list[str], dict[str, str]]:
+    """The SavedModel, Keras or built-in model as a GraphDef without variables.
+
+    Returns:
+      The GraphDef, the names of its inputs, and the names of its outputs by their keys in the signature or model.
+    """
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     function, owner = savedmodel_function(tf, config) if config.savedmodel_dir else keras_function(tf, config)
@@ -1359,7 +1412,10 @@ def freeze(tf: Any, config: Config) -> tuple[Any, list[str], list[str]]:
     except Exception as error:  # TensorFlow raises many classes here
         raise UserError(f"the model cannot be frozen ({one_line(error)}): export it for inference first") from error
     del owner  # the variables lived as long as it did
-    return frozen.graph.as_graph_def(), [t.name for t in frozen.inputs], [t.name for t in frozen.outputs]
+    inputs = [tensor.name for tensor in frozen.inputs]
+    outputs = [tensor.name for tensor in frozen.outputs]
+    keys = sorted(function.structured_outputs)  # a dict's; TensorFlow flattens it in this order
+    return frozen.graph.as_graph_def(), inputs, dict(zip(keys, outputs, strict=True))
 
 
 def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
@@ -1394,29 +1450,72 @@ def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
 
 
 def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
-    """A Keras file's model, or the built-in ResNet-50 v2, as a concrete function of one input."""
+    """A Keras file's model, or the built-in ResNet-50 v2, as a concrete function that gives its outputs by name."""
     tf.keras.utils.set_random_seed(config.seed)
-    if config.keras_model and not os.path.isfile(config.keras_model):
-        raise UserError(f"{config.keras_model}: no such file: pass a .keras or .h5 file with --keras_model")
-    if config.keras_model and Path(config.keras_model).suffix not in (".keras", ".h5", ".hdf5"):
-        raise UserError(f"{config.keras_model} is no .keras or .h5 file: --frozen_graph takes a .pb, --savedmodel_dir "
-                        f"a folder")  # fmt: skip
-    try:
-        if config.keras_model:
-            model = tf.keras.models.load_model(config.keras_model, compile=False, safe_mode=not config.unsafe_model)
-        else:
-            model = tf.keras.applications.ResNet50V2(weights=None if config.weights == "random" else config.weights)
-    except Exception as error:
-        if "ambda" in str(error) and not config.unsafe_model:
-            raise UserError(f"{config.keras_model} holds Python code (a Lambda layer), which loading would run: pass "
-                            f"--unsafe_model if you trust it") from error  # fmt: skip
-        what = config.keras_model or "--weights=imagenet (--weights=random needs no network)"
-        raise UserError(f"Keras cannot load {what}: {one_line(error)}") from error
+    model = load_keras(tf, config) if config.keras_model else built_in_model(tf, config)
     if len(model.inputs) != 1:
         shapes = ", ".join(f"{t.name} {t.shape}" for t in model.inputs)
         raise UserError(f"{config.keras_model} has {len(model.inputs)} inputs ({shapes}): pass a model with one")
-    spec = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="input_tensor")
-    return tf.function(lambda images: model(images, training=False)).get_concrete_function(spec), model
+    (source,) = model.inputs
+    own_name = re.sub(r"[^A-Za-z0-9_]", "_", source.name.split(":")[0]).lstrip("_") or "input_tensor"
+    spec = tf.TensorSpec(source.shape, source.dtype, name=own_name if config.keras_model else "input_tensor")
+
+    def call(images: Any) -> dict[str, Any]:
+        return outputs_by_name(tf, model, model(images, training=False))
+
+    return tf.function(call).get_concrete_function(spec), model
+
+
+def outputs_by_name(tf: Any, model: Any, outputs: Any) -> dict[str, Any]:
+    """A Keras model's outputs by their names: a dict's keys, or the names of the layers that compute them."""
+    if isinstance(outputs, dict):
+        return outputs
+    outputs = tf.nest.flatten(outputs)
+    names = list(getattr(model, "output_names", None) or [])
+    if len(set(names)) != len(outputs):
+        names = [f"output_{index}" for index in range(len(outputs))]
+    return dict(zip(names, outputs))
+
+
+def load_keras(tf: Any, config: Config) -> Any:
+    """The model in a Keras file.
+
+    Raises:
+      UserError: no such file, another kind of file, or one that needs --unsafe_model.
+    """
+    path = config.keras_model
+    if (Path(path) / "saved_model.pb").exists():
+        raise UserError(f"{path} is a SavedModel's folder: pass it with --savedmodel_dir={path}")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file: pass a .keras or .h5 file with --keras_model")
+    if Path(path).suffix not in (".keras", ".h5", ".hdf5"):
+        raise UserError(f"{path} is no .keras or .h5 file: --frozen_graph takes a .pb, --savedmodel_dir a folder")
+    try:
+        return tf.keras.models.load_model(path, compile=False, safe_mode=not config.unsafe_model)
+    except Exception as error:  # Keras raises many classes here
+        if "ambda" in str(error) and not config.unsafe_model:
+            raise UserError(f"{path} holds Python code (a Lambda layer), which loading would run: pass --unsafe_model "
+                            f"if you trust it") from error  # fmt: skip
+        raise UserError(f"Keras cannot load {path}: {one_line(error)}") from error
+
+
+def built_in_model(tf: Any, config: Config) -> Any:
+    """ResNet-50 v2, as Keras has it; its trained weights are downloaded once, into Keras's own folder.
+
+    Raises:
+      UserError: the download failed.
+    """
+    weights = "imagenet" if config.weights == "imagenet" else None
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT[1])  # Keras sets none
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bar goes to stdout
+            return tf.keras.applications.ResNet50V2(weights=weights)
+    except Exception as error:
+        what = "--weights=imagenet (--weights=random needs no network)"
+        raise UserError(f"Keras cannot load {what}: {one_line(error)}") from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def import_graph(graph_def: Any) -> Any:
@@ -1434,15 +1533,23 @@ def import_graph(graph_def: Any) -> Any:
     return graph
 
 
-def describe_graph(config: Config, graph_def: Any, inputs: list[str], outputs: list[str]) -> tuple[Tensor, Tensor, str]:
-    """The graph's input, output and layout; checks that images can be fed."""
-    graph = import_graph(graph_def)
+def describe_graph(
+    config: Config, graph: Any, inputs: list[str], outputs: dict[str, str]
+) -> tuple[Tensor, Tensor, str]:
+    """The input, output and layout of a tf.Graph; checks that images can be fed.
+
+    Args:
+      inputs, outputs: the signature's, where there is one; outputs by their keys.
+    """
     operations = graph.get_operations()
     holders = [op.outputs[0].name for op in operations if op.type == "Placeholder"]
     ends = [op.outputs[0] for op in operations if len(op.outputs) == 1 and not op.outputs[0].consumers()]
     classes = [t.name for t in ends if t.dtype.is_floating and t.op.type != "Const" and may_be_classes(t.shape)]
     source = find_tensor(graph, config.input_node, "input", inputs or holders, "input_tensor")
-    sink = find_tensor(graph, config.output_node, "output", outputs or classes, "softmax_tensor")
+    sink = find_tensor(
+        graph, config.output_node, "output", list(outputs.values()) or classes, "softmax_tensor", outputs
+    )
+    keys = {name: key for key, name in outputs.items()}
     if source.dtype.name not in ("float32", "uint8"):
         raise UserError(f"input {source.name} takes {source.dtype.name}, not float32 or uint8 images: "
                         f"pass --input_node with a tensor behind the decoding")  # fmt: skip
@@ -1452,7 +1559,7 @@ def describe_graph(config: Config, graph_def: Any, inputs: list[str], outputs: l
                         f"[batch, height, width, channels]: pass --input_node")  # fmt: skip
     layout = "NCHW" if shape[1] in (1, 3) and shape[3] not in (1, 3) else "NHWC"
     feed = dataclasses.replace(tensor_of(source), shape=tuple(shape))
-    return feed, tensor_of(sink), layout
+    return feed, tensor_of(sink, keys.get(sink.name, "")), layout
 
 
 PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "PreventGradient"}  # the values stay theirs
@@ -1475,28 +1582,94 @@ def shape_text(shape: Any) -> str:
     return "?" if shape.rank is None else "[" + ", ".join("?" if n is None else str(n) for n in shape.as_list()) + "]"
 
 
-def find_tensor(graph: Any, asked: str | None, role: str, candidates: list[str], usual: str) -> Any:
-    """The tensor asked for by name, the usual one, or the only candidate."""
-    names = {op.name for op in graph.get_operations() if op.outputs}
+def find_tensor(
+    graph: Any, asked: str | None, role: str, candidates: list[str], usual: str, keys: dict[str, str] | None = None
+) -> Any:
+    """The tensor asked for by name or key, the usual one, or the only candidate.
+
+    Args:
+      keys: names of tensors by their keys in a signature or model.
+    """
+    keys = keys or {}
     if asked:
-        name, _, index = asked.partition(":")
-        if name not in names:
-            close = ", ".join(dict.fromkeys([*candidates, *difflib.get_close_matches(name, names, n=3)])) or "none"
-            raise UserError(f"no node {asked!r} in the graph (closest: {close}): pass --{role}_node")
-        tensors = graph.get_operation_by_name(name).outputs
-        if not (index or "0").isdecimal() or int(index or 0) >= len(tensors):
-            raise UserError(f"node {name!r} has {len(tensors)} outputs, so no {asked!r}: pass --{role}_node={name}")
-        return tensors[int(index or 0)]
-    if len(candidates) != 1 and usual in names:
+        return asked_tensor(graph, keys.get(asked, asked), role, candidates, keys)
+    if len(candidates) != 1 and any(op.name == usual for op in graph.get_operations()):
         return graph.get_tensor_by_name(f"{usual}:0")
     tensors = [graph.get_tensor_by_name(name) for name in candidates]
     floats = [t for t in tensors if t.dtype.is_floating and may_be_classes(t.shape)]
     if len(tensors) > 1 and len(floats) == 1:  # a signature may give class ids beside the probabilities
         tensors = floats
     if len(tensors) != 1:
-        found = ", ".join(f"{t.name} {shape_text(t.shape)} {t.dtype.name}" for t in tensors[:8]) or "none"
+        names = described(keys, candidates)
+        found = ", ".join(f"{names[t.name]} {shape_text(t.shape)} {t.dtype.name}" for t in tensors[:8]) or "none"
         raise UserError(f"cannot tell the graph's {role} (candidates: {found}): pass --{role}_node")
     return tensors[0]
+
+
+def described(keys: dict[str, str], candidates: list[str]) -> dict[str, str]:
+    """What a user calls each candidate: its key, where it has one that says more than its name."""
+    by_name = {name: key for key, name in keys.items()}
+    return {name: by_name.get(name, name) for name in candidates}
+
+
+def asked_tensor(graph: Any, asked: str, role: str, candidates: list[str], keys: dict[str, str]) -> Any:
+    """The tensor of that name, with or without its index; a UserError that names what is close to it."""
+    names = {op.name for op in graph.get_operations() if op.outputs}
+    name, _, index = asked.partition(":")
+    if name not in names:
+        known = described(keys, candidates).values()
+        close = ", ".join(dict.fromkeys([*known, *difflib.get_close_matches(name, names, n=3)])) or "none"
+        raise UserError(f"no node {asked!r} in the graph (closest: {close}): pass --{role}_node")
+    tensors = graph.get_operation_by_name(name).outputs
+    if not (index or "0").isdecimal() or int(index or 0) >= len(tensors):
+        raise UserError(f"node {name!r} has {len(tensors)} outputs, so no {asked!r}: pass --{role}_node={name}")
+    return tensors[int(index or 0)]
+
+
+ELEMENTWISE = {"Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "BiasAdd"}  # what a scaling is made of
+CARRYING = {"Identity", "Cast", "Transpose", "StopGradient"}
+PIXEL_RANGE = 200.0  # an input whose values stay as far apart as pixels do is not scaled, though its mean may be taken
+
+
+def scaling_ops(tf: Any, graph: Any, source: Tensor) -> str:
+    """The arithmetic by which a graph brings pixels of 0 to 255 to its own range at its start; "" where there is none.
+
+    Followed from the input as long as one op after the other takes it alone, with constants; then black and white are
+    sent through. What makes pixels small (Rescaling, Normalization) or takes a mean of pixels from them is a scaling;
+    what would make them larger, as 2x - 1 does, expects another range.
+    """
+    tensor, ops = graph.get_tensor_by_name(source.name), []
+    while len(tensor.consumers()) == 1 and tensor.consumers()[0].type in ELEMENTWISE | CARRYING:
+        op = tensor.consumers()[0]
+        if any(depends_on_input(other) for other in op.inputs if other.name != tensor.name):
+            break
+        ops += [op.type] * (op.type in ELEMENTWISE)
+        tensor = op.outputs[0]
+    shape = [side or 1 for side in source.shape or (1, 1, 1, 3)]
+    if not ops or math.prod(shape) > LARGEST_IMAGE:
+        return ""
+    black = np.zeros(shape, source.dtype)
+    try:
+        with tf.compat.v1.Session(graph=graph) as session:
+            low, high = (session.run(tensor, {source.name: black + level}) for level in (0, 255))
+    except Exception:  # TensorFlow raises many classes; what is wrong with the graph is told when it runs
+        return ""
+    spread = float(np.max(np.abs(np.subtract(high, low, dtype=np.float64))))
+    centred = spread < 2 * PIXEL_RANGE and np.all(low < -PIXEL_RANGE / 4)
+    return ", ".join(ops) if spread < PIXEL_RANGE or centred else ""
+
+
+def depends_on_input(tensor: Any) -> bool:
+    """Whether a tensor is computed from a placeholder."""
+    waiting_for, seen = [tensor.op], set()
+    while waiting_for:
+        op = waiting_for.pop()
+        if op.type == "Placeholder":
+            return True
+        if op.name not in seen:
+            seen.add(op.name)
+            waiting_for += [each.op for each in op.inputs]
+    return False
 
 
 def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
@@ -2384,7 +2557,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
         raise trt_error("parse the graph", [parser.get_error(0).desc()])
-    fix_batch_size(network, job.case.images)
+    fix_shapes(network, job.case.images, job.graph)
     config = builder_config(trt, builder, job)
     allow_precision(trt, network, config, job.case.precision, model)
     cache = timing_cache_path(trt, job)
@@ -2408,12 +2581,14 @@ def network_flags(trt: Any) -> int:
     return 1 << int(wanted)
 
 
-def fix_batch_size(network: Any, batch_size: int) -> None:
+def fix_shapes(network: Any, batch_size: int, graph: Graph) -> None:
     """Static shapes: the plan is built for the batch that is timed, and the inspector can name every type."""
+    height, width, channels = graph.image_shape
+    sides = (channels, height, width) if graph.layout == "NCHW" else (height, width, channels)
     for index in range(network.num_inputs):
         source = network.get_input(index)
-        if source.shape[0] == -1:
-            source.shape = (batch_size, *tuple(source.shape)[1:])
+        shape = zip(source.shape, (batch_size, *sides), strict=True)
+        source.shape = tuple(fixed if size == -1 else size for size, fixed in shape)
 
 
 TIMING_ITERATIONS = 8  # averaged for each kernel that the builder tries: trtexec's default
@@ -2848,6 +3023,89 @@ class Clocks(threading.Thread):
         return {**facts, "samples": len(self.samples), "cost_share": self.cost / self.seconds}
 
 
+class Surroundings:
+    """What else the machine did meanwhile, as a context: two readings, and nothing between."""
+
+    def __enter__(self) -> Surroundings:
+        self.before = counters()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.after = counters()
+
+    def facts(self) -> dict[str, float]:
+        """Cores that others used, or the hypervisor took; waiting for cores; programs on the GPU.
+
+        `waited_share` is the share of the time in which something waited for a core. What nothing
+        tells here is left out.
+        """
+        gone = {name: self.after[name] - before for name, before in self.before.items()}
+        seconds, facts = gone.pop("seconds"), {}
+        if "busy" in gone:
+            facts["other_cores"] = max(0.0, gone["busy"] - gone["own"]) / seconds
+            facts["stolen_cores"] = gone["stolen"] / seconds
+        if "waited" in gone:
+            facts["waited_share"] = gone["waited"] / seconds
+        if gpus():
+            facts["gpu_programs"] = gpu_neighbours()
+        return facts
+
+
+def counters() -> dict[str, float]:
+    """Seconds until now by what they went into, of all cores: the kernel's own counts."""
+    found = {"seconds": time.perf_counter()}
+    with contextlib.suppress(OSError):  # Linux only
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
+        user, nice, system, _, _, irq, softirq, stolen = ticks[:8]
+        per_second = os.sysconf("SC_CLK_TCK")
+        found["busy"] = (user + nice + system + irq + softirq) / per_second
+        found["stolen"] = stolen / per_second
+        found["own"] = sum(os.times()[:2])
+    with contextlib.suppress(OSError):  # from Linux 4.20 on, where it is not off
+        some = re.search(r"^some .*total=(\d+)", Path("/proc/pressure/cpu").read_text(), re.M)
+        if some:
+            found["waited"] = int(some.group(1)) / 1e6
+    return found
+
+
+def gpu_neighbours() -> int:
+    """Programs that compute on the GPU beside this one's cases; 0 where process ids do not tell."""
+    import pynvml as nvml
+
+    with contextlib.suppress(nvml.NVMLError, OSError):
+        handle = nvml.nvmlDeviceGetHandleByIndex(gpus()[0]["index"])
+        there = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        if os.getpid() in there:  # else it lists the ids of another namespace
+            return sum(parent_of(pid) != os.getppid() for pid in there - {os.getpid()})
+    return 0
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+# What may have moved the speed: fact, from where on it is worth a word, and the word.
+CAUSES = (
+    ("gpu_programs", 0, "{:.0f} other programs on the GPU"),
+    ("stolen_cores", 0.02, "the hypervisor took {:.2f} cores"),
+    ("other_cores", 0.1, "other programs used {:.1f} cores"),
+    ("waited_share", 0.1, "something waited for a core {:.0%} of the time"),
+)
+
+
+def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
+    """What was seen during the rounds that may have moved the speed, by what Clocks kept of each."""
+    slowed = sorted({reason for clocks in rounds for reason in clocks.get("throttled", ())})
+    if slowed:
+        return f"the GPU slowed itself: {', '.join(slowed)}"
+    around = [clocks.get("surroundings", {}) for clocks in rounds]
+    for name, least, words in CAUSES:
+        most = max((facts.get(name, 0) for facts in around), default=0)
+        if most > least:
+            return words.format(most)
+    return "nothing else was seen"
+
+
 # -------------------------------------------------------------------------------------------------------- statistics
 
 
@@ -2900,8 +3158,9 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
     return []
 
 
-# What follows estimates over rounds: a round is the seconds of its waited steps, in the order of time. What was chosen
-# among several by simulation, and how often each interval held: docs/statistics.md, tests/bench/coverage.py.
+# What follows estimates over rounds: a round is the seconds of its waited steps, in the order of
+# time. What was chosen among several by simulation, and how often each interval held:
+# docs/statistics.md, tests/bench/coverage.py.
 
 LEAST_ROUNDS = 5  # under which lowest and highest hold the median less than nine times in ten
 BATCHES = 8  # of consecutive rounds: neighbours are alike, so that each says little that is new
@@ -2914,7 +3173,7 @@ Rounds = Sequence[Sequence[float]]
 
 
 class Estimate(NamedTuple):
-    """A number, and the ends of an interval that holds what other runs say with about 95 % confidence."""
+    """A number, and the ends of an interval that is to hold what other runs say, in 95 of 100."""
 
     value: float
     low: float
@@ -2927,21 +3186,22 @@ class Estimate(NamedTuple):
 
 
 def typical(rounds: Rounds, batch_size: int) -> Estimate:
-    """The median of the rounds' median speeds in images/s: what the machine gives while others use it too."""
+    """The median of the rounds' medians in images/s: the speed while others use the machine too."""
     return as_speed(middle(levels(rounds, 0.5)), batch_size)
 
 
 def undisturbed(rounds: Rounds, batch_size: int) -> Estimate:
     """The speed of the quiet steps of the quiet rounds in images/s: what the case can do.
 
-    Other programs only ever slow a step down, so the fast end repeats from run to run where the median does not
-    (timeit's manual argues the same way for the minimum): two runs are compared by this.
+    Other programs only ever slow a step down, so the fast end repeats from run to run where the
+    median does not (timeit's manual argues the same way for the minimum): two runs are compared by
+    this.
     """
     return as_speed(quiet_end(levels(rounds, QUIET)), batch_size)
 
 
 def times_native(rounds: Rounds, native: Rounds) -> Estimate:
-    """How many times as fast as native a case is: the median over the rounds, each paired with native's of its turn.
+    """Times native: the median over the rounds, each paired with native's of the same turn.
 
     What slows both rounds of a pair cancels. Rounds that only one of them has are left out.
     """
@@ -2952,12 +3212,12 @@ def times_native(rounds: Rounds, native: Rounds) -> Estimate:
 
 
 def levels(rounds: Rounds, share: float) -> np.ndarray:
-    """The logarithm of that quantile of the seconds of each round; of parts of rounds where there are too few."""
+    """The logarithm of that quantile of the seconds of each round, or of each part of few rounds."""
     return np.log([np.quantile(part, share) for part in in_parts(rounds)])
 
 
 def in_parts(rounds: Rounds) -> list[np.ndarray]:
-    """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES consecutive parts, which is all that they can tell."""
+    """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES parts, which is all that they tell."""
     if len(rounds) >= LEAST_ROUNDS:
         return [np.asarray(seconds) for seconds in rounds]
     each = math.ceil(BATCHES / len(rounds))
@@ -2965,25 +3225,27 @@ def in_parts(rounds: Rounds) -> list[np.ndarray]:
 
 
 def in_batches(values: np.ndarray) -> list[np.ndarray]:
-    """At most BATCHES groups of consecutive values (batch means: Law, Simulation Modeling and Analysis, 9.5.3)."""
+    """At most BATCHES groups of neighbours (batch means: Law, Simulation Modeling and Analysis)."""
     return np.array_split(values, min(BATCHES, len(values)))
 
 
 def middle(values: np.ndarray) -> Estimate:
     """The median of values in the order of time, between the ends of its batches' medians.
 
-    Of five to eight independent batches lowest and highest hold the median with 93.8 to 99.2 % (`median_interval`);
-    batches of consecutive rounds stay nearly independent where the machine drifts or switches between speeds.
+    Of five to eight independent batches lowest and highest hold the median with 93.8 to 99.2 %
+    (`median_interval`); batches of consecutive rounds stay nearly independent where the machine
+    drifts or switches between speeds.
     """
     low, high = median_interval([np.median(batch) for batch in in_batches(values)])
     return Estimate(float(np.median(values)), low, high)
 
 
 def quiet_end(values: np.ndarray) -> Estimate:
-    """The QUIET quantile of values in the order of time, give or take what the quieter batches lie apart.
+    """The QUIET quantile of values in the order of time, give or take how quiet batches differ.
 
-    The lowest values of batches are compared: the lower half of them and one more. Where these agree, the value is the
-    machine's; where they do not, another run may find one as much lower, or none as low.
+    The lowest values of batches are compared: the lower half of them and one more. Where these
+    agree, the value is the machine's; where they do not, another run may find one as much lower, or
+    none as low.
     """
     value = float(np.quantile(values, QUIET))
     lowest = sorted(float(np.min(batch)) for batch in in_batches(values))
@@ -2998,17 +3260,18 @@ def as_speed(level: Estimate, batch_size: int) -> Estimate:
 
 
 def known_well_enough(rounds: Rounds, native: Rounds | None = None) -> bool:
-    """Whether --num_loops=auto may stop: the typical speed, and the times native, are known to KNOWN."""
+    """Whether --num_loops=auto may stop: typical speed and times native are known to KNOWN."""
     if len(rounds) < LEAST_ROUNDS or typical(rounds, 1).uncertainty > KNOWN:
         return False
     return native is None or times_native(rounds, native).uncertainty <= KNOWN
 
 
 def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | None:
-    """The smallest step that the 99th percentile does not exceed, with this confidence; None under 299 steps.
+    """An upper bound of the 99th percentile with this confidence; None under 299 steps.
 
-    The k-th smallest of n is such a bound where at most k - 1 of n lie under the percentile with this probability, by
-    the binomial distribution (order statistics; David and Nagaraja, Order Statistics, 7.1): 0.99 ** 299 < 0.05.
+    The k-th smallest of n is such a bound where at most k - 1 of n lie under the percentile with
+    this probability, by the binomial distribution (order statistics; David and Nagaraja, Order
+    Statistics, 7.1): 0.99 ** 299 < 0.05.
     """
     n, beyond, bound = len(seconds), 0.0, None
     for k in range(n, 0, -1):
@@ -3026,15 +3289,23 @@ def rounds_of(result: Result, inputs: str) -> Rounds:
     return [timings[inputs]["seconds"] for timings in result.facts.get("rounds", whole)]
 
 
-def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
-    """What a record says of its rounds, in images/s and seconds; no bound of p99 where there are too few steps.
+def clocks_of(result: Result, inputs: str) -> list[dict[str, Any]]:
+    """What was seen of the machine in each round of a result; in its one loop where there were none."""
+    whole = [{inputs: {"clocks": result.timings[inputs].clocks}}]
+    return [of_round[inputs]["clocks"] for of_round in result.facts.get("rounds", whole)]
 
-    The interval of log.txt's median, which is over all steps, is the typical speed's: a loop's own says too little.
+
+def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
+    """What a record says of its rounds, in images/s and seconds; p99's bound where there is one.
+
+    The interval of log.txt's median, which is over all steps, is the typical speed's: a loop's own
+    says too little.
     """
     numbers: dict[str, float] = {"rounds": len(rounds)}
     for name, estimate in (("typical", typical), ("undisturbed", undisturbed)):
         found = estimate(rounds, batch_size)
-        numbers |= {f"fps_{name}": found.value, f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
+        numbers[f"fps_{name}"] = found.value
+        numbers |= {f"fps_{name}_low": found.low, f"fps_{name}_high": found.high}
     seconds = [second for each in rounds for second in each]
     median = batch_size / float(np.median(seconds))
     numbers["fps_low"] = min(numbers["fps_typical_low"], median)
@@ -3044,7 +3315,11 @@ def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
 
 
 def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
-    """`steady` or `noisy`, and for a noisy case the speeds between which it moved; `cause`: what was seen meanwhile."""
+    """`steady` or `noisy`, and for a noisy case between which speeds it moved.
+
+    Args:
+      cause: what was seen meanwhile that may be why.
+    """
     speed = typical(rounds, batch_size)
     if speed.uncertainty <= STEADY:
         return "steady", ""
@@ -3244,11 +3519,34 @@ def judge(
     if best := predictions(main, kind, config):
         result.facts["predictions"] = best
     result.notes += meaning_notes(main, kind, config)
+    if kind in CLASS_KINDS:
+        rows = probabilities(rows_of(main)) if kind == "logits" else rows_of(main)
+        result.notes += filter(None, [unsure(rows, result, images, config)])
     if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif reference is not None and result.case.precision != "native":
         judge_agreement(result, outputs, reference, images, config)
     judge_accuracy(result, main, kind, images, config)
+
+
+UNSURE = 0.2  # photographs whose best class is under it suggest that the network sees other pixels than in training
+
+
+def unsure(rows: np.ndarray, result: Result, images: Images, config: Config) -> str:
+    """A sentence where native, with trained weights, knows the class of hardly a photograph; "" otherwise.
+
+    Args:
+      rows: probabilities [images, classes].
+    """
+    untrained = built_in(config) and config.weights != "imagenet"
+    if images.random or untrained or result.case.precision != "native":
+        return ""
+    best = float(np.median(rows.max(axis=1)))
+    if not best < UNSURE:
+        return ""
+    others = ", ".join(name for name in PREPROCESSING if name != config.preprocessing)
+    taken = f"was the network trained with --preprocessing={config.preprocessing}?"
+    return f"native's best class has only {best:.2f}: {taken} Try {others}"
 
 
 def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
@@ -3373,7 +3671,8 @@ def timings_of(result: Result) -> dict[str, dict[str, Any]]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings, size = {}, result.case.images
     for inputs, timing in result.timings.items():
-        steady, remedy = verdict(rounds_of(result, inputs), size)
+        cause = likeliest_cause(clocks_of(result, inputs))
+        steady, remedy = verdict(rounds_of(result, inputs), size, cause)
         numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
         result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
@@ -3668,6 +3967,7 @@ class Report:
 
     def __exit__(self, *_: object) -> None:
         """Prints the records that there are, whatever ended the run."""
+        DISPLAY.clear()
         print_report(sorted(self.records, key=functools.partial(turn_of, self.cases)))
 
     def status(self) -> int:
@@ -3724,19 +4024,120 @@ class Model:
     cases: list[Case]
 
 
+def swallowed_flags(config: Config) -> list[str]:
+    """A sentence for each flag that was typed and has no effect beside the others."""
+    found = []
+    models = [name for name in ("frozen_graph", "savedmodel_dir", "keras_model") if getattr(config, name)]
+    for name in models[1:]:
+        found.append(f"--{name} is not read: --{models[0]} goes before it")
+    if models and "weights" in config.given:
+        found.append(f"--weights is of the built-in network: --{models[0]} brings its own")
+    calibrating = {"calibration_dir", "num_calibration_images", "calibration_method"} & config.given
+    if "int8" not in config.precisions and calibrating:
+        flags_of = " and ".join(f"--{name}" for name in sorted(calibrating))
+        found.append(f"{flags_of} would be for --int8, which was not passed")
+    return found
+
+
+WEIGHTS_SERVER = "https://storage.googleapis.com/tensorflow/keras-applications/"  # where Keras has them
+WEIGHTS_FILE = "resnet50v2_weights_tf_dim_ordering_tf_kernels.h5"
+SECONDS_TO_REACH = 8  # after which there is no network
+
+
+def load_with_weights(config: Config, loader: Worker | Here) -> Graph:
+    """The graph; of the built-in network with trained weights where photographs are given and they can be had.
+
+    Raises:
+      UserError: it cannot be loaded, or --weights=imagenet was passed and they cannot be had.
+    """
+    if not built_in(config) or config.weights:
+        return loader.ask("load_graph", config)
+    config.weights = "random"
+    if not (config.image_file or config.image_dir):
+        return loader.ask("load_graph", config)
+    without = "random ones are taken, whose predictions mean nothing"
+    if reason := why_no_download():
+        say(f"the trained weights cannot be downloaded ({reason}): {without}")
+        return loader.ask("load_graph", config)
+    config.weights = "imagenet"
+    try:
+        return loader.ask("load_graph", config)
+    except UserError as error:
+        say(f"{error}: {without}")
+        config.weights = "random"
+        return loader.ask("load_graph", config)
+
+
+def why_no_download() -> str | None:
+    """Why Keras's trained weights cannot be had, by asking for their address; None where they lie in its folder."""
+    import requests
+
+    folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
+    if (folder / WEIGHTS_FILE).exists():
+        return None
+    found: list[str | None] = [f"no answer in {SECONDS_TO_REACH} s"]
+
+    def ask() -> None:
+        try:
+            requests.head(WEIGHTS_SERVER, timeout=SECONDS_TO_REACH / 2)
+            found[0] = None  # whatever it answered
+        except requests.RequestException as error:
+            found[0] = f"{type(error).__name__} from {WEIGHTS_SERVER.split('/')[2]}"
+
+    asking = threading.Thread(target=ask, daemon=True)  # looking a name up has no time limit of its own
+    asking.start()
+    asking.join(SECONDS_TO_REACH)
+    return found[0]
+
+
+def choose_preprocessing(config: Config, graph: Graph) -> None:
+    """Takes the preprocessing that fits the graph where none was passed, and says which and why."""
+    photographs = bool(config.image_file or config.image_dir or config.calibration_dir)
+    if "preprocessing" in config.given:
+        doubt_preprocessing(config, graph)
+    if graph.dtype == "uint8":
+        config.preprocessing = "none"
+    elif "preprocessing" not in config.given:
+        config.preprocessing, why = fitting_preprocessing(config, graph)
+        if photographs:
+            say(f"--preprocessing={config.preprocessing} is taken: {why}")
+
+
+def doubt_preprocessing(config: Config, graph: Graph) -> None:
+    """A sentence where the preprocessing that was passed has no effect, or is the graph's own again."""
+    if config.preprocessing == "none":
+        return
+    if graph.dtype == "uint8":
+        say(f"--preprocessing={config.preprocessing} has no effect: {graph.name} takes uint8 pixels as they are")
+    elif graph.scaling:
+        say(f"{graph.name} scales its pixels itself ({graph.scaling}): --preprocessing=none may be meant")
+
+
+def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
+    """The preprocessing to take where none was passed, and why that one."""
+    if built_in(config):
+        return "inception", "what ResNet-50 v2 was trained with"
+    if graph.scaling:
+        return "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
+    if graph.image_shape[2] == 1:
+        return "none", f"{graph.name} takes one channel, and nothing in it tells which range"
+    return config.preprocessing, f"as ever, since nothing in {graph.name} tells what it was trained with"
+
+
 def load_model(config: Config) -> Model:
-    """Graph, images and cases that the flags name; sets the preprocessing that the built-in model wants.
+    """Graph, images and cases that the flags name; sets the weights and the preprocessing that were left open.
 
     Raises:
       UserError: one of them cannot be had.
     """
+    for sentence in swallowed_flags(config):
+        say(sentence)
     with start(config, Loader) as loader:
         try:
-            graph = loader.ask("load_graph", config)
+            graph = load_with_weights(config, loader)
         except (CaseError, ProcessDied) as error:
             raise UserError(f"the model cannot be loaded, it is damaged or not what it says (its {error})") from None
-        if built_in(config) and "preprocessing" not in config.given:
-            config.preprocessing = "inception"  # what the built-in model was trained with
+        choose_preprocessing(config, graph)
         batch_sizes = fit_batch_sizes(config, graph)
         if config.calibration_dir and "int8" in config.precisions:
             image_paths(config.calibration_dir, "--calibration_dir")  # found out before the measuring
@@ -3942,13 +4343,14 @@ class OpenCase:
             what = f"{self.job.case.title}{' from host' * (inputs == 'host')}, round {self.turn}"
             with progress(what, count) as advance:
                 self.meet()
-                with Clocks() as clocks:
+                with Surroundings() as around, Clocks() as clocks:
                     seconds = time_steps(step, count, self.clock, advance)
                     with clocks.paused():
                         self.meet()
                     (total,) = time_steps(burst, 1, self.clock)
             images = count * self.job.case.images
             facts = clocks.facts(2 * images, sum(seconds) + total)
+            facts["surroundings"] = around.facts()
             timings[inputs] = Timing(seconds, images / total, first_run, facts)
             self.step_seconds[inputs] = float(np.median(seconds))
         if not self.same:
@@ -3966,7 +4368,8 @@ class OpenCase:
                 advance(case.images)
                 steps.append(outputs_of(self.runner, self.job.batch(first), graph))
         outputs = {name: np.concatenate([step[name] for step in steps])[:count] for name in steps[0]}
-        notes = proof_notes(case.precision, self.artifact.proof)
+        notes = mixed_notes(self.job)
+        notes += proof_notes(case.precision, self.artifact.proof)
         notes += doubts(self.runner, self.batch, graph, self.same)
         self.batch = self.job.batch()  # the doubts overwrote it
         return outputs, notes
@@ -4046,20 +4449,39 @@ def forget_built(artifact: Artifact, job: Job) -> bool:
 
 
 def question_of(engine: Engine, job: Job) -> dict[str, Any]:
-    """All that decides what an engine builds."""
+    """All that decides what an engine builds.
+
+    The ONNX file is told by what it was made of: tf2onnx writes the same model with other names each time.
+    """
     config, case = job.config, job.case
     flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
-    calibrated = case.precision == "int8" and not job.source  # else the source holds the ranges
+    writers = ("tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu")
     return {
-        "program": VERSION,
+        "program": [VERSION, *(hash_of(HERE / name) for name in ("tensorrt.py", "precision.py"))],
         "graph": [job.graph.sha256, job.graph.input, job.graph.output],
-        "source": job.source.sha256 if job.source else None,
+        "images": images_in(job),
         "case": [case.engine, case.precision, case.batch_size],
         "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
+        "writers": [version_of(name) for name in writers] if job.source else None,
         "gpu": [gpus()[0][name] for name in ("name", "compute_capability", "driver")] if gpus() else None,
         "flags": {name: vars(config).get(name) for name in flags},
-        "calibration": calibration_images(config, job.graph, job.images)[1]["sha256"] if calibrated else None,
     }
+
+
+def images_in(job: Job) -> list[str | None]:
+    """Hashes of the images that a precision was fitted to: those calibrated on, those looked at for overflow."""
+    if job.case.precision == "fp32":
+        return []
+    overflow = hashlib.sha256(job.images.pixels[:FP16_SAMPLES].tobytes()).hexdigest()
+    if job.case.precision != "int8":
+        return [overflow]
+    if job.source:
+        return [overflow, job.source.proof["calibration"]["sha256"]]
+    return [overflow, calibration_images(job.config, job.graph, job.images)[1]["sha256"]]
+
+
+def hash_of(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
@@ -4161,6 +4583,20 @@ def reuse_notes(proof: dict[str, Any]) -> list[str]:
     return notes
 
 
+def mixed_notes(job: Job) -> list[str]:
+    """A sentence where the graph as it came computes in float16 already, as Keras's mixed precision does."""
+    share, case = job.graph.half_share, job.case
+    if not share:
+        return []
+    has = f"the graph as it came computes {share:.0%} of its convolutions and matrix products in float16"
+    if case.precision == "native":
+        return [has]
+    if case.precision != "fp32":
+        return []
+    same = "and so does this FP32" if case.engine in ("xla", "tftrt") else "this FP32 computes all in float32"
+    return [f"{has}; {same}"]
+
+
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
     """Sentences where the engine ran something else than the graph says, or had to be compiled first."""
     notes = reuse_notes(proof)
@@ -4204,8 +4640,8 @@ class Session:
         """How many the next round has; None: the process decides."""
         return self.plan[len(self.rounds)] if self.plan else None
 
-    def take_turn(self, others: list[Session]) -> bool:
-        """One round, in a process that is started where none lives; False: there is more room now, try again."""
+    def take_turn(self, others: list[Session]) -> None:
+        """One round, in a process that is started where none lives; none where that only made room for another try."""
         try:
             self.open()
             begun = time.monotonic()
@@ -4214,10 +4650,8 @@ class Session:
                 self.seconds.append(time.monotonic() - begun)
         except CASE_ENDS as error:
             self.close()
-            if self.makes_room(error, others):
-                return False
-            self.fail(error)
-        return True
+            if not self.makes_room(error, others):
+                self.fail(error)
 
     def open(self) -> None:
         """Has a process build what it runs, or take what was built before, open it and warm up."""
@@ -4411,7 +4845,7 @@ def in_groups(jobs: list[Job]) -> list[list[Job]]:
     return groups
 
 
-def schedule(  # noqa: C901
+def schedule(
     config: Config,
     jobs: list[Job],
     session: Callable[[Job], Session] = Session,
@@ -4424,36 +4858,68 @@ def schedule(  # noqa: C901
     Args:
       reference: native's outputs, where they are known; else they are computed where no case gives them.
     """
-    if reference is None and not any(job.case.precision == "native" for job in jobs):
+    if reference is None and no_native(jobs):
         reference = untimed_reference(config, jobs, session)
     for group in in_groups(jobs):
-        sessions = [session(job) for job in group]
-        waiting = list(sessions)
-        try:
-            for turn in itertools.count(1):
-                for one in list(waiting):
-                    while not one.has_enough(sessions) and not one.take_turn(sessions):
-                        pass
-                    if not one.has_enough(sessions):
-                        continue
-                    reference = native_outputs(sessions) or reference
-                    one.finish()
-                    waiting.remove(one)
-                    with uninterrupted():
-                        yield one.job, with_reference(one.results(), reference, sessions)
-                if not waiting:
-                    break
-                if turn == 1:
-                    say_in_lines(expected_end(waiting))
-        except KeyboardInterrupt:
-            for one in waiting:
-                if one.rounds:
-                    with uninterrupted():
-                        yield one.job, with_reference(one.results(), reference, sessions)
-            raise
-        finally:
-            for one in sessions:
-                one.close()
+        with Turns(list(map(session, group)), reference) as turns:
+            try:
+                for one in turns.next():
+                    one.take_turn(turns.sessions)
+                    yield from turns.finished()
+            except KeyboardInterrupt:
+                yield from turns.broken_off()
+                raise
+            reference = turns.reference
+
+
+class Turns:
+    """The cases of one batch size, round after round; as a context it ends their processes."""
+
+    def __init__(self, sessions: list[Session], reference: dict[str, np.ndarray] | None) -> None:
+        self.sessions, self.waiting, self.reference = sessions, list(sessions), reference
+
+    def next(self) -> Iterator[Session]:
+        """Whose turn it is, until all have enough; again where a turn came to nothing but there is more room now."""
+        for turn in itertools.count(1):
+            for one in list(self.waiting):
+                while len(one.rounds) < turn and not one.has_enough(self.sessions):
+                    yield one
+            if not self.waiting:
+                return
+            if turn == 1:
+                say_in_lines(expected_end(self.waiting))
+
+    def finished(self) -> Iterator[tuple[Job, list[Result]]]:
+        """Gives those that have enough, which ends their processes."""
+        for one in list(self.waiting):
+            if one.has_enough(self.sessions):
+                self.waiting.remove(one)
+                self.reference = native_outputs(self.sessions) or self.reference
+                one.finish()
+                with uninterrupted():
+                    yield one.job, self.results(one)
+
+    def broken_off(self) -> Iterator[tuple[Job, list[Result]]]:
+        """Gives those that have rounds, though not enough."""
+        for one in self.waiting:
+            if one.rounds:
+                with uninterrupted():
+                    yield one.job, self.results(one)
+
+    def results(self, one: Session) -> list[Result]:
+        native = native_of(self.sessions)
+        return with_reference(one.results(), self.reference, native.rounds_by_device() if native else None)
+
+    def __enter__(self) -> Turns:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self.sessions:
+            one.close()
+
+
+def no_native(jobs: list[Job]) -> bool:
+    return all(job.case.precision != "native" for job in jobs)
 
 
 def expected_end(sessions: list[Session]) -> str:
@@ -4482,12 +4948,12 @@ def native_outputs(sessions: list[Session]) -> dict[str, np.ndarray] | None:
 
 
 def with_reference(
-    results: list[Result], reference: dict[str, np.ndarray] | None, sessions: Sequence[Session] = ()
+    results: list[Result],
+    reference: dict[str, np.ndarray] | None,
+    native_rounds: list[list[dict[str, Timing]]] | None = None,
 ) -> list[Result]:
-    """The results with native's outputs, and native's rounds of the same turns."""
-    native = native_of(list(sessions))
-    beside = native.rounds_by_device() if native else [[] for _ in results]
-    for result, rounds in zip(results, beside, strict=True):
+    """The results with native's outputs, and the rounds that native had on each one's device in the same turns."""
+    for result, rounds in zip(results, native_rounds or itertools.repeat([])):
         result.reference, result.native_rounds = reference, rounds
     return results
 

@@ -1,7 +1,8 @@
 """What the program uses of TensorRT, against the classes of the versions that it takes: real bindings, no library.
 
-NVIDIA's wheels of the Python bindings are on the index; libnvinfer is not. The bindings load over empty libraries that
-define the C and C++ names which they import: classes, enums and signatures are real, nothing runs.
+NVIDIA's wheels of the Python bindings are on the index; libnvinfer is not. The bindings load over
+empty libraries that define the C and C++ names which they import: classes, enums and signatures are
+real, nothing runs.
 """
 
 import json
@@ -43,7 +44,8 @@ def from_10_12(version, rtx):
     return version >= (10, 12) or rtx
 
 
-# What only some versions have, and the program asks for first or uses there alone; all else must be in every version.
+# What only some versions have, and the program asks for first or uses there alone; all else must be
+# in every version.
 ONLY_IN = {
     "ComputeCapability": rtx_only,
     "IBuilderConfig.set_compute_capability": rtx_only,
@@ -61,7 +63,7 @@ ONLY_IN = {
     "ILayer.set_output_type": until_10,
 }
 # Calls that are made only with TensorRT-RTX, whose arguments need not fit the others.
-RTX_CALLS = {"ICudaEngine.create_execution_context((config,); [])"}
+RTX_CALLS = {"ICudaEngine.create_execution_context(config)"}
 
 
 def check(found, rtx=False):
@@ -76,25 +78,32 @@ def check(found, rtx=False):
     assert set(found["wrong"]) <= (set() if rtx else RTX_CALLS), found["version"]
 
 
+# What the bindings look for in NVIDIA's libraries, C and C++.
+NVIDIAS = r"_ZN\d+nv\w+|create\w+|get(?:Builder)?PluginRegistry|getNv\w+|initLibNv\w+"
+
+
+def output_of(*words):
+    ran = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
 def make_stubs(bindings, folder):
-    """Empty libraries for a module of bindings: each has every name that the module looks for in one of NVIDIA's."""
-    listed = subprocess.run(["nm", "-D", "--undefined-only", bindings], capture_output=True, text=True, check=True)
-    names = re.findall(r"\b(_ZN\d+nv\w+|create\w+|getBuilderPluginRegistry|getPluginRegistry|getNv\w+|initLibNv\w+)$",
-                       listed.stdout, re.M)  # fmt: skip
+    """Empty libraries for a module of bindings, each with every name that it looks for."""
+    listed = output_of("nm", "-D", "--undefined-only", bindings)
+    names = re.findall(rf"\b({NVIDIAS})$", listed, re.M)
     source = folder / "empty.c"
     source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in names))
-    needed = subprocess.run(["readelf", "-d", bindings], capture_output=True, text=True, check=True).stdout
-    for library in re.findall(r"\[(libnv\w+\.so\.\d+)\]", needed):
-        words = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{library}", str(source), "-o", str(folder / library)]
-        subprocess.run(words, check=True)
+    for library in re.findall(r"\[(libnv\w+\.so\.\d+)\]", output_of("readelf", "-d", bindings)):
+        named = f"-Wl,-soname,{library}"
+        output_of("gcc", "-shared", "-fPIC", named, source, "-o", folder / library)
 
 
 def fetched(package, version, folder):
     """The wheel of a package, unpacked."""
-    words = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    words += ["--only-binary=:all:", f"--target={folder}", f"{package}=={version}"]
-    ran = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
+    flags = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    target = f"--target={folder}"
+    output_of(sys.executable, "-m", "pip", "install", *flags, target, f"{package}=={version}")
     return next(folder.glob("tensorrt*/tensorrt*.so"))
 
 

@@ -96,7 +96,8 @@ def test_an_image_that_is_none(main, forms, tmp_path):
 
 
 def test_a_preprocessing_for_colours_on_a_grey_network(main, forms):
-    assert "--preprocessing=none" in one_error(main(f"--frozen_graph={forms['frozen_graph']}"))
+    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=vgg"]
+    assert "pass --preprocessing=none" in one_error(main(*flags))
 
 
 def test_an_unset_variable_is_no_model(main):

@@ -203,6 +203,19 @@ def test_two_batch_sizes_are_bars(report, kept):
     assert len(report.draw(records).axes[0].patches) == 4
 
 
+def test_a_picture_of_many_records_has_an_end(run, report, written, kept):
+    """The newest fit; the rest is said, and is in the table."""
+    records = [scaled(kept[index % 4], 1, device=f"Device {index // 4:02}") for index in range(100)]
+    (speed, *_) = report.draw(records).axes
+    assert len(speed.patches) == report.MOST_ROWS
+    curves = [scaled(kept[0], 1, device=f"Device {device:02}", batch_size=size)
+              for device in range(9) for size in (1, 2, 4)]  # fmt: skip
+    figure = report.draw(curves)
+    assert [part.get_suptitle()[-2:] for part in figure.subfigs] == ["04", "05", "06", "07", "08"]
+    ran = run(written(curves))
+    assert "report.png written with the newest 15 of 27 records" in ran.stdout and "Device 00" in ran.stdout
+
+
 def other_model(records, factor=1.0, name="other.pb"):
     """The records as of another graph."""
     found = []
@@ -288,7 +301,11 @@ def test_the_answer_where_nothing_is_faster_or_nobody_knows(report, kept):
     native, int8 = without_weights(kept[0]), judged(kept[3], "logits", 8, 8)
     slow = scaled(int8, 0.3)
     assert report.answer_lines([native, slow]) == [
-        "Nothing is faster than native at batch 4: INT8 in onnxruntime comes next, 0.74x native (0.72 to 0.80)."
+        "Nothing is faster than native at batch 4: INT8 in onnxruntime, 0.74x native (0.72 to 0.80)."
+    ]
+    noisy = {**int8, "times_native": {"device": {"value": 1.08, "low": 0.9, "high": 1.2}}}
+    assert report.answer_lines([native, noisy]) == [
+        "Nothing is faster than native at batch 4 beyond the noise: INT8 in onnxruntime, 1.08x native (0.90 to 1.20)."
     ]
     assert report.answer_lines(kept) == [
         "Fastest at batch 4: INT8 in onnxruntime, 2.48x native (2.41 to 2.67), 26 MB instead of 103; random weights "

@@ -46,7 +46,7 @@ def is_new(artifact):
     return artifact.seconds > 0 and "built_before" not in artifact.proof
 
 
-@pytest.mark.parametrize("other", ["batch", "tf32", "graph", "source", "driver", "version"])
+@pytest.mark.parametrize("other", ["batch", "tf32", "graph", "images", "writers", "driver", "version"])
 def test_another_question_is_built_anew(bench, build, monkeypatch, other):
     job, _ = build(), build()
     assert is_new(job)
@@ -55,7 +55,13 @@ def test_another_question_is_built_anew(bench, build, monkeypatch, other):
 
     def asked(engine, job):
         question.update(real(engine, job))
-        changes = {"graph": ["x"], "source": "x", "gpu": ["H100", "9.0", "590"], "package": ["tensorrt 11", "2.21"]}
+        changes = {
+            "graph": ["x"],
+            "images": ["x"],
+            "writers": ["x"],
+            "gpu": ["H100", "9.0", "590"],
+            "package": ["tensorrt 11", "2.21"],
+        }
         name = {"driver": "gpu", "version": "package"}.get(other, other)
         return {**question, **{name: changes[name] for name in [name] if name in changes}}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import needs_proc
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -126,6 +127,72 @@ def test_the_interval_beside_the_median_is_the_typical_speeds(bench):
     numbers = {**bench.statistics(sum(rounds, []), 8), **bench.round_statistics(rounds, 8)}
     assert (numbers["fps_median"], numbers["fps_typical"]) == pytest.approx((40, 80))
     assert (numbers["fps_low"], numbers["fps_high"]) == pytest.approx((40, 80))
+
+
+def test_what_else_the_machine_did_by_hand(bench, monkeypatch):
+    """In 2 s all cores worked 3 s, 1.6 of them for this process; 0.1 s were stolen, 0.5 s waited."""
+    before = {"seconds": 10.0, "busy": 50.0, "stolen": 1.0, "own": 4.0, "waited": 7.0}
+    after = {"seconds": 12.0, "busy": 53.0, "stolen": 1.1, "own": 5.6, "waited": 7.5}
+    readings = iter([before, after])
+    monkeypatch.setattr(bench, "counters", lambda: next(readings))
+    monkeypatch.setattr(bench, "gpus", list)
+    with bench.Surroundings() as around:
+        pass
+    expected = {"other_cores": 0.7, "stolen_cores": 0.05, "waited_share": 0.25}
+    assert around.facts() == pytest.approx(expected)
+
+
+@needs_proc
+def test_the_kernels_counts(bench):
+    """What this process computes is its own, and some of what all do."""
+    first = bench.counters()
+    while bench.counters()["own"] < first["own"] + 0.1:
+        pass
+    last = bench.counters()
+    assert last["busy"] > first["busy"] > 0 and last["seconds"] > first["seconds"]
+
+
+def test_a_counter_that_is_not_there_is_left_out(bench, monkeypatch):
+    monkeypatch.setattr(bench.Path, "read_text", lambda self: (_ for _ in ()).throw(OSError()))
+    monkeypatch.setattr(bench, "gpus", list)
+    with bench.Surroundings() as around:
+        pass
+    assert around.facts() == {}
+
+
+@pytest.mark.parametrize(
+    ("clocks", "cause"),
+    [
+        ({"throttled": ["power cap"], "surroundings": {"other_cores": 1.5}}, "itself: power cap"),
+        ({"surroundings": {"gpu_programs": 2, "other_cores": 1.5}}, "2 other programs on the GPU"),
+        ({"surroundings": {"stolen_cores": 0.3, "other_cores": 1.5}}, "hypervisor took 0.30 cores"),
+        ({"surroundings": {"stolen_cores": 0.01, "other_cores": 1.5}}, "other programs used 1.5"),
+        ({"surroundings": {"waited_share": 0.4}}, "waited for a core 40% of the time"),
+        ({"surroundings": {"other_cores": 0.05}}, "nothing else was seen"),
+        ({}, "nothing else was seen"),
+    ],
+)
+def test_the_likeliest_cause_of_a_noisy_case(bench, clocks, cause):
+    assert cause in bench.likeliest_cause([{}, clocks, {"surroundings": {"other_cores": 0.01}}])
+
+
+def test_a_noisy_record_says_what_was_seen(bench):
+    """Rounds at two speeds, while others used a core in one of them."""
+    seconds, busy = [[0.1] * 4, [0.2] * 4] * 3, {"surroundings": {"other_cores": 1.0}}
+    timings = [bench.Timing(each, 1.0, 1.0, clocks) for each, clocks in zip(seconds, [{}, busy] * 3)]
+    result = bench.Result(bench.Case("native", "native", 8))
+    bench.merge_rounds(result, [{"device": timing} for timing in timings])
+    bench.timings_of(result)
+    moved = "the speed moved between 40.0 and 80.0 images/s (other programs used 1.0 cores)"
+    assert moved in " ".join(result.notes)
+
+
+def test_a_round_keeps_what_else_the_machine_did(main, forms):
+    flags = ["--preprocessing=none", "--native", "--batch_size=2", "--rounds=2"]
+    ran = main(f"--frozen_graph={forms['frozen_graph']}", *flags)
+    for of_round in ran.records[0]["rounds"]:
+        around = of_round["device"]["clocks"]["surroundings"]
+        assert around.get("other_cores", 0) >= 0 and around.get("waited_share", 0) >= 0
 
 
 some_rounds = st.lists(st.lists(st.floats(1e-5, 10), min_size=2, max_size=9), min_size=1, max_size=30)

@@ -1,11 +1,12 @@
-"""Every attribute and argument that a program uses on TensorRT's objects, looked up in one TensorRT's bindings.
+"""Every attribute and argument that a program uses of TensorRT, looked up in its bindings.
 
     python tests/trt_uses.py tensorrt_bindings tensorrt.py
 
-Prints a JSON object: `version`, `used` (by `Class.name` whether the bindings have it) and `wrong` (calls whose
-arguments no signature takes, and properties that are set but cannot be). The program is read, not run: objects are
-followed from `importlib.import_module(...)` through assignments, calls and returned values; what a call of TensorRT's
-returns is told by the signature that pybind11 writes into each docstring.
+Prints a JSON object: `version`, `used` (by `Class.name` whether the bindings have it) and `wrong`
+(calls whose arguments no signature takes, and properties that are set but cannot be). The program
+is read, not run: objects are followed from `importlib.import_module(...)` through assignments,
+calls and returned values; what a call of TensorRT's returns is told by the signature that pybind11
+writes into each docstring.
 """
 
 import ast
@@ -27,8 +28,8 @@ HELD = ("module", "class", "instance")
 class Value(NamedTuple):
     """What an expression may be.
 
-    `kind` is module, class, instance, call, unbound (a method taken from its class), items (a tuple's), each (an
-    iterable's) or own (an instance of a class of the program).
+    `kind` is module, class, instance, call, unbound (a method taken from its class), items (a
+    tuple's), each (an iterable's) or own (an instance of a class of the program).
     """
 
     kind: str
@@ -45,14 +46,18 @@ class Signature(NamedTuple):
 
 
 def signatures(doc):
-    """The overloads in a docstring, as `create_network(self: a.Builder, flags: int = 0) -> a.INetworkDefinition`."""
+    """The overloads in a docstring, as `create_network(self: Builder, flags: int = 0) -> Network`."""
     found = []
     for arguments, result in re.findall(r"^(?:\d+\. )?\w*\((.*)\) -> (.+)$", doc or "", re.M):
-        words = [word.strip() for word in re.split(r",(?![^\[(<]*[\])>])", arguments) if word.strip()]
+        words = filter(None, map(str.strip, re.split(r",(?![^\[(<]*[\])>])", arguments)))
         own = [word for word in words if word.partition(":")[0] not in ("self", "arg0")]
         required = sum("=" not in word for word in own)
         found.append(Signature([word.partition(":")[0] for word in own], required, result.strip()))
     return found
+
+
+def by_name(nodes, kind):
+    return {node.name: node for node in nodes if isinstance(node, kind)}
 
 
 def is_self(node):
@@ -60,12 +65,12 @@ def is_self(node):
 
 
 class Uses(ast.NodeVisitor):
-    """Follows TensorRT's objects through a program; `visit` of an expression gives its Value, or None if unknown."""
+    """Follows TensorRT's objects through a program; `visit` of an expression gives its Value."""
 
     def __init__(self, trt: Any, tree: ast.Module) -> None:
         self.trt, self.used, self.wrong = trt, {}, set()
-        self.functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-        self.classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        self.functions = by_name(tree.body, ast.FunctionDef)
+        self.classes = by_name(tree.body, ast.ClassDef)
         self.parameters, self.results, self.fields = {}, {}, {}
         self.names, self.owner, self.current = {}, "", ""
         for _ in range(PASSES):
@@ -78,9 +83,8 @@ class Uses(ast.NodeVisitor):
         for name, function in self.functions.items():
             self.function(name, "", function)
         for owner, node in self.classes.items():
-            for method in node.body:
-                if isinstance(method, ast.FunctionDef):
-                    self.function(f"{owner}.{method.name}", owner, method)
+            for name, method in by_name(node.body, ast.FunctionDef).items():
+                self.function(f"{owner}.{name}", owner, method)
 
     def function(self, name, owner, node):
         """Goes through a function with what is known of its parameters."""
@@ -124,12 +128,14 @@ class Uses(ast.NodeVisitor):
         keywords = [keyword.arg for keyword in node.keywords]
         given = len(node.args) + len(keywords) - (value.kind == "unbound")  # that takes its `self`
         if overloads and not any(self.takes(overload, given, keywords) for overload in overloads):
-            self.wrong.add(f"{value.name}({ast.unparse(ast.Tuple(node.args, ast.Load()))}; {keywords})")
+            arguments = ", ".join(map(ast.unparse, [*node.args, *node.keywords]))
+            self.wrong.add(f"{value.name}({arguments})")
         return self.named(overloads[0].result) if overloads else None
 
     @staticmethod
     def takes(overload, given, keywords):
-        return overload.required <= given <= len(overload.parameters) and set(keywords) <= set(overload.parameters)
+        enough = overload.required <= given <= len(overload.parameters)
+        return enough and set(keywords) <= set(overload.parameters)
 
     # expressions
 
@@ -179,15 +185,19 @@ class Uses(ast.NodeVisitor):
         """getattr and hasattr with a name that is spelled out."""
         name = node.args[1]
         known = given[0] is not None and given[0].kind in HELD
-        return self.look_up(given[0], name.value) if known and isinstance(name, ast.Constant) else None
+        if not known or not isinstance(name, ast.Constant):
+            return None
+        return self.look_up(given[0], name.value)
 
     def method(self, owner, name):
         body = self.classes[owner].body if owner in self.classes else []
-        return next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == name), None)
+        return next((node for node in body if getattr(node, "name", "") == name), None)
 
     def enter_method(self, owner, name, given):
         method = self.method(owner, name)
-        return self.enter(f"{owner}.{name}", method, [Value("own", owner), *given]) if method else None
+        if method is None:
+            return None
+        return self.enter(f"{owner}.{name}", method, [Value("own", owner), *given])
 
     def enter(self, name, node, given):
         """Notes what a function is called with; gives what it is known to return."""
@@ -228,8 +238,8 @@ class Uses(ast.NodeVisitor):
         if isinstance(target, ast.Name) and value is not None:
             self.names[target.id] = value
         elif isinstance(target, ast.Tuple):
-            parts = value.of if value is not None and value.kind == "items" else [None] * len(target.elts)
-            for part, found in zip(target.elts, parts):
+            known = value is not None and value.kind == "items"
+            for part, found in zip(target.elts, value.of if known else [None] * len(target.elts)):
                 self.assign(part, found)
         elif isinstance(target, ast.Attribute):
             self.assign_attribute(target, value)
@@ -276,10 +286,11 @@ class Uses(ast.NodeVisitor):
         """Two returned values as one: of two tuples, part by part, what is known."""
         if before is None or before.kind != "items" or now.kind != "items":
             return now
-        return Value("items", [new if new is not None else old for old, new in zip(before.of, now.of)])
+        pairs = zip(before.of, now.of)
+        return Value("items", [old if new is None else new for old, new in pairs])
 
     def visit_FunctionDef(self, node):
-        """A function inside another: its body sees the names around it; what it returns is not the outer one's."""
+        """A function in another: it sees the names around it; what it returns is not the outer's."""
         current, self.current = self.current, f"{self.current}.{node.name}"
         self.generic_visit(node)
         self.current = current

@@ -1,13 +1,14 @@
-"""One command again and again, every pair of its runs given to `report.py --compare`, and the verdicts counted.
+"""One command again and again, every pair of runs given to `report.py --compare`, verdicts counted.
 
     python tests/bench/aa.py --runs=10 [--keep=FOLDER] [flags of tensorrt.py]
     python tests/bench/aa.py --runs=10 --plant=10 [flags of tensorrt.py]
     python tests/bench/aa.py --of=FOLDER
 
-A program compared with itself should be `same`. With --plant=10 every other run has engines that do 10 % more work in
-every step (planted.py), and a run with them compared with one without should be `slower`. What runs wrote is kept in
-FOLDER (default: aa); --of counts the verdicts of what is kept there and runs nothing. Last come the smallest of some
-slowdowns that nine in ten pairs would find, by making the speeds of one run of each pair slower by so much.
+A program compared with itself should be `same`. With --plant=10 every other run has engines that do
+10 % more work in every step (planted.py), and a run with them compared with one without should be
+`slower`. What runs wrote is kept in FOLDER (default: aa); --of counts the verdicts of what is kept
+there and runs nothing. Last come the smallest of some slowdowns that nine in ten pairs would find,
+by making the speeds of one run of each pair slower by so much.
 """
 
 import argparse
@@ -27,13 +28,13 @@ report = load("report", "report.py")
 
 
 def run(folder, name, plant, flags):
-    """One run, whose records become FOLDER/NAME.jsonl; plans and kernels stay for the next in FOLDER/out."""
+    """One run, whose records become FOLDER/NAME.jsonl; plans stay in FOLDER/out for the next."""
     out = folder / "out"
     out.mkdir(parents=True, exist_ok=True)
     script = HERE / "planted.py" if plant else HERE.parents[1] / "tensorrt.py"
     words = [sys.executable, str(script), *flags, f"--output_dir={out}"]
     env = {**os.environ, "PLANT": str(plant)}
-    ran = subprocess.run(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    ran = subprocess.run(words, env=env, capture_output=True, text=True)
     if ran.returncode:
         sys.exit(f"aa.py: {' '.join(words)} ended with {ran.returncode}: {ran.stderr}")
     (out / "results.jsonl").rename(folder / f"{name}.jsonl")
@@ -52,7 +53,8 @@ def count(pairs):
         for case, verdict in verdicts(new, old).items():
             counts.setdefault(case, []).append(verdict)
     for case, found in counts.items():
-        text = ", ".join(f"{found.count(kind)} {kind}" for kind in sorted(set(found), key=found.count, reverse=True))
+        kinds = sorted(set(found), key=found.count, reverse=True)
+        text = ", ".join(f"{found.count(kind)} {kind}" for kind in kinds)
         print(f"  {case}: {text} of {len(found)} pairs")
     return counts
 
@@ -94,7 +96,8 @@ def speeds(runs):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--plant", type=float, default=0, metavar="PERCENT")
     parser.add_argument("--keep", type=Path, default=Path("aa"))
@@ -105,12 +108,12 @@ def parse(argv):
 def measure(options, flags):
     """Makes the runs, every other one planted where that is asked for."""
     if options.keep.exists():
-        sys.exit(f"aa.py: {options.keep} is there already: pass another --keep, or count it with --of={options.keep}")
+        sys.exit(f"aa.py: {options.keep} is there already: pass another --keep, or count it with --of")
     for turn in range(options.runs):
         planted = options.plant if turn % 2 else 0
         run(options.keep, f"{'planted' if planted else 'plain'}-{turn:03}", planted, flags)
-        print(f"run {turn + 1} of {options.runs}{' (planted)' if planted else ''}, load {os.getloadavg()[0]:.1f}",
-              file=sys.stderr, flush=True)  # fmt: skip
+        done = f"run {turn + 1} of {options.runs}{' (planted)' if planted else ''}"
+        print(f"{done}, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
 
 
 def main():
@@ -121,7 +124,8 @@ def main():
     plain, planted = (
         [report.merged([str(path)]) for path in sorted(folder.glob(f"{kind}-*.jsonl"))] for kind in ("plain", "planted")
     )
-    print(f"{len(plain)} runs, typical/undisturbed images/s on {plain[0][0]['device']}:", *speeds(plain), sep="\n")
+    device = plain[0][0]["device"]
+    print(f"{len(plain)} runs, typical/undisturbed images/s on {device}:", *speeds(plain), sep="\n")
     pairs = list(itertools.combinations(plain, 2))
     print("the same program:")
     count(pairs)
@@ -129,9 +133,9 @@ def main():
         print(f"{len(planted)} runs with slower engines:", *speeds(planted), sep="\n")
         count(list(itertools.product(planted, plain)))
     smallest = smallest_found(pairs)
-    print(f"smallest slowdown found in {FOUND:.0%} of the pairs: " +
-          ", ".join(f"{case} {smallest.get(case, f'over {SLOWDOWNS[-1]}')} %"
-                    for case in map(report.case_of, plain[0])))  # fmt: skip
+    print(f"smallest slowdown found in {FOUND:.0%} of the pairs:")
+    for case in map(report.case_of, plain[0]):
+        print(f"  {case}: {smallest.get(case, f'over {SLOWDOWNS[-1]}')} %")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     python tests/bench/answer.py --import            how many bare imports of TensorFlow that is
     python tests/bench/answer.py [flags of tensorrt.py]
 
-At every moment the whole program does what the process that began something last does; `the rest` is what no process
-noted: starting, sending, waiting. The figures are of this machine and its load, which is printed behind them.
+At every moment the whole program does what the process that began something last does; `the rest`
+is what no process noted: starting, sending, waiting. The figures are of this machine and its load,
+which is printed behind them.
 """
 
 import json
@@ -17,22 +18,22 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FIRST = ("--native", "--fp32", "--fp16", "--int8", "--image_file=image.jpg", "--batch_size=4", "--num_loops=20")
-ORDER = ("import", "load", "export", "build", "open", "first run", "warm-up", "rounds", "outputs", "report")
+FIRST = ("--native", "--fp32", "--fp16", "--int8", "--image_file=image.jpg", "--batch_size=4")
+ORDER = ("import", "load", "export", "build", "open", "first run", "warm-up", "rounds", "outputs")
 
 
 def timed(words, **environment):
     """Wall seconds of a command that succeeds, run in the repository's folder."""
     begun = time.perf_counter()
-    ran = subprocess.run(words, env={**os.environ, **environment}, cwd=HERE.parents[1], stdout=subprocess.DEVNULL,
-                         stderr=subprocess.PIPE, text=True)  # fmt: skip
+    env = {**os.environ, **environment}
+    ran = subprocess.run(words, env=env, cwd=HERE.parents[1], capture_output=True, text=True)
     if ran.returncode:
         sys.exit(f"answer.py: {' '.join(words)} ended with {ran.returncode}: {ran.stderr}")
     return time.perf_counter() - begun
 
 
 def shares(spans):
-    """Seconds by what was done; a moment belongs to the span that began last of those that hold it."""
+    """Seconds by what was done; a moment belongs to the last begun of the spans that hold it."""
     moments = sorted({moment for span in spans for moment in (span["begun"], span["ended"])})
     seconds = dict.fromkeys(ORDER, 0.0)
     for begun, ended in zip(moments, moments[1:]):
@@ -45,14 +46,14 @@ def shares(spans):
 
 def main():
     bare = "--import" in sys.argv
-    flags = [word for word in sys.argv[1:] if word != "--import"] or list(FIRST)
+    flags = [word for word in sys.argv[1:] if word != "--import"] or [*FIRST, "--num_loops=20"]
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder) / "spans.jsonl"
         words = [sys.executable, str(HERE / "spans.py"), f"--output_dir={folder}", *flags]
         whole = timed(words, SPANS=str(notes))
         seconds = shares([json.loads(line) for line in notes.read_text().splitlines()])
     seconds["the rest"] = whole - sum(seconds.values())
-    print(f"{whole:.1f} s: " + ", ".join(f"{what} {spent:.1f}" for what, spent in seconds.items() if spent >= 0.05))
+    print(f"{whole:.1f} s: " + ", ".join(f"{what} {spent:.1f}" for what, spent in seconds.items()))
     if bare:
         once = timed([sys.executable, "-c", "import tensorflow"], TF_CPP_MIN_LOG_LEVEL="2")
         print(f"{whole / once:.1f} bare imports of TensorFlow, each {once:.1f} s")

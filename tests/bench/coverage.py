@@ -2,9 +2,10 @@
 
     python tests/bench/coverage.py [results.jsonl or rounds.jsonl ...]
 
-Recorded series (tests/data/rounds.jsonl: one command again and again on two shared cores) and synthetic ones. What is
-to be held is the median of the other runs' numbers, for synthetic series that of many runs. A cell says how many of a
-hundred intervals held it, and half their median width in per cent. The seed is fixed: the same table every time.
+Recorded series (tests/data/rounds.jsonl: one command again and again on two shared cores) and
+synthetic ones. What is to be held is the median of the other runs' numbers, for synthetic series
+that of many runs. A cell says how many of a hundred intervals held it, and half their median width
+in per cent. The seed is fixed: the same table every time.
 """
 
 import itertools
@@ -18,11 +19,13 @@ from overhead import load
 bench = load()
 
 RECORDED = Path(__file__).resolve().parents[1] / "data" / "rounds.jsonl"
-LOOKS = (*range(bench.LEAST_ROUNDS, 16), *range(16, 120, 8))  # rounds after which a run of 120 may stop
+# Rounds after which a run of 120 may stop
+LOOKS = (*range(bench.LEAST_ROUNDS, 16), *range(16, 120, 8))
 RUNS = 200  # of each synthetic series
 STOPPED = 60  # of each, stopped as --num_loops=auto would
 STEPS = 20  # of a synthetic round
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5 %, by degrees of freedom
+# Student's t, 97.5 %, by degrees of freedom
+T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 # ------------------------------------------------------------------------------------------------- synthetic series
@@ -102,7 +105,7 @@ def synthetic(series, rounds, seed):
 
 
 def recorded(paths):
-    """Runs by the name of their series and case: each the rounds of the case, and native's of the same run."""
+    """Runs by their series and case: each the rounds of the case, and native's of the same run."""
     runs = {}
     for line in itertools.chain.from_iterable(Path(path).read_text().splitlines() for path in paths):
         row = json.loads(line)
@@ -115,11 +118,11 @@ def recorded(paths):
 
 
 def regrouped(pairs):
-    """Runs of several rounds as they are; of runs of one loop, five loops at a time, in every tenth way to choose."""
+    """Runs of several rounds as they are; of runs of one loop, five at a time, every tenth choice."""
     if len(pairs[0][0]) > 1:
         return pairs
     chosen = itertools.islice(itertools.combinations(range(len(pairs)), bench.LEAST_ROUNDS), 0, None, 10)
-    return [tuple([pairs[index][which][0] for index in group] for which in (0, 1)) for group in chosen]
+    return [tuple([pairs[i][which][0] for i in group] for which in (0, 1)) for group in chosen]
 
 
 # ------------------------------------------------------------------------------------------------------- candidates
@@ -139,7 +142,8 @@ def order_statistics(values):
 def bootstrap(values):
     """Percentiles of the medians of resampled rounds."""
     picks = np.random.default_rng(0).integers(0, len(values), (200, len(values)))
-    return bench.Estimate(np.median(values), *np.quantile(np.median(values[picks], axis=1), [0.025, 0.975]))
+    ends = np.quantile(np.median(values[picks], axis=1), [0.025, 0.975])
+    return bench.Estimate(np.median(values), *ends)
 
 
 def fastest_three(values):
@@ -207,7 +211,7 @@ def auto(rounds, native):
 
 
 def held(estimates, others):
-    """The share of estimates whose interval holds the median of the others' values, or of all where they are many."""
+    """The share of estimates whose interval holds the median of the others' values, or of all."""
     values = np.array([estimate.value for estimate in estimates])
     inside = 0
     for index, estimate in enumerate(estimates):
@@ -230,14 +234,17 @@ def table(title, columns, others):
 
 
 def verdicts(columns):
-    """Of all pairs of runs of one program: how many are called the same, and of a slower one how many are found."""
+    """Of all pairs of runs of one program: how many are the same, and how many slower ones found."""
     report = load("report", "report.py")
     print("\n| pairs | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for name, estimate in (("typical", bench.typical), ("**undisturbed**", bench.undisturbed)):
         for slower in (0, 5, 10, 15, 25):
-            cells = [verdict_share(report, [estimate(rounds, 4) for rounds, _ in runs], slower)
-                     for runs in columns.values()]  # fmt: skip
-            print(f"| {name}, {f'{slower} % slower found' if slower else 'same'} | " + " | ".join(cells) + " |")
+            cells = []
+            for runs in columns.values():
+                estimates = [estimate(rounds, 4) for rounds, _ in runs]
+                cells.append(verdict_share(report, estimates, slower))
+            what = f"{slower} % slower found" if slower else "same"
+            print(f"| {name}, {what} | " + " | ".join(cells) + " |")
 
 
 def verdict_share(report, estimates, slower):
@@ -252,8 +259,8 @@ def main():
     columns = recorded(sys.argv[1:] or [RECORDED])
     print("Recorded: two shared cores, SqueezeNet 1.1, batch 4")
     for title in CANDIDATES:
-        shown = {name: runs for name, runs in columns.items() if title != "times native" or "native native" not in name}
-        table(title, shown, True)
+        own = "native native" if title == "times native" else "none"  # native over native is one
+        table(title, {name: runs for name, runs in columns.items() if own not in name}, True)
     verdicts(columns)
     for rounds in (5, 8, 20, 60):
         print(f"\nSynthetic: {RUNS} runs of {rounds} rounds")
@@ -261,12 +268,14 @@ def main():
         for title in CANDIDATES:
             table(title, made, False)
     print(f"\nSynthetic, as --num_loops=auto stops: between {bench.LEAST_ROUNDS} and 120 rounds")
-    stopped = {name: [auto(*run) for run in itertools.islice(synthetic(series, 120, 1), STOPPED)]
-               for name, series in SERIES.items()}  # fmt: skip
+    stopped = {}
+    for name, series in SERIES.items():
+        runs = itertools.islice(synthetic(series, 120, 1), STOPPED)
+        stopped[name] = [auto(*run) for run in runs]
     for title in CANDIDATES:
         table(title, stopped, False)
-    print("\nrounds: " + ", ".join(f"{name} {np.median([len(run[0]) for run in runs]):.0f}"
-                                   for name, runs in stopped.items()))  # fmt: skip
+    counts = {name: np.median([len(rounds) for rounds, _ in runs]) for name, runs in stopped.items()}
+    print("\nrounds: " + ", ".join(f"{name} {count:.0f}" for name, count in counts.items()))
 
 
 if __name__ == "__main__":

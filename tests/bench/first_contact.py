@@ -2,10 +2,11 @@
 
     python tests/bench/first_contact.py [--engine=tensorrt] [more flags of tensorrt.py]
 
-For people who have a TensorRT that the authors have not (10 and 11). Two to five minutes. It trains a small network on
-shapes that it draws, runs --doctor, then native, FP32, FP16 and INT8 with calibration, and collects into
-first_contact.json: what both printed, the records (speeds, agreement, accuracy, versions, device) and the plans' layers
-by TensorRT's engine inspector. Nothing of yours is in it but the names of the GPU, the CPU and this folder.
+For people who have a TensorRT that the authors have not (10 and 11). Two to five minutes. It trains
+a small network on shapes that it draws, runs --doctor, then native, FP32, FP16 and INT8 with
+calibration, and collects into first_contact.json: what both printed, the records (speeds,
+agreement, accuracy, versions, device) and the plans' layers by TensorRT's engine inspector. Nothing
+of yours is in it but the names of the GPU, the CPU and this folder.
 """
 
 import json
@@ -19,14 +20,15 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parents[2]
-SIDE, DRAWN = 32, 37  # pixels: of the network's input, and drawn: the program scales to 256/224 and takes the centre
+SIDE = 32  # pixels of the network's input
+DRAWN = 37  # that are drawn: the program scales to 256/224 and takes the centre
 TRAINED_ON, CALIBRATED_ON, SHOWN = 4000, 64, 128
-CLASSES = ("rows", "columns", "diagonals", "chequers", "disc", "ring", "square", "frame", "cross", "saltire")
+CLASSES = (*("rows", "columns", "diagonals", "chequers", "disc"), *("ring", "square", "frame", "cross", "saltire"))
 PRECISIONS = ("--native", "--fp32", "--fp16", "--int8")
 
 
 def drawn(shape, random):
-    """A picture of one of CLASSES: uint8 [DRAWN, DRAWN, 3], place, size, colours and noise at random."""
+    """A picture of one of CLASSES: uint8 [DRAWN, DRAWN, 3]; place, size and colours at random."""
     y, x = np.mgrid[:DRAWN, :DRAWN] - random.uniform(15, 21, 2)[:, None, None]
     size, wide = random.uniform(7, 12), random.integers(3, 5)
     far, away = np.hypot(x, y), np.maximum(abs(x), abs(y))
@@ -102,12 +104,13 @@ def collect(folder, flags):
     shown = write_pictures(folder / "shown", SHOWN, 2)
     calibration = write_pictures(folder / "calibration", CALIBRATED_ON, 3)
     runs = [ran("--doctor")]
-    runs.append(ran(f"--keras_model={folder / 'shapes.keras'}", "--preprocessing=none", f"--image_dir={shown}",
-                    f"--calibration_dir={calibration}", f"--batch_size=1,{SHOWN}", f"--output_dir={folder}",
-                    *PRECISIONS, *flags))  # fmt: skip
+    model = [f"--keras_model={folder / 'shapes.keras'}", "--preprocessing=none"]
+    images = [f"--image_dir={shown}", f"--calibration_dir={calibration}"]
+    rest = [f"--batch_size=1,{SHOWN}", f"--output_dir={folder}", *PRECISIONS, *flags]
+    runs.append(ran(*model, *images, *rest))
     results = folder / "results.jsonl"
     lines = results.read_text().splitlines() if results.exists() else []
-    layers = {path.name: path.read_text() for path in sorted(folder.glob("*.json")) if "calibration" not in path.name}
+    layers = {path.name: path.read_text() for path in sorted(folder.glob("*.json"))}
     return {"runs": runs, "records": [json.loads(line) for line in lines], "layers": layers}
 
 
@@ -120,8 +123,9 @@ def main():
     path = Path("first_contact.json")
     path.write_text(json.dumps(found))
     failed = sum(record["status"] != "ok" for record in found["records"])
-    print(f"{len(found['records'])} records ({failed} of cases that did not run), layers of {len(found['layers'])} "
-          f"plans, in {path.resolve()}: please send it, also and just then if something failed")  # fmt: skip
+    count = f"{len(found['records'])} records ({failed} of cases that did not run)"
+    print(f"{count}, {len(found['layers'])} listings of plans and calibration, in {path.resolve()}")
+    print("please send it, also and just then if something failed")
     return int(bool(failed) or not found["records"])
 
 

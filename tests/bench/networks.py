@@ -38,10 +38,10 @@ import numpy as np
 from overhead import load
 
 PHOTOGRAPHS = 8
-LIMITS = {"fp32": 60.0, "fp16": 25.0, "int8": 8.0}  # dB; broken scales leave about 1
+LIMITS = {"fp32": 60.0, "fp16": 25.0, "int8": 5.0}  # dB; broken scales leave about 1
 BROKEN = 8  # by which --break-scales divides the scale of every activation
 LAYER_SCALE = 0.5
-SIDE = 224  # pixels
+SIDE = 128  # pixels: enough for every network, and a third of the time that 224 take
 CASES = [("native", "native")]
 CASES += [(engine, precision) for engine in ("onnxruntime", "tensorrt") for precision in LIMITS]
 
@@ -63,7 +63,7 @@ def vision_transformer():
 
     layers = tf.keras.layers
     inputs = layers.Input((SIDE, SIDE, 3))
-    x = layers.Reshape((196, 192))(layers.Conv2D(192, 16, 16)(inputs))
+    x = layers.Reshape(((SIDE // 16) ** 2, 192))(layers.Conv2D(192, 16, 16)(inputs))
     for _ in range(4):
         y = layers.LayerNormalization(epsilon=1e-6)(x)
         x = layers.Add()([x, layers.MultiHeadAttention(3, 64)(y, y)])
@@ -224,7 +224,7 @@ def run_program(bench, path, photographs, preprocessing):
         f"--num_calibration_images={PHOTOGRAPHS}",
         f"--preprocessing={preprocessing}",
         *("--native", "--fp32", "--fp16", "--int8", "--engine=onnxruntime,tensorrt"),
-        *("--noisolate", "--batch_size=2", "--num_loops=2", "--num_warmup=0"),
+        *("--noisolate", "--batch_size=2", "--num_loops=2", "--num_warmup=0", "--rounds=1"),
     ]
     with contextlib.redirect_stdout(sys.stderr):
         bench.main(words)
@@ -239,7 +239,8 @@ def run_program(bench, path, photographs, preprocessing):
             "bytes": artifact.get("bytes"),
             "coverage": proof.get("share_of_nodes"),
         }
-        found = {"graph": Path(record["graph"]["name"]).stem, "nodes": record["graph"]}
+        graph = record["graph"]
+        found = {"graph": Path(graph["name"]).stem, "nodes": graph, "half_share": graph["half_share"]}
     return {**found, "cases": cases}
 
 
@@ -322,7 +323,10 @@ def faults(record):
         if facts["status"] == "failed":
             found.append(f"{case}: {facts['error']}")
     for case, decibels in record.get("snr", {}).items():
-        limit = LIMITS[case.split()[1]]
+        precision = case.split()[1]
+        if record.get("half_share") and precision == "fp32":
+            precision = "fp16"  # native itself computes in float16
+        limit = LIMITS[precision]
         if not decibels >= limit:
             found.append(f"{case}: {decibels} dB is under the limit of {limit:.0f}")
     return found

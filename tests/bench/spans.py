@@ -1,4 +1,4 @@
-"""tensorrt.py with a note in the file SPANS of when it was doing what, in all of its processes; answer.py reads it.
+"""tensorrt.py with a note in the file SPANS of when which of its processes was doing what.
 
 SPANS=spans.jsonl python tests/bench/spans.py [flags of tensorrt.py]
 """
@@ -14,14 +14,14 @@ import time
 
 from overhead import load
 
-# What the program's functions and methods do; those that a version of it does not have are passed over.
+# What the program's functions and methods do; those that a version of it does not have are passed
+# over.
 DOING = {
     "load": ("load_graph", "load_images"),
     "export": ("OnnxWriter.write",),
     "warm-up": ("OpenCase.run_first",),
     "rounds": ("OpenCase.measure_round",),
     "outputs": ("OpenCase.judge_outputs",),
-    "report": ("print_report",),
 }
 UNDER_WAY = []  # in this process, the innermost last
 
@@ -35,7 +35,8 @@ def span(what):
         yield
     finally:
         UNDER_WAY.pop()
-        row = {"what": what, "begun": begun, "ended": time.clock_gettime(time.CLOCK_MONOTONIC), "process": os.getpid()}
+        ended = time.clock_gettime(time.CLOCK_MONOTONIC)
+        row = {"what": what, "begun": begun, "ended": ended, "process": os.getpid()}
         with open(os.environ["SPANS"], "a") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -1054,10 +1054,10 @@ def fetch_savedmodel(url: str, limit_mb: int) -> Path:
 
 
 def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
-    """Unpacks all of a .tar.gz into a folder that is not there yet, or nothing.
+    """Unpacks the whole archive into a new folder, or nothing.
 
     Raises:
-      UserError: no such archive, one that reaches out of the folder or is too large, or a full disk.
+      UserError: it is no archive, holds what leaves the folder, is too large, or the disk is full.
     """
     if not hasattr(tarfile, "data_filter"):
         raise UserError("this Python cannot unpack archives safely: take 3.10.12, 3.11.4 or newer")
@@ -1070,16 +1070,15 @@ def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
                 refuse_over(limit_mb, unpacked, f"{url}, unpacked,")
                 tar.extract(member, part, filter="data")
         os.replace(part, folder)
-    except UserError:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        shutil.rmtree(part, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in NO_SPACE:
-            what = f"the disk is full ({folder.parent}): set XDG_CACHE_HOME to another folder"
-            raise UserError(f"{url} cannot be unpacked: {what}") from error
+            raise UserError(
+                f"{url} cannot be unpacked: the disk is full ({folder.parent}): set XDG_CACHE_HOME to another folder"
+            ) from error
         archive.unlink()
         raise UserError(f"{url} is no .tar.gz that can be unpacked safely ({one_line(error)})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------- input batch
@@ -3062,8 +3061,7 @@ def counters() -> dict[str, float]:
         found["stolen"] = stolen / per_second
         found["own"] = sum(os.times()[:2])
     with contextlib.suppress(OSError):  # from Linux 4.20 on, where it is not off
-        some = re.search(r"^some .*total=(\d+)", Path("/proc/pressure/cpu").read_text(), re.M)
-        if some:
+        if some := re.search(r"^some .*total=(\d+)", Path("/proc/pressure/cpu").read_text(), re.M):
             found["waited"] = int(some.group(1)) / 1e6
     return found
 
@@ -4092,29 +4090,21 @@ def why_no_download() -> str | None:
 
 def choose_preprocessing(config: Config, graph: Graph) -> None:
     """Takes the preprocessing that fits the graph where none was passed, and says which and why."""
-    photographs = bool(config.image_file or config.image_dir or config.calibration_dir)
-    if "preprocessing" in config.given:
-        doubt_preprocessing(config, graph)
+    asked = config.preprocessing if "preprocessing" in config.given else None
     if graph.dtype == "uint8":
+        if asked not in (None, "none"):
+            say(f"--preprocessing={asked} has no effect: {graph.name} takes uint8 pixels as they are")
         config.preprocessing = "none"
-    elif "preprocessing" not in config.given:
+    elif asked is None:
         config.preprocessing, why = fitting_preprocessing(config, graph)
-        if photographs:
+        if config.image_file or config.image_dir or config.calibration_dir:
             say(f"--preprocessing={config.preprocessing} is taken: {why}")
-
-
-def doubt_preprocessing(config: Config, graph: Graph) -> None:
-    """A sentence where the preprocessing that was passed has no effect, or is the graph's own again."""
-    if config.preprocessing == "none":
-        return
-    if graph.dtype == "uint8":
-        say(f"--preprocessing={config.preprocessing} has no effect: {graph.name} takes uint8 pixels as they are")
-    elif graph.scaling:
+    elif graph.scaling and asked != "none":
         say(f"{graph.name} scales its pixels itself ({graph.scaling}): --preprocessing=none may be meant")
 
 
 def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
-    """The preprocessing to take where none was passed, and why that one."""
+    """The preprocessing for a graph of float32 images, and why that one."""
     if built_in(config):
         return "inception", "what ResNet-50 v2 was trained with"
     if graph.scaling:
@@ -4993,19 +4983,25 @@ def doctor(config: Config) -> None:
     print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
     reasons: dict[str, list[str]] = collections.defaultdict(list)
     for engine in ENGINES.values():
-        cells = []
-        for precision in PRECISIONS:
-            if precision not in engine.precisions:
-                cells.append("-")
-                continue
-            reason = engine.why_not(precision)
-            cells.append("runs" if not reason else "missing" if engine.why_not_build(precision) else "builds")
-            if reason:
-                reasons[f"{engine.name}: {reason}"].append(precision)
+        cells = [state_of(engine, precision, reasons) for precision in PRECISIONS]
         print(f"{engine.name:13}{engine.version():26}" + "".join(f"{cell:8}" for cell in cells))
     print()
     for reason, precisions in reasons.items():
         print(f"{reason} ({', '.join(precisions)})")
+    package, why = TensorRt().choice
+    if why:
+        print(f"tensorrt: of two packages {package} is used: {why}")
+
+
+def state_of(engine: Engine, precision: str, reasons: dict[str, list[str]]) -> str:
+    """Whether an engine runs, only builds, or misses a precision here; adds to the reasons why it does not run it."""
+    if precision not in engine.precisions:
+        return "-"
+    reason = engine.why_not(precision)
+    if not reason:
+        return "runs"
+    reasons[f"{engine.name}: {reason}"].append(precision)
+    return "missing" if engine.why_not_build(precision) else "builds"
 
 
 def measure(config: Config) -> int:

@@ -1,5 +1,6 @@
 """What a user can get wrong: one line that says what to do, no traceback, the right exit status."""
 
+import importlib.util
 import io
 import os
 import re
@@ -386,15 +387,31 @@ def test_ops_that_touch_files_are_refused_unless_allowed(main, graph_file, tmp_p
 # -------------------------------------------------------------------------------------------------------- the name
 
 
+NVML_OF_ONE_GPU = """
+import types
+nvmlInit = lambda: None
+nvmlDeviceGetCount = lambda: 1
+nvmlDeviceGetHandleByIndex = int
+nvmlDeviceGetUUID = str
+nvmlDeviceGetCudaComputeCapability = lambda handle: (9, 0)
+nvmlDeviceGetName = lambda handle: "a GPU"
+nvmlDeviceGetMemoryInfo = lambda handle: types.SimpleNamespace(total=1 << 30)
+nvmlSystemGetDriverVersion = lambda: "1"
+"""
+
+
 def test_the_script_does_not_hide_the_package(bench, command, tmp_path):
     """`import tensorrt` inside the script finds the package of that name, wherever the script is run from."""
     package = tmp_path / "site" / "tensorrt"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("__version__ = '10.99.0'\n")
+    (tmp_path / "site" / "pynvml.py").write_text(NVML_OF_ONE_GPU)
     for folder in (Path(bench.__file__).parent, tmp_path):
         ran = command("--doctor", cwd=folder, env={"PYTHONPATH": str(tmp_path / "site")})
         assert ran.returncode == 0, ran.stderr
         assert "tensorrt 10.99.0" in ran.stdout
+        if importlib.util.find_spec("tensorrt_rtx"):
+            assert "of two packages tensorrt is used: it takes every NVIDIA GPU" in ran.stdout
 
 
 def test_help_needs_no_tensorflow(command, tmp_path):

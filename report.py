@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Record = dict[str, Any]
-VERSION = "1.0"
+VERSION = "2.0"
 RECORD_VERSION = 2  # the newest that this program reads
 SAME = 0.025  # speeds nearer than that are the same: tensorrt.py's limit for a steady case
 P99_STEPS = 299  # from which p99 has an upper bound: tensorrt.py's

@@ -98,7 +98,7 @@ os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # before CUDA starts: thou
 import numpy as np
 from absl import flags
 
-VERSION = "1.0"
+VERSION = "2.0"
 RECORD_VERSION = 2
 PRECISIONS = ("native", "fp32", "fp16", "int8")
 LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
@@ -118,7 +118,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says what is wrong and what to do."""
+    """Something the user can fix: one line that says what is wrong and what to do."""
 
 
 class Config(types.SimpleNamespace):
@@ -353,7 +353,7 @@ SHORT_FLAGS = {
 
 
 def long_flag(word: str) -> str:
-    """A word of the command line with a short flag of 2018 by its long name."""
+    """A word of the command line, with the 2018 script's short flags spelled out."""
     name, equals, value = word.partition("=")
     return f"--{SHORT_FLAGS[name]}{equals}{value}" if name in SHORT_FLAGS else word
 
@@ -401,7 +401,7 @@ FLEET_FLAGS = ("gpus", "spread", "ray_address")  # the program for many devices 
 
 
 def refuse_fleet_flags(argv: list[str]) -> None:
-    """Says which command to type where a flag for many devices was given to this program."""
+    """Refuses flags of fleet.py with the command to type instead."""
     for word in argv[1:]:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and name in FLEET_FLAGS and name not in FLAGS:
@@ -409,7 +409,7 @@ def refuse_fleet_flags(argv: list[str]) -> None:
 
 
 def built_in(config: Config) -> bool:
-    """Whether no flag names a model."""
+    """Whether the built-in model is used: no flag names another."""
     return not (config.frozen_graph or config.savedmodel_dir or config.keras_model)
 
 
@@ -475,7 +475,7 @@ TELLERS: dict[str, Callable[..., None]] = {"say": print_sentence, "show": DISPLA
 
 
 def tell(kind: str, *what: Any) -> None:
-    """Says or draws something; in a process of its own the parent does, before this returns."""
+    """Says or draws something; in a case's process its parent does so before this returns."""
     if PARENT is None:
         TELLERS[kind](*what)
     else:
@@ -484,7 +484,7 @@ def tell(kind: str, *what: Any) -> None:
 
 
 def say(sentence: str) -> None:
-    """One line for the user on stderr, which is not part of the results."""
+    """Prints one line for the user on stderr: it is not part of the results."""
     tell("say", sentence)
 
 
@@ -496,7 +496,7 @@ def say_in_lines(sentence: str) -> None:
 
 @contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Shows on a terminal what takes so long."""
+    """Shows on a terminal what is taking so long."""
     tell("show", what)
     try:
         yield
@@ -528,7 +528,7 @@ def progress(what: str, total: int | None, unit: str = "steps") -> Iterator[Call
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
-    """The first telling line of an error, for use in a sentence."""
+    """The first line of an error that says something, for use in a sentence."""
     text = re.sub(r"\{\{.*?\}\}\s*", "", str(error))  # TensorFlow's names of nodes
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     return lines[0][:limit].rstrip(".:")
@@ -561,7 +561,7 @@ def disk_error(error: OSError, path: str | Path) -> UserError:
 
 
 def write_beside(path: str | Path, data: bytes) -> None:
-    """Writes a whole file or none: beside it first, then renamed.
+    """Writes the whole file or nothing: under another name beside it, then renamed.
 
     Raises:
       UserError: it cannot be written; a full disk is called one.
@@ -709,11 +709,11 @@ NO_MEMORY = r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|
 
 
 class CaseError(Exception):
-    """Whatever a library raised, in one line: the case has failed, the program goes on."""
+    """What a library raised, in one line: the case has failed, the run goes on."""
 
 
 class ProcessDied(Exception):
-    """A process of its own ended without an answer: the signal's name, and its last words."""
+    """A process ended without answering: the signal's name, and the last that it wrote."""
 
 
 CASE_ENDS = (UserError, CaseError, ProcessDied)
@@ -721,7 +721,7 @@ CASE_ENDS = (UserError, CaseError, ProcessDied)
 
 @contextlib.contextmanager
 def failures_in_one_line() -> Iterator[None]:
-    """Makes a CaseError of what is no UserError, with the remedy where it is known."""
+    """Turns every error but a UserError into a CaseError, with the remedy where it is known."""
     try:
         yield
     except (UserError, CaseError):
@@ -797,7 +797,7 @@ def without_ctrl_c() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Puts Ctrl-C off to the end of the block."""
+    """Holds Ctrl-C back until the end of the block."""
     pressed: list[bool] = []
     if threading.current_thread() is not threading.main_thread():  # Ctrl-C never comes to another
         yield
@@ -874,7 +874,7 @@ class Worker:
         return kind, what
 
     def close(self) -> None:
-        """Ends the process, which holds nothing that anybody waits for."""
+        """Ends the process: nothing that it holds is still needed."""
         if not self.busy:
             with contextlib.suppress(OSError):
                 self.connection.send(("", ()))
@@ -921,7 +921,7 @@ def start(config: Config, make: Callable[..., Any], *args: Any) -> Worker | Here
 
 
 def answer_requests(make: Callable[..., Any], args: Any, connection: Any, words: str) -> None:
-    """What such a process does until it is told to end or its parent dies."""
+    """The loop of such a process: answers requests until it is told to end or its parent dies."""
     global PARENT
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=die_with_parent, daemon=True).start()
@@ -972,7 +972,7 @@ def cache_folder() -> Path:
 
 
 def fetch(url: str, limit_mb: int) -> Path:
-    """Downloads a file once and returns its place in the cache folder; broken-off downloads are gone on with.
+    """Downloads a file once and returns its path in the cache folder; resumes partial downloads.
 
     Raises:
       UserError: not http(s), no answer, an error status, a web page instead of a file, a wrong length or too much.
@@ -994,8 +994,8 @@ def fetch(url: str, limit_mb: int) -> Path:
             os.replace(part, final)
         except requests.RequestException as error:  # these are OSErrors too
             if not tries_left:
-                raise UserError(f"{url}: not reached, or broken off ({type(error).__name__}): check the address, or "
-                                f"try again to go on") from error  # fmt: skip
+                raise UserError(f"{url}: the download failed ({type(error).__name__}): check the address, or try "
+                                f"again to resume it") from error  # fmt: skip
         except OSError as error:
             what = "the disk is full" if error.errno in NO_SPACE else error.strerror
             raise UserError(
@@ -1005,7 +1005,7 @@ def fetch(url: str, limit_mb: int) -> Path:
 
 
 def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
-    """Asks for what `part` still lacks and appends it; starts again where the server does not resume."""
+    """Requests what `part` still lacks and appends it; starts over where the server cannot resume."""
     import requests
 
     have = part.stat().st_size if part.exists() else 0
@@ -1031,7 +1031,7 @@ def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
     size = part.stat().st_size
     if total is not None and size > total:
         part.unlink()
-        raise UserError(f"{url}: {size} bytes came where {total} were announced: refused")
+        raise UserError(f"{url}: the server sent {size} bytes and had announced {total}: refused")
     if total is not None and size < total:
         raise requests.ConnectionError(f"{size} of {total} bytes")
 
@@ -1046,30 +1046,39 @@ def fetch_savedmodel(url: str, limit_mb: int) -> Path:
     archive = fetch(url, limit_mb)
     folder = archive.with_name(archive.name + ".unpacked")
     if not folder.exists():
-        if not hasattr(tarfile, "data_filter"):
-            raise UserError("this Python cannot unpack archives safely: take 3.10.12, 3.11.4 or newer")
-        part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-        try:
-            with tarfile.open(archive) as tar:
-                unpacked = 0
-                for member in tar:  # one by one: a bomb is refused before it is unpacked
-                    unpacked += member.size
-                    refuse_over(limit_mb, unpacked, f"{url}, unpacked,")
-                    tar.extract(member, part, filter="data")
-            os.replace(part, folder)
-        except (tarfile.TarError, EOFError, OSError, zlib.error, UserError) as error:
-            shutil.rmtree(part, ignore_errors=True)
-            if isinstance(error, UserError):
-                raise
-            if isinstance(error, OSError) and error.errno in NO_SPACE:
-                raise UserError(f"{url} cannot be unpacked: the disk is full ({folder.parent}): set XDG_CACHE_HOME to "
-                                f"another folder") from error  # fmt: skip
-            archive.unlink()
-            raise UserError(f"{url} is no .tar.gz that can be unpacked safely ({one_line(error)})") from error
+        unpack(archive, folder, url, limit_mb)
     found = sorted(folder.rglob("saved_model.pb"))
     if not found:
         raise UserError(f"{url}: no saved_model.pb in the archive: pass the .tar.gz of a SavedModel's folder")
     return found[0].parent
+
+
+def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
+    """Unpacks the whole archive into a new folder, or nothing.
+
+    Raises:
+      UserError: it is no archive, holds what leaves the folder, is too large, or the disk is full.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError("this Python cannot unpack archives safely: take 3.10.12, 3.11.4 or newer")
+    part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    try:
+        with tarfile.open(archive) as tar:
+            unpacked = 0
+            for member in tar:  # one by one: a bomb is refused before it is unpacked
+                unpacked += member.size
+                refuse_over(limit_mb, unpacked, f"{url}, unpacked,")
+                tar.extract(member, part, filter="data")
+        os.replace(part, folder)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise UserError(
+                f"{url} cannot be unpacked: the disk is full ({folder.parent}): set XDG_CACHE_HOME to another folder"
+            ) from error
+        archive.unlink()
+        raise UserError(f"{url} is no .tar.gz that can be unpacked safely ({one_line(error)})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------- input batch
@@ -1183,7 +1192,7 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
 
 
 def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
-    """Grey as three colours, colours as grey, and no alpha, where the decoder left that to others."""
+    """Converts between grey and RGB and drops alpha, where the decoder did not."""
     if image.shape[-1] not in (1, channels):
         image = image[..., :3]
     if image.shape[-1] == 1 and channels == 3:
@@ -1194,7 +1203,7 @@ def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
 
 
 def image_paths(folder: str, flag: str) -> list[Path]:
-    """The images below a folder; class folders are gone through in turn, so that a few images show many classes.
+    """The images below a folder, one of each class folder in turn, so that a few images show many classes.
 
     Raises:
       UserError: no such folder, or no images in it.
@@ -3051,9 +3060,9 @@ def counters() -> dict[str, float]:
         found["busy"] = (user + nice + system + irq + softirq) / per_second
         found["stolen"] = stolen / per_second
         found["own"] = sum(os.times()[:2])
-    with contextlib.suppress(OSError, AttributeError):  # from Linux 4.20 on, where it is not off
-        some = re.search(r"^some .*total=(\d+)", Path("/proc/pressure/cpu").read_text(), re.M)
-        found["waited"] = int(some.group(1)) / 1e6
+    with contextlib.suppress(OSError):  # from Linux 4.20 on, where it is not off
+        if some := re.search(r"^some .*total=(\d+)", Path("/proc/pressure/cpu").read_text(), re.M):
+            found["waited"] = int(some.group(1)) / 1e6
     return found
 
 
@@ -3777,7 +3786,7 @@ def keep(record: dict[str, Any], config: Config) -> None:
 
 
 def check_output_dir(folder: str) -> None:
-    """Finds out before the measuring whether its results can be kept.
+    """Makes sure before measuring that the results can be written.
 
     Raises:
       UserError: the folder cannot be made or written.
@@ -4082,27 +4091,28 @@ def why_no_download() -> str | None:
 
 def choose_preprocessing(config: Config, graph: Graph) -> None:
     """Takes the preprocessing that fits the graph where none was passed, and says which and why."""
-    asked = "preprocessing" in config.given
-    photographs = bool(config.image_file or config.image_dir or config.calibration_dir)
+    asked = config.preprocessing if "preprocessing" in config.given else None
     if graph.dtype == "uint8":
-        if asked and config.preprocessing != "none":
-            say(f"--preprocessing={config.preprocessing} has no effect: {graph.name} takes uint8 pixels as they are")
+        if asked not in (None, "none"):
+            say(f"--preprocessing={asked} has no effect: {graph.name} takes uint8 pixels as they are")
         config.preprocessing = "none"
-        return
-    if asked:
-        if graph.scaling and config.preprocessing != "none":
-            say(f"{graph.name} scales its pixels itself ({graph.scaling}): --preprocessing=none may be meant")
-        return
+    elif asked is None:
+        config.preprocessing, why = fitting_preprocessing(config, graph)
+        if config.image_file or config.image_dir or config.calibration_dir:
+            say(f"--preprocessing={config.preprocessing} is taken: {why}")
+    elif graph.scaling and asked != "none":
+        say(f"{graph.name} scales its pixels itself ({graph.scaling}): --preprocessing=none may be meant")
+
+
+def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
+    """The preprocessing for a graph of float32 images, and why that one."""
     if built_in(config):
-        config.preprocessing, why = "inception", "what ResNet-50 v2 was trained with"
-    elif graph.scaling:
-        config.preprocessing, why = "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
-    elif graph.image_shape[2] == 1:
-        config.preprocessing, why = "none", f"{graph.name} takes one channel, and nothing in it tells which range"
-    else:
-        why = f"as ever, since nothing in {graph.name} tells what it was trained with"
-    if photographs:
-        say(f"--preprocessing={config.preprocessing} is taken: {why}")
+        return "inception", "what ResNet-50 v2 was trained with"
+    if graph.scaling:
+        return "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
+    if graph.image_shape[2] == 1:
+        return "none", f"{graph.name} takes one channel, and nothing in it tells which range"
+    return config.preprocessing, f"as ever, since nothing in {graph.name} tells what it was trained with"
 
 
 def load_model(config: Config) -> Model:
@@ -4965,7 +4975,7 @@ def reference_job(config: Config, jobs: list[Job]) -> Job:
 
 
 def doctor(config: Config) -> None:
-    """The matrix of engines and precisions on this machine, and the command that mends what is missing."""
+    """Prints which engine runs which precision here, and the command that installs what is missing."""
     print(f"tensorrt.py {VERSION}, Python {platform.python_version()}, {device_name(config)}")
     line = "GPU {index}: {name}, compute capability {compute_capability}, {memory_mb} MB, driver {driver}"
     for gpu in gpus():
@@ -4974,19 +4984,25 @@ def doctor(config: Config) -> None:
     print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
     reasons: dict[str, list[str]] = collections.defaultdict(list)
     for engine in ENGINES.values():
-        cells = []
-        for precision in PRECISIONS:
-            if precision not in engine.precisions:
-                cells.append("-")
-                continue
-            reason = engine.why_not(precision)
-            cells.append("runs" if not reason else "missing" if engine.why_not_build(precision) else "builds")
-            if reason:
-                reasons[f"{engine.name}: {reason}"].append(precision)
+        cells = [state_of(engine, precision, reasons) for precision in PRECISIONS]
         print(f"{engine.name:13}{engine.version():26}" + "".join(f"{cell:8}" for cell in cells))
     print()
     for reason, precisions in reasons.items():
         print(f"{reason} ({', '.join(precisions)})")
+    package, why = TensorRt().choice
+    if why:
+        print(f"tensorrt: of two packages {package} is used: {why}")
+
+
+def state_of(engine: Engine, precision: str, reasons: dict[str, list[str]]) -> str:
+    """Whether an engine runs, only builds, or misses a precision here; adds to the reasons why it does not run it."""
+    if precision not in engine.precisions:
+        return "-"
+    reason = engine.why_not(precision)
+    if not reason:
+        return "runs"
+    reasons[f"{engine.name}: {reason}"].append(precision)
+    return "missing" if engine.why_not_build(precision) else "builds"
 
 
 def measure(config: Config) -> int:

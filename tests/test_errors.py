@@ -1,5 +1,6 @@
 """What a user can get wrong: one line that says what to do, no traceback, the right exit status."""
 
+import importlib.util
 import io
 import os
 import re
@@ -218,7 +219,7 @@ def test_a_download_that_stays_short_is_refused(bench, serve):
             pass
 
     url = serve(Short) + "/net.pb"
-    with pytest.raises(bench.UserError, match="broken off"):
+    with pytest.raises(bench.UserError, match="the download failed"):
         bench.fetch(url, 100)
     cached = (Path(os.environ["XDG_CACHE_HOME"]) / "tensorrt-benchmark").iterdir()
     assert [path.suffix for path in cached] == [".part"]
@@ -288,7 +289,7 @@ def test_redirects_are_followed_but_only_to_http(bench, serve):
     assert (
         bench.fetch(serve(redirecting(serve(answering(b"model")) + "/net.pb")) + "/a.pb", 100).read_bytes() == b"model"
     )
-    with pytest.raises(bench.UserError, match="broken off"):
+    with pytest.raises(bench.UserError, match="the download failed"):
         bench.fetch(serve(redirecting("file:///etc/passwd")) + "/b.pb", 100)
     for url in ("ftp://localhost/net.pb", "file:///etc/passwd"):
         with pytest.raises(bench.UserError, match="only http:// and https://"):
@@ -386,15 +387,31 @@ def test_ops_that_touch_files_are_refused_unless_allowed(main, graph_file, tmp_p
 # -------------------------------------------------------------------------------------------------------- the name
 
 
+NVML_OF_ONE_GPU = """
+import types
+nvmlInit = lambda: None
+nvmlDeviceGetCount = lambda: 1
+nvmlDeviceGetHandleByIndex = int
+nvmlDeviceGetUUID = str
+nvmlDeviceGetCudaComputeCapability = lambda handle: (9, 0)
+nvmlDeviceGetName = lambda handle: "a GPU"
+nvmlDeviceGetMemoryInfo = lambda handle: types.SimpleNamespace(total=1 << 30)
+nvmlSystemGetDriverVersion = lambda: "1"
+"""
+
+
 def test_the_script_does_not_hide_the_package(bench, command, tmp_path):
     """`import tensorrt` inside the script finds the package of that name, wherever the script is run from."""
     package = tmp_path / "site" / "tensorrt"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("__version__ = '10.99.0'\n")
+    (tmp_path / "site" / "pynvml.py").write_text(NVML_OF_ONE_GPU)
     for folder in (Path(bench.__file__).parent, tmp_path):
         ran = command("--doctor", cwd=folder, env={"PYTHONPATH": str(tmp_path / "site")})
         assert ran.returncode == 0, ran.stderr
         assert "tensorrt 10.99.0" in ran.stdout
+        if importlib.util.find_spec("tensorrt_rtx"):
+            assert "of two packages tensorrt is used: it takes every NVIDIA GPU" in ran.stdout
 
 
 def test_help_needs_no_tensorflow(command, tmp_path):

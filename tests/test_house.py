@@ -114,3 +114,9 @@ def test_pipx_runs_the_script(forms, tmp_path):
     """The same by pipx, which passes no PYTHONPATH on: no package tensorrt is there, and none may be found."""
     tool("uv")  # which pipx takes where it is: a minute less
     runs_as_a_script([tool("pipx"), "run", "--python", sys.executable], forms["frozen_graph"], tmp_path, "missing")
+
+
+def test_one_version(bench):
+    written = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert written == [bench.VERSION]
+    assert f"\n## {bench.VERSION}\n" in (ROOT / "CHANGELOG.md").read_text()

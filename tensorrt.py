@@ -358,7 +358,7 @@ def long_flag(word: str) -> str:
     return f"--{SHORT_FLAGS[name]}{equals}{value}" if name in SHORT_FLAGS else word
 
 
-def parse_flags(argv: list[str]) -> Config:  # noqa: C901
+def parse_flags(argv: list[str]) -> Config:
     """The command line as a Config; `batch_sizes` and `precisions` are its lists, `given` the flags that were typed.
 
     Raises:
@@ -377,10 +377,23 @@ def parse_flags(argv: list[str]) -> Config:  # noqa: C901
     config = Config(**FLAGS.flag_values_dict())
     config.given = {name for name in FLAGS if FLAGS[name].present}
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
-    for text in config.batch_size or [""]:
-        if text != "max" and (not text.strip().isdecimal() or int(text) < 1):
-            raise UserError(f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max")
-    config.batch_sizes = [None if text == "max" else int(text) for text in config.batch_size]
+    config.batch_sizes = [batch_size_of(text) for text in config.batch_size or [""]]
+    refuse_values(config)
+    refuse_pairs(config)
+    return config
+
+
+def batch_size_of(text: str) -> int | None:
+    """A batch size of --batch_size's list; None for max."""
+    if text == "max":
+        return None
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise UserError(f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max")
+    return int(text)
+
+
+def refuse_values(config: Config) -> None:
+    """Refuses engines that there are not, and flags with nothing behind their equals sign."""
     engines = [name for name in ENGINES if name != "native"]
     for name in config.engine:
         if name not in ("auto", *engines):
@@ -388,13 +401,16 @@ def parse_flags(argv: list[str]) -> Config:  # noqa: C901
     for name in FLAGS:
         if getattr(config, name) == "":
             raise UserError(f"--{name}= is empty (an unset variable?): pass a value, or leave the flag out")
+
+
+def refuse_pairs(config: Config) -> None:
+    """Refuses flags that do not go together."""
     if config.image_file and config.image_dir:
         raise UserError("--image_file and --image_dir exclude each other: pass one of them")
-    if not config.isolate and None in config.batch_sizes:
+    if None in config.batch_sizes and not config.isolate:
         raise UserError("--batch_size=max needs a process for each try: no --noisolate")
-    if config.build_only and None in config.batch_sizes:
+    if None in config.batch_sizes and config.build_only:
         raise UserError("--batch_size=max is found by running, which --build_only does not: pass a number of images")
-    return config
 
 
 FLEET_FLAGS = ("gpus", "spread", "ray_address")  # the program for many devices has them

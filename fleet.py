@@ -66,9 +66,11 @@ LIBRARY = "tensorrt_py"  # tensorrt.py's name as a module, where `tensorrt` is N
 
 def load_library() -> ModuleType:
     """tensorrt.py, which takes this folder off sys.path: it would hide the package tensorrt."""
-    if LIBRARY in sys.modules:
-        return sys.modules[LIBRARY]
-    spec = importlib.util.spec_from_file_location(LIBRARY, HERE / "tensorrt.py")
+    path = HERE / "tensorrt.py"
+    known = sys.modules.get(LIBRARY)
+    if known and known.__file__ == str(path):  # a node of a cluster may still have that of an earlier task
+        return known
+    spec = importlib.util.spec_from_file_location(LIBRARY, path)
     assert spec and spec.loader
     module = sys.modules[LIBRARY] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

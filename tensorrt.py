@@ -3956,7 +3956,6 @@ class Report:
         self.config, self.cases, self.rounds = config, cases, rounds
         self.records: list[dict[str, Any]] = []
         self.natives: Natives = {}
-        self.done = 0
 
     def add(self, job: Job, results: list[Result]) -> None:
         """Takes one case's results, one for each device that it ran on; they are on disk when this returns."""
@@ -3971,10 +3970,12 @@ class Report:
             self.records.append(make_record(result, dataclasses.replace(job, case=result.case)))
             keep(self.records[-1], self.config)
             self.rounds.forget(result)
-        self.done += 1
-        for result in results:
-            where = f" on {result.machine['device']}" if len(results) > 1 or vars(self.config).get("spread") else ""
-            say(f"[{self.done}/{len(self.cases)}] {result.case.title}{where}: {in_short(result)}")
+        for result, record in zip(results, self.records[-len(results) :]):
+            number = min(turn_of(self.cases, record) + 1, len(self.cases))
+            where = (
+                f" on {result.machine['device']}" if any(vars(self.config).get(name) for name in FLEET_FLAGS) else ""
+            )
+            say(f"[{number}/{len(self.cases)}] {result.case.title}{where}: {in_short(result)}")
 
     def __enter__(self) -> Report:
         return self

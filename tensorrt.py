@@ -2138,7 +2138,7 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1), "casts": casts}
 
 
-NVINFER = "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or README, TF-TRT"
+NVINFER = "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or docs/tftrt.md"
 TFTRT_WORKSPACE_MB = 2048  # its converter wants a number
 NATIVE_SEGMENTS = "TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"
 
@@ -3124,7 +3124,7 @@ def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
 
 
 def statistics(seconds: list[float], batch_size: int) -> dict[str, float]:
-    """The statistics of log.txt, images/s and seconds; formulas in the README.
+    """The statistics of log.txt, images/s and seconds; formulas in docs/records.md.
 
     jitter is 1.4826 x the median absolute deviation, which estimates a normal distribution's standard deviation.
     """

@@ -755,20 +755,24 @@ def process_context() -> Any:
 
 @contextlib.contextmanager
 def main_passed_on() -> Iterator[None]:
-    """Tells the fork server which main module to import, as Python up to 3.12.7 forgets to (gh-126631)."""
+    """Tells the fork server which main module to import, and where from: Python up to 3.12.7 forgets (gh-126631)."""
     from multiprocessing import spawn
 
-    real = spawn.get_preparation_data
+    real, before = spawn.get_preparation_data, os.environ.get("PYTHONPATH")
 
     def with_main_path(name: str) -> dict[str, Any]:
         data = real(name)
         return {**data, "main_path": data.get("init_main_from_path")}
 
     spawn.get_preparation_data = with_main_path
+    os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     try:
         yield
     finally:
         spawn.get_preparation_data = real
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 @contextlib.contextmanager
@@ -1960,7 +1964,7 @@ class TensorFlowRunner:
         wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
         inner = wrapped.prune(job.graph.input, job.graph.output)
         prepare = pixels_to_input(tf, job) if job.dtype != job.graph.dtype else lambda images: images
-        outer = tf.function(lambda images: inner(prepare(images)), jit_compile=compiled or None)
+        outer = tf.function(lambda images: inner(prepare(images)), jit_compile=compiled or None, autograph=False)
         self.step = outer.get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
         with tf.device(self.device):
             self.resident = tf.identity(tf.constant(batch))

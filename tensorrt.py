@@ -241,7 +241,7 @@ class Timing:
 
 @dataclasses.dataclass
 class Result:
-    """All that is known of a case: `timings` by where the input lay (device, host), outputs by their names.
+    """Everything known about a case: `timings` by where the input lay (device, host), outputs by their names.
 
     `reference` has native's outputs for the same images, `native_rounds` its rounds of the same turns.
     """
@@ -358,7 +358,7 @@ def long_flag(word: str) -> str:
     return f"--{SHORT_FLAGS[name]}{equals}{value}" if name in SHORT_FLAGS else word
 
 
-def parse_flags(argv: list[str]) -> Config:  # noqa: C901
+def parse_flags(argv: list[str]) -> Config:
     """The command line as a Config; `batch_sizes` and `precisions` are its lists, `given` the flags that were typed.
 
     Raises:
@@ -377,10 +377,23 @@ def parse_flags(argv: list[str]) -> Config:  # noqa: C901
     config = Config(**FLAGS.flag_values_dict())
     config.given = {name for name in FLAGS if FLAGS[name].present}
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
-    for text in config.batch_size or [""]:
-        if text != "max" and (not text.strip().isdecimal() or int(text) < 1):
-            raise UserError(f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max")
-    config.batch_sizes = [None if text == "max" else int(text) for text in config.batch_size]
+    config.batch_sizes = [batch_size_of(text) for text in config.batch_size or [""]]
+    refuse_values(config)
+    refuse_pairs(config)
+    return config
+
+
+def batch_size_of(text: str) -> int | None:
+    """A batch size of --batch_size's list; None for max."""
+    if text == "max":
+        return None
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise UserError(f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max")
+    return int(text)
+
+
+def refuse_values(config: Config) -> None:
+    """Refuses engines that there are not, and flags with nothing behind their equals sign."""
     engines = [name for name in ENGINES if name != "native"]
     for name in config.engine:
         if name not in ("auto", *engines):
@@ -388,13 +401,16 @@ def parse_flags(argv: list[str]) -> Config:  # noqa: C901
     for name in FLAGS:
         if getattr(config, name) == "":
             raise UserError(f"--{name}= is empty (an unset variable?): pass a value, or leave the flag out")
+
+
+def refuse_pairs(config: Config) -> None:
+    """Refuses flags that do not go together."""
     if config.image_file and config.image_dir:
         raise UserError("--image_file and --image_dir exclude each other: pass one of them")
-    if not config.isolate and None in config.batch_sizes:
+    if None in config.batch_sizes and not config.isolate:
         raise UserError("--batch_size=max needs a process for each try: no --noisolate")
-    if config.build_only and None in config.batch_sizes:
+    if None in config.batch_sizes and config.build_only:
         raise UserError("--batch_size=max is found by running, which --build_only does not: pass a number of images")
-    return config
 
 
 FLEET_FLAGS = ("gpus", "spread", "ray_address")  # the program for many devices has them
@@ -489,7 +505,7 @@ def say(sentence: str) -> None:
 
 
 def say_in_lines(sentence: str) -> None:
-    """Says what a bar shows where there is a terminal for it."""
+    """Prints as a line what a progress bar shows where stderr is a terminal."""
     if not terminal().is_terminal:
         say(sentence)
 
@@ -593,7 +609,7 @@ def write_artifact(path: Path, data: bytes, start: float, proof: dict[str, Any])
 
 
 def read_unchanged(path: str, sha256: str) -> bytes:
-    """A file's bytes, if they are still the ones that this run wrote or loaded.
+    """A file's bytes, provided that they are still what this run wrote or loaded.
 
     Raises:
       UserError: they are not: another run writes into the same folder.
@@ -608,7 +624,7 @@ def read_unchanged(path: str, sha256: str) -> bytes:
 
 
 def version_of(*packages: str) -> str | None:
-    """The installed version of the first of these packages that is there, without importing it."""
+    """The version of the first of these packages that is installed, without importing it."""
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(package)
@@ -681,7 +697,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def machine(config: Config, engine: str) -> dict[str, Any]:
-    """What a record says of the machine: asked in the process that runs the case."""
+    """What a record says about the machine, as seen by the process that runs the case."""
     versions = {"python": platform.python_version(), "tensorflow": version_of("tensorflow", "tensorflow-cpu")}
     kind = device_name(config)
     return {
@@ -694,7 +710,7 @@ def machine(config: Config, engine: str) -> dict[str, Any]:
 
 
 def free_memory() -> int:
-    """Bytes of RAM that a process may still take, by the kernel's own estimate."""
+    """Bytes of RAM that a process can still allocate, by the kernel's own estimate."""
     with contextlib.suppress(OSError):
         available = re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())
         if available:
@@ -1330,7 +1346,7 @@ def free_name(folder: Path, name: str, sha256: str) -> str:
 
 
 def recorded_graphs(path: Path, name: str) -> set[str]:
-    """The hashes of the graphs of that name in a results.jsonl; lines that are no records are passed over."""
+    """The hashes of the graphs of that name in a results.jsonl; lines that are not records are skipped."""
     found = set()
     with open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -1569,7 +1585,7 @@ PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "Preven
 
 
 def tensor_of(tensor: Any, key: str = "") -> Tensor:
-    """What there is to know of a tf.Tensor; its op is the one that computed the values."""
+    """A tf.Tensor's description; its op is the one that computed the values."""
     shape = tuple(tensor.shape.as_list()) if tensor.shape.rank is not None else None
     op = tensor.op
     while op.type in PASSING_OPS and op.inputs:
@@ -1708,14 +1724,14 @@ def precision_py() -> Any:
 
 
 def missing_precision_py() -> str | None:
-    """What keeps this program from writing ONNX graphs, and the remedy."""
+    """What prevents this program from writing ONNX graphs, and the remedy."""
     if (HERE / "precision.py").exists():
         return None
     return "precision.py is missing: copy it to where tensorrt.py lies (native, XLA and TF-TRT do without)"
 
 
 def int8_saturates() -> bool:
-    """Whether sums of two uint8 x int8 products overflow here: x86 without VNNI, where weights must do with 7 bits.
+    """Whether sums of two uint8 x int8 products overflow here: x86 without VNNI, where weights get 7 bits.
 
     Source: ONNX Runtime's documentation, "Quantize ONNX models", on VPMADDUBSW.
     """
@@ -1845,7 +1861,7 @@ def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calib
 
 
 def calibration_notes(facts: dict[str, Any]) -> list[str]:
-    """The sentence that a calibration without images of its own deserves."""
+    """A sentence where the calibration had no images of its own."""
     if not facts or (facts["source"] != "random" and not facts["predicted"]):
         return []
     if facts["source"] == "random":
@@ -1869,7 +1885,7 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """All that a case's process is told; `source` is the ONNX file, for engines that take one.
+    """Everything that a case's process is told; `source` is the ONNX file, for engines that take one.
 
     `error` says why the case cannot be run at all, `rounds` keeps each round on disk, `tried` says which batches fit.
     """
@@ -1999,7 +2015,7 @@ class TensorFlowRunner:
         return lambda: self.drain(pipeline, steps)
 
     def drain(self, pipeline: Iterator[Any], steps: int) -> None:
-        """Steps on what the pipeline brings, each in one of STEPS_AHEAD threads, which then fetches its output.
+        """Runs a step on each batch of the pipeline in one of STEPS_AHEAD threads, which then fetches its output.
 
         A fetch waits for all that was enqueued before it was asked for, so each is asked for right after its step.
         """
@@ -2126,7 +2142,7 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1), "casts": casts}
 
 
-NVINFER = "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or README, TF-TRT"
+NVINFER = "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or docs/tftrt.md"
 TFTRT_WORKSPACE_MB = 2048  # its converter wants a number
 NATIVE_SEGMENTS = "TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"
 
@@ -2343,7 +2359,7 @@ class OnnxRuntimeRunner:
 
 
 def create_session(model: bytes, options: Any, provider: str, config: Config) -> Any:
-    """A session that really has the provider: ONNX Runtime takes the CPU, without a word, where CUDA's does not load.
+    """A session that really has the provider: ONNX Runtime silently takes the CPU where CUDA's does not load.
 
     Raises:
       UserError: the session has another provider.
@@ -2598,7 +2614,7 @@ TIMING_ITERATIONS = 8  # averaged for each kernel that the builder tries: trtexe
 
 
 def builder_config(trt: Any, builder: Any, job: Job) -> Any:
-    """How to build, but for what is allowed to whom."""
+    """The builder's configuration, but for what a precision needs: allow_precision."""
     config = builder.create_builder_config()
     if job.config.workspace_size:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
@@ -2644,7 +2660,7 @@ def timing_cache_path(trt: Any, job: Job) -> Path | None:
 
 
 def build_facts(trt: Any, config: Any, warm: bool) -> dict[str, Any]:
-    """What a plan's building seconds, and its kernels, depended on."""
+    """What a plan's build time and kernels depended on, for the record."""
     facts: dict[str, Any] = {"timing_cache": "warm" if warm else "cold"}
     facts["cuda_module_loading"] = os.environ.get("CUDA_MODULE_LOADING", "")
     sources = config.get_tactic_sources()
@@ -2874,7 +2890,7 @@ def waited_step(runner: Runner, batch: np.ndarray, inputs: str) -> Callable[[], 
 
 
 def burst_of(runner: Runner, batch: np.ndarray, inputs: str, steps: int) -> Callable[[], Any]:
-    """So many steps that are waited for once; from the host the next copy overlaps the running step."""
+    """`steps` steps that are waited for once; from the host the next copy overlaps the running step."""
     if inputs == "host":
         return runner.feeder(batch, steps)
 
@@ -3112,7 +3128,7 @@ def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
 
 
 def statistics(seconds: list[float], batch_size: int) -> dict[str, float]:
-    """The statistics of log.txt, images/s and seconds; formulas in the README.
+    """The statistics of log.txt, images/s and seconds; formulas in docs/records.md.
 
     jitter is 1.4826 x the median absolute deviation, which estimates a normal distribution's standard deviation.
     """
@@ -3908,7 +3924,7 @@ def recover_rounds(config: Config) -> None:
 
 
 def records_of_rounds(lines: list[str]) -> list[dict[str, Any]]:
-    """The records of cases that have rounds but no record yet; a last line that was cut off is passed over."""
+    """The records of cases that have rounds but no record yet; a truncated last line is skipped."""
     records: dict[str, dict[str, Any]] = {}
     rounds: dict[str, list[dict[str, Timing]]] = collections.defaultdict(list)
     for line in lines:
@@ -3929,7 +3945,7 @@ def has_deviation(rounds: list[dict[str, Timing]]) -> bool:
 
 
 def with_rounds(record: dict[str, Any], rounds: list[dict[str, Timing]]) -> dict[str, Any]:
-    """A record whose run was killed, with the rounds that there are."""
+    """The record of a case whose run was killed, made from the rounds that were kept."""
     case = Case(record["engine"], record["precision"], record["batch_size"])
     result = Result(case, notes=[*record["notes"], "the run was killed: rounds without outputs"])
     merge_rounds(result, rounds)
@@ -3981,7 +3997,7 @@ class Report:
 
 
 def in_short(result: Result) -> str:
-    """What came of a case: images/s and times native, or why there is none."""
+    """A case's outcome in short: images/s and times native, or why there is none."""
     found = []
     for inputs in result.timings:
         rounds = rounds_of(result, inputs)
@@ -4409,7 +4425,7 @@ class Kernels:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        """Keeps what XLA wrote; what it could not compile with goes."""
+        """Keeps what XLA wrote, and drops what it could not compile with."""
         with contextlib.suppress(OSError):
             if kind is None:
                 os.replace(self.new, self.path)
@@ -4431,12 +4447,12 @@ def build_once(engine: Engine, job: Job) -> Artifact:
 
 
 def answer_path(job: Job) -> Path:
-    """Where it is written what was built, beside it."""
+    """The file beside an artifact that says what it was built for."""
     return job.path(f"_batch{job.case.batch_size}.built.json")
 
 
 def forget_built(artifact: Artifact, job: Job) -> bool:
-    """Whether the artifact was an earlier run's, which then is not taken again."""
+    """Whether the artifact came from an earlier run; if it did, it is not reused again."""
     if "built_before" not in artifact.proof:
         return False
     answer_path(job).unlink(missing_ok=True)
@@ -4444,7 +4460,7 @@ def forget_built(artifact: Artifact, job: Job) -> bool:
 
 
 def question_of(engine: Engine, job: Job) -> dict[str, Any]:
-    """All that decides what an engine builds.
+    """Everything that an engine's artifact depends on.
 
     The ONNX file is told by what it was made of: tf2onnx writes the same model with other names each time.
     """
@@ -4498,7 +4514,7 @@ MEMORY_SHARE = 0.75  # of the free memory of a CPU, which the kernel would hand 
 
 
 def limit_memory(share: int) -> None:
-    """Holds this process down to so many bytes of data, or to what the user set if that is less."""
+    """Limits this process to that many bytes of data, or to the user's own limit where that is lower."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -4508,7 +4524,7 @@ def limit_memory(share: int) -> None:
 
 
 def once(config: Config, **changes: Any) -> Config:
-    """The same flags for a run that is not made for its timings."""
+    """The same flags for a run whose timings do not matter."""
     return Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "rounds": 1, **changes})
 
 

@@ -100,7 +100,7 @@ if "gpus" not in bench.FLAGS:
 
 
 def refuse_flags(config: Any) -> None:
-    """Refuses what does not go together on many devices.
+    """Refuses flags that cannot be combined on many devices.
 
     Raises:
       UserError: two flags that exclude each other, or one that needs another.
@@ -254,11 +254,11 @@ class Team(bench.Session):
         self.members = [PlacedSession(job, placement) for placement in placements]
 
     def start(self, job: Any) -> Any:
-        """A single process, as the largest batch is looked for: on the first placement."""
+        """Starts a single process, on the first placement: for the search of the largest batch."""
         return start_placed(job, self.members[0].placement)
 
     def take_turn(self, others: list[Any]) -> None:
-        """A round of all members; none where that only made room for another try."""
+        """Measures a round of all members; none where that only made room for another try."""
         errors = self.open_all() or self.measure_all()
         for member, error in errors.items():
             member.close()
@@ -270,7 +270,7 @@ class Team(bench.Session):
         self.over = all(member.over for member in self.members)
 
     def open_all(self) -> dict[Any, Exception]:
-        """Opens what is not open; the members' errors."""
+        """Opens the members that are not open; returns their errors."""
         try:
             if self.job.case.batch_size is None and not self.job.error:
                 self.use(bench.find_largest_batch(self.job, self.start))
@@ -288,7 +288,7 @@ class Team(bench.Session):
         return self.each(lambda member: member.open(), closed)
 
     def each(self, work: Callable[[Any], None], members: list[Any]) -> dict[Any, Exception]:
-        """Does something with all members at the same time, a thread each; their errors."""
+        """Does something with all members at the same time, a thread each; returns their errors."""
         errors: dict[Any, Exception] = {}
 
         def attempt(member: Any) -> None:
@@ -303,7 +303,7 @@ class Team(bench.Session):
         return errors
 
     def measure_all(self) -> dict[Any, Exception]:
-        """A round of the members that are still there; their errors."""
+        """Measures a round of the members that are still there; returns their errors."""
         begun, steps = time.monotonic(), self.steps
         members = [member for member in self.members if not member.over]
         errors = self.each(lambda member: member.add_round(member.worker.ask("measure_round", steps)), members)
@@ -314,7 +314,7 @@ class Team(bench.Session):
         return any(member.is_open() for member in self.members)
 
     def use(self, job: Any) -> None:
-        """Takes another job, at another batch size."""
+        """Switches to a job at another batch size."""
         self.job = job
         self.result = bench.Result(job.case)
         for member in self.members:
@@ -455,7 +455,7 @@ class Cluster:
             ) from error
 
     def schedule(self, config: Any, jobs: list[Any]) -> Iterator[Any]:
-        """All cases as tasks; one that its node took along is tried once again, then it is a failed row."""
+        """All cases as tasks; one whose node died is tried once again, then it is a failed row."""
         reference = self.reference(config, jobs)
         nodes = [None] if config.spread else list(self.names)
         for job in jobs:

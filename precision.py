@@ -46,11 +46,11 @@ ENTROPY_BINS = 512  # ONNX Runtime's 128 can choose nothing; TensorRT's 2048 tak
 
 
 class PrecisionError(Exception):
-    """What cannot be written at a precision, in one line."""
+    """A graph cannot be written at a precision; one line says why."""
 
 
 class ExportError(PrecisionError):
-    """What ONNX cannot say, in one line."""
+    """A graph cannot be exported to ONNX; one line says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Settings:
 
 @contextlib.contextmanager
 def no_progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Shows nothing: the progress of a caller who has no place for it."""
+    """Shows no progress: for callers who do not want any."""
     yield lambda: None
 
 
@@ -182,7 +182,7 @@ def convert(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int)
 
 
 def allow_inlining(graph: Any) -> None:
-    """Frees function calls of what keeps grappler, which tf2onnx asks, from inlining them.
+    """Removes from function calls what keeps grappler, which tf2onnx uses, from inlining them.
 
     Keras marks grouped convolutions to be compiled by XLA, since TensorFlow's CPU kernels have none.
     """
@@ -253,7 +253,7 @@ def teach_erfc() -> None:
 
 
 def refuse_unknown(model: Any) -> None:
-    """Raises an ExportError that names each op that tf2onnx left as it was once."""
+    """Raises an ExportError that names, once each, the ops that tf2onnx left as they were."""
     import onnx
 
     found: dict[str, list[str]] = {}
@@ -471,7 +471,7 @@ def drop_round_trips(graph: Any) -> None:
 
 
 def to_int8(model: Any, ranges: Ranges, settings: Settings) -> Any:
-    """Explicit Q/DQ around what is worth it, per-channel int8 weights, ranges from one calibration.
+    """Writes explicit Q/DQ where it pays, with per-channel int8 weights and the ranges of one calibration.
 
     Signed activations stand on the inputs of convolutions and matrix products and on residual
     branches. Unsigned ones also stand behind every convolution and its activation and around Add

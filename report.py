@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Record = dict[str, Any]
-VERSION = "1.0"
+VERSION = "2.0"
 RECORD_VERSION = 2  # the newest that this program reads
 SAME = 0.025  # speeds nearer than that are the same: tensorrt.py's limit for a steady case
 P99_STEPS = 299  # from which p99 has an upper bound: tensorrt.py's
@@ -64,7 +64,7 @@ ROUND_STATISTICS = (
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says what is wrong and what to do."""
+    """Something the user can fix: one line that says what is wrong and what to do."""
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -345,7 +345,7 @@ SHOWN = 5  # images that are named where their first class changed
 
 
 def agreement_lines(records: list[Record]) -> list[str]:
-    """Which images changed their first class, and how many are undecided, behind the cases that it is about."""
+    """Which images changed their first class and how many are undecided, after the names of the cases concerned."""
     about = collections.defaultdict(list)
     for record in records:
         found = agreement_of(record) or {}
@@ -367,7 +367,7 @@ def changed_images(found: Record) -> str:
 
 
 def undecided_images(found: Record) -> str:
-    """How many images could be turned by any rounding, so that they say nothing."""
+    """How many images any rounding could turn, so that they tell nothing."""
     if not found.get("undecided"):
         return ""
     whole = found["decided"] + found["undecided"]
@@ -413,7 +413,7 @@ def slowest_lines(records: list[Record]) -> list[str]:
 
 
 def note_lines(records: list[Record]) -> list[str]:
-    """Every sentence once, behind the cases that it is about."""
+    """Every note once, after the names of the cases that have it."""
     about = collections.defaultdict(list)
     for record in records:
         for note in [*record["notes"], *([record["error"]] if record.get("error") else [])]:
@@ -968,7 +968,7 @@ def newest(records: list[Record]) -> dict[tuple[Any, ...], Record]:
 
 
 def obstacles(key: tuple[Any, ...], new: Record, before: dict[tuple[Any, ...], Record]) -> list[str]:
-    """What forbids the comparison of a case's new record with the one before, named."""
+    """The names of what differs too much to compare a case's new record with the one before."""
     old = before.get(key)
     if old is None:
         devices = sorted({device for device, *rest in before if rest == list(key[1:])})

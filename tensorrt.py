@@ -98,7 +98,7 @@ os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # before CUDA starts: thou
 import numpy as np
 from absl import flags
 
-VERSION = "1.0"
+VERSION = "2.0"
 RECORD_VERSION = 2
 PRECISIONS = ("native", "fp32", "fp16", "int8")
 LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
@@ -118,7 +118,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says what is wrong and what to do."""
+    """Something the user can fix: one line that says what is wrong and what to do."""
 
 
 class Config(types.SimpleNamespace):
@@ -241,7 +241,7 @@ class Timing:
 
 @dataclasses.dataclass
 class Result:
-    """All that is known of a case: `timings` by where the input lay (device, host), outputs by their names.
+    """Everything known about a case: `timings` by where the input lay (device, host), outputs by their names.
 
     `reference` has native's outputs for the same images, `native_rounds` its rounds of the same turns.
     """
@@ -353,12 +353,12 @@ SHORT_FLAGS = {
 
 
 def long_flag(word: str) -> str:
-    """A word of the command line with a short flag of 2018 by its long name."""
+    """A word of the command line, with the 2018 script's short flags spelled out."""
     name, equals, value = word.partition("=")
     return f"--{SHORT_FLAGS[name]}{equals}{value}" if name in SHORT_FLAGS else word
 
 
-def parse_flags(argv: list[str]) -> Config:  # noqa: C901
+def parse_flags(argv: list[str]) -> Config:
     """The command line as a Config; `batch_sizes` and `precisions` are its lists, `given` the flags that were typed.
 
     Raises:
@@ -377,10 +377,23 @@ def parse_flags(argv: list[str]) -> Config:  # noqa: C901
     config = Config(**FLAGS.flag_values_dict())
     config.given = {name for name in FLAGS if FLAGS[name].present}
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
-    for text in config.batch_size or [""]:
-        if text != "max" and (not text.strip().isdecimal() or int(text) < 1):
-            raise UserError(f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max")
-    config.batch_sizes = [None if text == "max" else int(text) for text in config.batch_size]
+    config.batch_sizes = [batch_size_of(text) for text in config.batch_size or [""]]
+    refuse_values(config)
+    refuse_pairs(config)
+    return config
+
+
+def batch_size_of(text: str) -> int | None:
+    """A batch size of --batch_size's list; None for max."""
+    if text == "max":
+        return None
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise UserError(f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max")
+    return int(text)
+
+
+def refuse_values(config: Config) -> None:
+    """Refuses engines that there are not, and flags with nothing behind their equals sign."""
     engines = [name for name in ENGINES if name != "native"]
     for name in config.engine:
         if name not in ("auto", *engines):
@@ -388,20 +401,23 @@ def parse_flags(argv: list[str]) -> Config:  # noqa: C901
     for name in FLAGS:
         if getattr(config, name) == "":
             raise UserError(f"--{name}= is empty (an unset variable?): pass a value, or leave the flag out")
+
+
+def refuse_pairs(config: Config) -> None:
+    """Refuses flags that do not go together."""
     if config.image_file and config.image_dir:
         raise UserError("--image_file and --image_dir exclude each other: pass one of them")
-    if not config.isolate and None in config.batch_sizes:
+    if None in config.batch_sizes and not config.isolate:
         raise UserError("--batch_size=max needs a process for each try: no --noisolate")
-    if config.build_only and None in config.batch_sizes:
+    if None in config.batch_sizes and config.build_only:
         raise UserError("--batch_size=max is found by running, which --build_only does not: pass a number of images")
-    return config
 
 
 FLEET_FLAGS = ("gpus", "spread", "ray_address")  # the program for many devices has them
 
 
 def refuse_fleet_flags(argv: list[str]) -> None:
-    """Says which command to type where a flag for many devices was given to this program."""
+    """Refuses flags of fleet.py with the command to type instead."""
     for word in argv[1:]:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and name in FLEET_FLAGS and name not in FLAGS:
@@ -409,7 +425,7 @@ def refuse_fleet_flags(argv: list[str]) -> None:
 
 
 def built_in(config: Config) -> bool:
-    """Whether no flag names a model."""
+    """Whether the built-in model is used: no flag names another."""
     return not (config.frozen_graph or config.savedmodel_dir or config.keras_model)
 
 
@@ -475,7 +491,7 @@ TELLERS: dict[str, Callable[..., None]] = {"say": print_sentence, "show": DISPLA
 
 
 def tell(kind: str, *what: Any) -> None:
-    """Says or draws something; in a process of its own the parent does, before this returns."""
+    """Says or draws something; in a case's process its parent does so before this returns."""
     if PARENT is None:
         TELLERS[kind](*what)
     else:
@@ -484,19 +500,19 @@ def tell(kind: str, *what: Any) -> None:
 
 
 def say(sentence: str) -> None:
-    """One line for the user on stderr, which is not part of the results."""
+    """Prints one line for the user on stderr: it is not part of the results."""
     tell("say", sentence)
 
 
 def say_in_lines(sentence: str) -> None:
-    """Says what a bar shows where there is a terminal for it."""
+    """Prints as a line what a progress bar shows where stderr is a terminal."""
     if not terminal().is_terminal:
         say(sentence)
 
 
 @contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Shows on a terminal what takes so long."""
+    """Shows on a terminal what is taking so long."""
     tell("show", what)
     try:
         yield
@@ -528,7 +544,7 @@ def progress(what: str, total: int | None, unit: str = "steps") -> Iterator[Call
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
-    """The first telling line of an error, for use in a sentence."""
+    """The first line of an error that says something, for use in a sentence."""
     text = re.sub(r"\{\{.*?\}\}\s*", "", str(error))  # TensorFlow's names of nodes
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     return lines[0][:limit].rstrip(".:")
@@ -561,7 +577,7 @@ def disk_error(error: OSError, path: str | Path) -> UserError:
 
 
 def write_beside(path: str | Path, data: bytes) -> None:
-    """Writes a whole file or none: beside it first, then renamed.
+    """Writes the whole file or nothing: under another name beside it, then renamed.
 
     Raises:
       UserError: it cannot be written; a full disk is called one.
@@ -593,7 +609,7 @@ def write_artifact(path: Path, data: bytes, start: float, proof: dict[str, Any])
 
 
 def read_unchanged(path: str, sha256: str) -> bytes:
-    """A file's bytes, if they are still the ones that this run wrote or loaded.
+    """A file's bytes, provided that they are still what this run wrote or loaded.
 
     Raises:
       UserError: they are not: another run writes into the same folder.
@@ -608,7 +624,7 @@ def read_unchanged(path: str, sha256: str) -> bytes:
 
 
 def version_of(*packages: str) -> str | None:
-    """The installed version of the first of these packages that is there, without importing it."""
+    """The version of the first of these packages that is installed, without importing it."""
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(package)
@@ -681,7 +697,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def machine(config: Config, engine: str) -> dict[str, Any]:
-    """What a record says of the machine: asked in the process that runs the case."""
+    """What a record says about the machine, as seen by the process that runs the case."""
     versions = {"python": platform.python_version(), "tensorflow": version_of("tensorflow", "tensorflow-cpu")}
     kind = device_name(config)
     return {
@@ -694,7 +710,7 @@ def machine(config: Config, engine: str) -> dict[str, Any]:
 
 
 def free_memory() -> int:
-    """Bytes of RAM that a process may still take, by the kernel's own estimate."""
+    """Bytes of RAM that a process can still allocate, by the kernel's own estimate."""
     with contextlib.suppress(OSError):
         available = re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())
         if available:
@@ -709,11 +725,11 @@ NO_MEMORY = r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|
 
 
 class CaseError(Exception):
-    """Whatever a library raised, in one line: the case has failed, the program goes on."""
+    """What a library raised, in one line: the case has failed, the run goes on."""
 
 
 class ProcessDied(Exception):
-    """A process of its own ended without an answer: the signal's name, and its last words."""
+    """A process ended without answering: the signal's name, and the last that it wrote."""
 
 
 CASE_ENDS = (UserError, CaseError, ProcessDied)
@@ -721,7 +737,7 @@ CASE_ENDS = (UserError, CaseError, ProcessDied)
 
 @contextlib.contextmanager
 def failures_in_one_line() -> Iterator[None]:
-    """Makes a CaseError of what is no UserError, with the remedy where it is known."""
+    """Turns every error but a UserError into a CaseError, with the remedy where it is known."""
     try:
         yield
     except (UserError, CaseError):
@@ -797,7 +813,7 @@ def without_ctrl_c() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Puts Ctrl-C off to the end of the block."""
+    """Holds Ctrl-C back until the end of the block."""
     pressed: list[bool] = []
     if threading.current_thread() is not threading.main_thread():  # Ctrl-C never comes to another
         yield
@@ -874,7 +890,7 @@ class Worker:
         return kind, what
 
     def close(self) -> None:
-        """Ends the process, which holds nothing that anybody waits for."""
+        """Ends the process: nothing that it holds is still needed."""
         if not self.busy:
             with contextlib.suppress(OSError):
                 self.connection.send(("", ()))
@@ -921,7 +937,7 @@ def start(config: Config, make: Callable[..., Any], *args: Any) -> Worker | Here
 
 
 def answer_requests(make: Callable[..., Any], args: Any, connection: Any, words: str) -> None:
-    """What such a process does until it is told to end or its parent dies."""
+    """The loop of such a process: answers requests until it is told to end or its parent dies."""
     global PARENT
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=die_with_parent, daemon=True).start()
@@ -972,7 +988,7 @@ def cache_folder() -> Path:
 
 
 def fetch(url: str, limit_mb: int) -> Path:
-    """Downloads a file once and returns its place in the cache folder; broken-off downloads are gone on with.
+    """Downloads a file once and returns its path in the cache folder; resumes partial downloads.
 
     Raises:
       UserError: not http(s), no answer, an error status, a web page instead of a file, a wrong length or too much.
@@ -994,8 +1010,8 @@ def fetch(url: str, limit_mb: int) -> Path:
             os.replace(part, final)
         except requests.RequestException as error:  # these are OSErrors too
             if not tries_left:
-                raise UserError(f"{url}: not reached, or broken off ({type(error).__name__}): check the address, or "
-                                f"try again to go on") from error  # fmt: skip
+                raise UserError(f"{url}: the download failed ({type(error).__name__}): check the address, or try "
+                                f"again to resume it") from error  # fmt: skip
         except OSError as error:
             what = "the disk is full" if error.errno in NO_SPACE else error.strerror
             raise UserError(
@@ -1005,7 +1021,7 @@ def fetch(url: str, limit_mb: int) -> Path:
 
 
 def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
-    """Asks for what `part` still lacks and appends it; starts again where the server does not resume."""
+    """Requests what `part` still lacks and appends it; starts over where the server cannot resume."""
     import requests
 
     have = part.stat().st_size if part.exists() else 0
@@ -1031,7 +1047,7 @@ def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
     size = part.stat().st_size
     if total is not None and size > total:
         part.unlink()
-        raise UserError(f"{url}: {size} bytes came where {total} were announced: refused")
+        raise UserError(f"{url}: the server sent {size} bytes and had announced {total}: refused")
     if total is not None and size < total:
         raise requests.ConnectionError(f"{size} of {total} bytes")
 
@@ -1192,7 +1208,7 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
 
 
 def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
-    """Grey as three colours, colours as grey, and no alpha, where the decoder left that to others."""
+    """Converts between grey and RGB and drops alpha, where the decoder did not."""
     if image.shape[-1] not in (1, channels):
         image = image[..., :3]
     if image.shape[-1] == 1 and channels == 3:
@@ -1203,7 +1219,7 @@ def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
 
 
 def image_paths(folder: str, flag: str) -> list[Path]:
-    """The images below a folder; class folders are gone through in turn, so that a few images show many classes.
+    """The images below a folder, one of each class folder in turn, so that a few images show many classes.
 
     Raises:
       UserError: no such folder, or no images in it.
@@ -1326,7 +1342,7 @@ def free_name(folder: Path, name: str, sha256: str) -> str:
 
 
 def recorded_graphs(path: Path, name: str) -> set[str]:
-    """The hashes of the graphs of that name in a results.jsonl; lines that are no records are passed over."""
+    """The hashes of the graphs of that name in a results.jsonl; lines that are not records are skipped."""
     found = set()
     with open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -1565,7 +1581,7 @@ PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "Preven
 
 
 def tensor_of(tensor: Any, key: str = "") -> Tensor:
-    """What there is to know of a tf.Tensor; its op is the one that computed the values."""
+    """A tf.Tensor's description; its op is the one that computed the values."""
     shape = tuple(tensor.shape.as_list()) if tensor.shape.rank is not None else None
     op = tensor.op
     while op.type in PASSING_OPS and op.inputs:
@@ -1704,14 +1720,14 @@ def precision_py() -> Any:
 
 
 def missing_precision_py() -> str | None:
-    """What keeps this program from writing ONNX graphs, and the remedy."""
+    """What prevents this program from writing ONNX graphs, and the remedy."""
     if (HERE / "precision.py").exists():
         return None
     return "precision.py is missing: copy it to where tensorrt.py lies (native, XLA and TF-TRT do without)"
 
 
 def int8_saturates() -> bool:
-    """Whether sums of two uint8 x int8 products overflow here: x86 without VNNI, where weights must do with 7 bits.
+    """Whether sums of two uint8 x int8 products overflow here: x86 without VNNI, where weights get 7 bits.
 
     Source: ONNX Runtime's documentation, "Quantize ONNX models", on VPMADDUBSW.
     """
@@ -1841,7 +1857,7 @@ def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calib
 
 
 def calibration_notes(facts: dict[str, Any]) -> list[str]:
-    """The sentence that a calibration without images of its own deserves."""
+    """A sentence where the calibration had no images of its own."""
     if not facts or (facts["source"] != "random" and not facts["predicted"]):
         return []
     if facts["source"] == "random":
@@ -1865,7 +1881,7 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """All that a case's process is told; `source` is the ONNX file, for engines that take one.
+    """Everything that a case's process is told; `source` is the ONNX file, for engines that take one.
 
     `error` says why the case cannot be run at all, `rounds` keeps each round on disk, `tried` says which batches fit.
     """
@@ -1995,7 +2011,7 @@ class TensorFlowRunner:
         return lambda: self.drain(pipeline, steps)
 
     def drain(self, pipeline: Iterator[Any], steps: int) -> None:
-        """Steps on what the pipeline brings, each in one of STEPS_AHEAD threads, which then fetches its output.
+        """Runs a step on each batch of the pipeline in one of STEPS_AHEAD threads, which then fetches its output.
 
         A fetch waits for all that was enqueued before it was asked for, so each is asked for right after its step.
         """
@@ -2122,7 +2138,7 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1), "casts": casts}
 
 
-NVINFER = "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or README, TF-TRT"
+NVINFER = "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or docs/tftrt.md"
 TFTRT_WORKSPACE_MB = 2048  # its converter wants a number
 NATIVE_SEGMENTS = "TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"
 
@@ -2339,7 +2355,7 @@ class OnnxRuntimeRunner:
 
 
 def create_session(model: bytes, options: Any, provider: str, config: Config) -> Any:
-    """A session that really has the provider: ONNX Runtime takes the CPU, without a word, where CUDA's does not load.
+    """A session that really has the provider: ONNX Runtime silently takes the CPU where CUDA's does not load.
 
     Raises:
       UserError: the session has another provider.
@@ -2594,7 +2610,7 @@ TIMING_ITERATIONS = 8  # averaged for each kernel that the builder tries: trtexe
 
 
 def builder_config(trt: Any, builder: Any, job: Job) -> Any:
-    """How to build, but for what is allowed to whom."""
+    """The builder's configuration, but for what a precision needs: allow_precision."""
     config = builder.create_builder_config()
     if job.config.workspace_size:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
@@ -2640,7 +2656,7 @@ def timing_cache_path(trt: Any, job: Job) -> Path | None:
 
 
 def build_facts(trt: Any, config: Any, warm: bool) -> dict[str, Any]:
-    """What a plan's building seconds, and its kernels, depended on."""
+    """What a plan's build time and kernels depended on, for the record."""
     facts: dict[str, Any] = {"timing_cache": "warm" if warm else "cold"}
     facts["cuda_module_loading"] = os.environ.get("CUDA_MODULE_LOADING", "")
     sources = config.get_tactic_sources()
@@ -2870,7 +2886,7 @@ def waited_step(runner: Runner, batch: np.ndarray, inputs: str) -> Callable[[], 
 
 
 def burst_of(runner: Runner, batch: np.ndarray, inputs: str, steps: int) -> Callable[[], Any]:
-    """So many steps that are waited for once; from the host the next copy overlaps the running step."""
+    """`steps` steps that are waited for once; from the host the next copy overlaps the running step."""
     if inputs == "host":
         return runner.feeder(batch, steps)
 
@@ -3108,7 +3124,7 @@ def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
 
 
 def statistics(seconds: list[float], batch_size: int) -> dict[str, float]:
-    """The statistics of log.txt, images/s and seconds; formulas in the README.
+    """The statistics of log.txt, images/s and seconds; formulas in docs/records.md.
 
     jitter is 1.4826 x the median absolute deviation, which estimates a normal distribution's standard deviation.
     """
@@ -3786,7 +3802,7 @@ def keep(record: dict[str, Any], config: Config) -> None:
 
 
 def check_output_dir(folder: str) -> None:
-    """Finds out before the measuring whether its results can be kept.
+    """Makes sure before measuring that the results can be written.
 
     Raises:
       UserError: the folder cannot be made or written.
@@ -3904,7 +3920,7 @@ def recover_rounds(config: Config) -> None:
 
 
 def records_of_rounds(lines: list[str]) -> list[dict[str, Any]]:
-    """The records of cases that have rounds but no record yet; a last line that was cut off is passed over."""
+    """The records of cases that have rounds but no record yet; a truncated last line is skipped."""
     records: dict[str, dict[str, Any]] = {}
     rounds: dict[str, list[dict[str, Timing]]] = collections.defaultdict(list)
     for line in lines:
@@ -3925,7 +3941,7 @@ def has_deviation(rounds: list[dict[str, Timing]]) -> bool:
 
 
 def with_rounds(record: dict[str, Any], rounds: list[dict[str, Timing]]) -> dict[str, Any]:
-    """A record whose run was killed, with the rounds that there are."""
+    """The record of a case whose run was killed, made from the rounds that were kept."""
     case = Case(record["engine"], record["precision"], record["batch_size"])
     result = Result(case, notes=[*record["notes"], "the run was killed: rounds without outputs"])
     merge_rounds(result, rounds)
@@ -3977,7 +3993,7 @@ class Report:
 
 
 def in_short(result: Result) -> str:
-    """What came of a case: images/s and times native, or why there is none."""
+    """A case's outcome in short: images/s and times native, or why there is none."""
     found = []
     for inputs in result.timings:
         rounds = rounds_of(result, inputs)
@@ -4405,7 +4421,7 @@ class Kernels:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        """Keeps what XLA wrote; what it could not compile with goes."""
+        """Keeps what XLA wrote, and drops what it could not compile with."""
         with contextlib.suppress(OSError):
             if kind is None:
                 os.replace(self.new, self.path)
@@ -4427,12 +4443,12 @@ def build_once(engine: Engine, job: Job) -> Artifact:
 
 
 def answer_path(job: Job) -> Path:
-    """Where it is written what was built, beside it."""
+    """The file beside an artifact that says what it was built for."""
     return job.path(f"_batch{job.case.batch_size}.built.json")
 
 
 def forget_built(artifact: Artifact, job: Job) -> bool:
-    """Whether the artifact was an earlier run's, which then is not taken again."""
+    """Whether the artifact came from an earlier run; if it did, it is not reused again."""
     if "built_before" not in artifact.proof:
         return False
     answer_path(job).unlink(missing_ok=True)
@@ -4440,7 +4456,7 @@ def forget_built(artifact: Artifact, job: Job) -> bool:
 
 
 def question_of(engine: Engine, job: Job) -> dict[str, Any]:
-    """All that decides what an engine builds.
+    """Everything that an engine's artifact depends on.
 
     The ONNX file is told by what it was made of: tf2onnx writes the same model with other names each time.
     """
@@ -4494,7 +4510,7 @@ MEMORY_SHARE = 0.75  # of the free memory of a CPU, which the kernel would hand 
 
 
 def limit_memory(share: int) -> None:
-    """Holds this process down to so many bytes of data, or to what the user set if that is less."""
+    """Limits this process to that many bytes of data, or to the user's own limit where that is lower."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -4504,7 +4520,7 @@ def limit_memory(share: int) -> None:
 
 
 def once(config: Config, **changes: Any) -> Config:
-    """The same flags for a run that is not made for its timings."""
+    """The same flags for a run whose timings do not matter."""
     return Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "rounds": 1, **changes})
 
 
@@ -4975,7 +4991,7 @@ def reference_job(config: Config, jobs: list[Job]) -> Job:
 
 
 def doctor(config: Config) -> None:
-    """The matrix of engines and precisions on this machine, and the command that mends what is missing."""
+    """Prints which engine runs which precision here, and the command that installs what is missing."""
     print(f"tensorrt.py {VERSION}, Python {platform.python_version()}, {device_name(config)}")
     line = "GPU {index}: {name}, compute capability {compute_capability}, {memory_mb} MB, driver {driver}"
     for gpu in gpus():

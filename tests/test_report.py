@@ -553,7 +553,7 @@ def test_other_user_errors(run, tmp_path):
     assert "ends in .png" in run(KEPT, "--output=report.doc").stderr
     assert "cannot be written" in run(KEPT, "--output=missing/report.png").stderr
     assert run(KEPT, "--fail_slower=5").returncode == 2
-    assert run("--version").stdout == "1.0\n"
+    assert run("--version").stdout == "2.0\n"
 
 
 def test_failed_cases_alone_are_a_table_without_a_picture(run, written, kept):

@@ -238,6 +238,89 @@ def test_what_does_not_fit_beside_the_others_is_tried_without_them(bench, job, f
     assert not any("opened" in note for note in sessions[2].results()[0].notes)
 
 
+class Meetings:
+    """A barrier that only writes down who met at it."""
+
+    def __init__(self):
+        self.met = []
+
+    def meet(self, own):
+        self.met.append(own)
+
+
+def test_a_process_meets_the_others_before_each_of_its_loops(fleet, bench, job):
+    """Before the waited steps and before the burst, for each place of the input; and nowhere else."""
+    barrier, nothing = Meetings(), lambda *_: None
+    config = bench.parse_flags(["tensorrt.py", "--num_warmup=3"])
+    case = bench.Case("native", "native", 2)
+    placed = fleet.PlacedCase(bench.dataclasses.replace(job, case=case, config=config), fleet.Placement(), barrier, 7)
+    placed.runner = types.SimpleNamespace(enqueue=nothing, sync=nothing, infer=nothing, feeder=lambda *_: lambda: None)
+    placed.batch, placed.same = None, [{}, {}]
+    placed.first_runs = {inputs: placed.run_first(inputs) for inputs in ("device", "host")}
+    assert barrier.met == []
+    placed.measure_round(4)
+    assert barrier.met == [7] * 4
+
+
+@pytest.fixture
+def team(fleet, bench, job, halves, monkeypatch):
+    """Makes a case on two placements whose processes answer as told; gives it, and what they were started with."""
+
+    def make(measure):
+        started = []
+        answers = {
+            "machine": lambda job: {"device_kind": "CPU", "device": f"CPU {len(started)}"},
+            "open": lambda job, built: (bench.Artifact("x", "0"), ""),
+            "judge_outputs": lambda job: ({}, []),
+        }
+
+        def start(config, kind, job, placement, barrier, own):
+            started.append((kind, placement, barrier, own))
+            return Stub(job, {**answers, "measure_round": functools.partial(measure, own)})
+
+        monkeypatch.setattr(bench, "start", start)
+        config = bench.parse_flags(["tensorrt.py", "--num_loops=8"])
+        eight = bench.dataclasses.replace(job, case=bench.Case("native", "native", 8), config=config)
+        return fleet.Team(eight, halves), started
+
+    return make
+
+
+def test_all_processes_of_a_case_get_the_same_barrier(fleet, bench, halves, team):
+    made, started = team(lambda own, job, steps: {"device": bench.Timing([0.1] * steps, 10.0 * (own + 1), 0.1)})
+    made.take_turn([made])
+    made.take_turn([made])
+    assert [(kind, placement, own) for kind, placement, _, own in started] == [
+        (fleet.PlacedCase, halves[0], 0),
+        (fleet.PlacedCase, halves[1], 1),
+    ]
+    assert started[0][2] is started[1][2]
+    assert list(started[0][2].slots) == [0, 0]
+    assert made.has_enough([made])
+    made.finish()
+    results = made.results()
+    assert [result.facts["together"]["throughput"] for result in results] == [{"device": 30.0}] * 2
+    assert [len(result.rounds) for result in results] == [2, 2]
+
+
+def test_a_process_that_dies_leaves_the_barrier_and_the_others_go_on(bench, team):
+    def measure(own, job, steps):
+        if own == 1:
+            raise bench.ProcessDied("process died of SIGSEGV")
+        return {"device": bench.Timing([0.1] * steps, 10.0, 0.1)}
+
+    made, started = team(measure)
+    made.take_turn([made])
+    assert list(started[0][2].slots) == [0, -1]
+    assert not made.over
+    made.take_turn([made])
+    made.finish()
+    whole, dead = made.results()
+    assert (whole.status, len(whole.rounds), dead.status) == ("ok", 2, "failed")
+    assert "SIGSEGV" in dead.error
+    assert any("only 1 of 2 devices came through" in note for note in whole.notes)
+
+
 def result_at(bench, case, placement, throughput):
     timing = bench.Timing([0.1] * 4, throughput, 0.1)
     machine = {"device": f"GPU ({placement})", "device_kind": "GPU"}

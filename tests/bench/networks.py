@@ -14,9 +14,9 @@ whatever breaks, on photographs, by the signal-to-noise ratio in dB against nati
 
     10 log10( sum native^2 / sum (native - precision)^2 )
 
-Batch norm's statistics are first taken from the photographs, and layer scales set to 0.5: a network as Keras
-initialises it lets its values fade to 1e-11, and ConvNeXt's branches count for a millionth. Random weights carry
-noise on more than trained ones do, the deeper the more: the limits are low, and still far over what a fault leaves.
+Batch norm's scales are first taken from the photographs, and layer scales set to 0.5: a network as Keras initialises
+it lets its values fade to 1e-11, and ConvNeXt's branches count for a millionth. Random weights carry noise on more
+than trained ones do: the limits are low, and still far over what a fault leaves.
 Exit status 1: a network failed, or is below a limit.
 """
 
@@ -165,16 +165,29 @@ def every_network():
 
 
 def make_alive(model, batch):
-    """Gives batch norm the statistics of these images, and layer scales a value that counts."""
-    norms = []
+    """Gives batch norm a scale from these images, and layer scales a value that counts.
+
+    A batch norm divides by the root mean square and takes no mean: one that centres what random
+    weights made almost the same for all images blows up every difference, and with it all noise.
+    """
+    import tensorflow as tf
+
+    def moments(values, _):
+        axes = list(range(len(values.shape) - 1))
+        square = tf.reduce_mean(tf.cast(values, tf.float32) ** 2, axes)
+        return tf.zeros_like(square), square
+
+    norms = [layer for layer in model.layers if hasattr(layer, "moving_variance")]
+    for layer in norms:
+        layer.momentum = 0.0
+        layer._moments = moments
     for layer in model.layers:
-        if hasattr(layer, "moving_variance"):
-            norms.append(layer)
-            layer.momentum = 0.0
         if type(layer).__name__ == "LayerScale":
             layer.gamma.assign(np.full(layer.gamma.shape, LAYER_SCALE))
     if norms:
         model(batch, training=True)
+    for layer in norms:
+        del layer._moments
 
 
 def scales_itself(model):

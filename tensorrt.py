@@ -771,20 +771,24 @@ def process_context() -> Any:
 
 @contextlib.contextmanager
 def main_passed_on() -> Iterator[None]:
-    """Tells the fork server which main module to import, as Python up to 3.12.7 forgets to (gh-126631)."""
+    """Tells the fork server which main module to import, and where from: Python up to 3.12.7 forgets (gh-126631)."""
     from multiprocessing import spawn
 
-    real = spawn.get_preparation_data
+    real, before = spawn.get_preparation_data, os.environ.get("PYTHONPATH")
 
     def with_main_path(name: str) -> dict[str, Any]:
         data = real(name)
         return {**data, "main_path": data.get("init_main_from_path")}
 
     spawn.get_preparation_data = with_main_path
+    os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     try:
         yield
     finally:
         spawn.get_preparation_data = real
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 @contextlib.contextmanager
@@ -1976,7 +1980,7 @@ class TensorFlowRunner:
         wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
         inner = wrapped.prune(job.graph.input, job.graph.output)
         prepare = pixels_to_input(tf, job) if job.dtype != job.graph.dtype else lambda images: images
-        outer = tf.function(lambda images: inner(prepare(images)), jit_compile=compiled or None)
+        outer = tf.function(lambda images: inner(prepare(images)), jit_compile=compiled or None, autograph=False)
         self.step = outer.get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
         with tf.device(self.device):
             self.resident = tf.identity(tf.constant(batch))
@@ -3103,7 +3107,7 @@ CAUSES = (
     ("gpu_programs", 0, "{:.0f} other programs on the GPU"),
     ("stolen_cores", 0.02, "the hypervisor took {:.2f} cores"),
     ("other_cores", 0.1, "other programs used {:.1f} cores"),
-    ("waited_share", 0.1, "something waited for a core {:.0%} of the time"),
+    ("waited_share", 0.1, "cores were waited for {:.0%} of the time"),
 )
 
 
@@ -3340,7 +3344,7 @@ def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]
     moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} images/s"
     seen = f" ({cause})" if cause else ""
     steps = sum(map(len, rounds))
-    return "noisy", f"{moved}{seen}, {steps:,} steps are too few to know it: quiet the machine, or measure longer"
+    return "noisy", f"{moved}{seen} in {steps:,} steps: quiet the machine, or measure longer"
 
 
 # ----------------------------------------------------------------------------------------- predictions and agreement

@@ -77,6 +77,25 @@ def test_a_process_has_tensorflow_imported_but_not_started(script, tmp_path, whe
     }
 
 
+def test_a_main_module_with_others_beside_it_is_preloaded_too(script, tmp_path):
+    """As the bench's scripts are: without its folder on the path the fork server dies, and all would be spawned."""
+    (tmp_path / "beside.py").write_text("import os\nPROCESS = os.getpid()\n")
+    text = """
+import beside
+class Probe:
+    def facts(self):
+        import os
+        return ["tensorflow" in sys.modules, beside.PROCESS == os.getpid(), os.environ.get("PYTHONPATH")]
+
+if __name__ == "__main__":
+    import os
+    with bench.Worker(Probe) as worker:
+        print(json.dumps([*worker.ask("facts")[:2], os.environ.get("PYTHONPATH")]))
+"""
+    found, _ = script(text, env={"PYTHONPATH": str(tmp_path)})
+    assert found == [True, False, str(tmp_path)], "the module was imported in the server, the path is as it was"
+
+
 def test_the_parent_imports_nothing_heavy(script, forms, digits, tmp_path):
     text = """
 if __name__ == "__main__":

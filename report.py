@@ -57,6 +57,10 @@ OPTIONAL = {"accuracy": {"top1": NUMBER, "top5": NUMBER}, "artifact": {"bytes": 
 SAME_SIZE = 0.02  # artifacts whose sizes differ by less are not told apart
 SAME_BEFORE = 0.99  # top-1 and cosine from which records of version 1 are of the same model
 STATISTICS = ("fps_median", "fps_low", "fps_high", "latency_median", "latency_99th")
+ROUND_STATISTICS = (
+    *("rounds", "fps_typical", "fps_typical_low", "fps_typical_high"),
+    *("fps_undisturbed", "fps_undisturbed_low", "fps_undisturbed_high"),
+)
 
 
 class UserError(Exception):
@@ -119,7 +123,8 @@ def check_speeds(record: Record) -> None:
         if not timing["seconds"]:
             raise ValueError("seconds")
         numbers += [*timing["seconds"], timing["throughput"]]
-        numbers += [timing["statistics"][name] for name in STATISTICS]
+        over_rounds = ROUND_STATISTICS if "rounds" in timing["statistics"] else ()
+        numbers += [timing["statistics"][name] for name in (*STATISTICS, *over_rounds)]
     if not all(0 < number < 1e15 for number in numbers):
         raise ValueError("timings")
 
@@ -227,7 +232,7 @@ def times_native(record: Record, natives: Natives, inputs: str) -> Ends | None:
         return 1.0, 1.0, 1.0
     if rated := (record.get("times_native") or {}).get(inputs):
         return rated["value"], rated["low"], rated["high"]
-    ours, theirs = (speed_of(each["timings"][inputs]["statistics"], "fps_median") for each in (record, native))
+    ours, theirs = (shown(each["timings"][inputs]) for each in (record, native))
     return ratio_of_estimates(ours, theirs)
 
 
@@ -242,7 +247,7 @@ def times_text(times: Ends | None) -> str:
 
 def rows_of(records: list[Record], natives: Natives) -> list[list[str]]:
     """A group's cells, a row for each case and place of its input; the best images/s has a star."""
-    speeds = [t["statistics"]["fps_median"] for record in records for t in record["timings"].values()]
+    speeds = [shown(t)[0] for record in records for t in record["timings"].values()]
     rows = []
     for record in records:
         head, ends = [name_of(record), record["engine"], str(record["batch_size"])], end_cells(record)
@@ -277,8 +282,8 @@ def agreement_cells(found: Record | None) -> list[str]:
 
 
 def timing_cells(timing: dict[str, Any], times: str, best: float) -> list[str]:
-    s = timing["statistics"]
-    speed, half = s["fps_median"], max(s["fps_high"] - s["fps_median"], s["fps_median"] - s["fps_low"])
+    s, (speed, low, high) = timing["statistics"], shown(timing)
+    half = max(high - speed, speed - low)
     return [f"{speed:,.1f}{'*' if speed == best else ' '}", f"{half:,.1f}", f"{timing['throughput']:,.1f}", times,
             f"{1e3 * s['latency_median']:.2f}", f"{1e3 * s['latency_99th']:.2f}{p99_mark(s)}"]  # fmt: skip
 
@@ -397,13 +402,13 @@ def slowest_lines(records: list[Record]) -> list[str]:
     for (_, *case), record in newest(records).items():
         for inputs, timing in record["timings"].items():
             kind = (str(record.get("device_kind")), inputs, *case)
-            kinds[kind].append((timing["statistics"], record))
+            kinds[kind].append((shown(timing), record))
     for (device, *_), rows in kinds.items():
-        (slow, record), *others = sorted(rows, key=lambda row: row[0]["fps_median"])
-        usual, low = (statistics.median(row[name] for row, _ in others or rows) for name in ("fps_median", "fps_low"))
-        if slow["fps_median"] < (1 - SAME) * usual and slow["fps_high"] < low:
+        ((slow, _, high), record), *others = sorted(rows, key=lambda row: row[0][0])
+        usual, low = (statistics.median(ends[at] for ends, _ in others or rows) for at in (0, 1))
+        if slow < (1 - SAME) * usual and high < low:
             lines.append(f"{case_of(record)}: {record['device']} is the slowest of {len(rows)} {device}: "
-                         f"{slow['fps_median'] / usual:.3f} of the others' median, {usual:,.1f} images/s")  # fmt: skip
+                         f"{slow / usual:.3f} of the others' median, {usual:,.1f} images/s")  # fmt: skip
     return lines
 
 
@@ -659,15 +664,15 @@ def draw_speeds(axes: Any, rows: list[tuple[Record, str]], native: Natives) -> l
         places.append(place)
         names.append(case_of(record) + (" (host)" if inputs == "host" else ""))
         place += 1
-    most = max(record["timings"][inputs]["statistics"]["fps_high"] for record, inputs in rows)
+    most = max(shown(record["timings"][inputs])[2] for record, inputs in rows)
     for (record, inputs), place in zip(rows, places):
-        s = record["timings"][inputs]["statistics"]
+        value, low, high = shown(record["timings"][inputs])
         face, hatch, _ = LOOKS[record["precision"]]
-        error = [[s["fps_median"] - s["fps_low"]], [s["fps_high"] - s["fps_median"]]]
-        axes.barh(place, s["fps_median"], 0.7, color=face, hatch=hatch, edgecolor="black", xerr=error, capsize=3)
+        error = [[value - low], [high - value]]
+        axes.barh(place, value, 0.7, color=face, hatch=hatch, edgecolor="black", xerr=error, capsize=3)
         times = times_text(times_native(record, native, inputs))
-        text = f"{s['fps_median']:,.1f}" + (f"  ({times})" if times else "")
-        axes.text(s["fps_high"] + most / 60, place, text, va="center", fontsize=9)
+        text = f"{value:,.1f}" + (f"  ({times})" if times else "")
+        axes.text(high + most / 60, place, text, va="center", fontsize=9)
     axes.set(yticks=places, yticklabels=names, xlim=(0, 1.4 * most), ylim=(max(2.3, max(places) + 0.7), -0.7),
              xlabel="images/s, median with 95 % interval (times native)", title="Speed")  # fmt: skip
     axes.xaxis.set_major_formatter("{x:,.10g}")
@@ -758,7 +763,7 @@ def count_of(found: Record) -> str:
 
 
 def median_speed(record: Record) -> float:
-    return next(iter(record["timings"].values()))["statistics"]["fps_median"]
+    return shown(next(iter(record["timings"].values())))[0]
 
 
 def marker_of(record: Record) -> dict[str, Any]:
@@ -846,9 +851,10 @@ def draw_curve(panels: tuple[Any, Any, Any], curve: Curve) -> None:
     speed, latency, trade = panels
     first, numbers = curve.records[0], curve.statistics
     sizes = [record["batch_size"] for record in curve.records]
-    speeds = [s["fps_median"] for s in numbers]
+    ends = [shown({"statistics": s}) for s in numbers]
+    speeds = [value for value, _, _ in ends]
     milliseconds = [1e3 * s["latency_median"] for s in numbers]
-    error = [[s["fps_median"] - s["fps_low"] for s in numbers], [s["fps_high"] - s["fps_median"] for s in numbers]]
+    error = [[value - low for value, low, _ in ends], [high - value for value, _, high in ends]]
     shade = "0.6" if curve.inputs == "host" else "black"
     look = {**marker_of(first), "color": shade, "markeredgecolor": shade, "markersize": 6, "linewidth": 1,
             "linestyle": STROKES[first["precision"]], "label": curve.name}  # fmt: skip
@@ -990,8 +996,14 @@ def part_of(record: Record, part: str) -> Record:
 def ratio_of(new: dict[str, Any], old: dict[str, Any]) -> Ends:
     """New to old images/s with its interval: of the undisturbed speeds, or of medians where one has none."""
     n, o = new["statistics"], old["statistics"]
-    by = "fps_undisturbed" if "fps_undisturbed" in n.keys() & o.keys() else "fps_median"
+    by = "fps_undisturbed" if "rounds" in n.keys() & o.keys() else "fps_median"
     return ratio_of_estimates(speed_of(n, by), speed_of(o, by))
+
+
+def shown(timing: dict[str, Any]) -> Ends:
+    """The typical speed, over rounds; where a record knows none, the median over all steps."""
+    numbers = timing["statistics"]
+    return speed_of(numbers, "fps_typical" if "rounds" in numbers else "fps_median")
 
 
 def speed_of(numbers: dict[str, float], name: str) -> Ends:

@@ -566,7 +566,7 @@ def quiet(*descriptors: int) -> Iterator[None]:
             os.close(kept)
 
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_error(error: OSError, path: str | Path) -> UserError:
@@ -3107,7 +3107,7 @@ CAUSES = (
     ("gpu_programs", 0, "{:.0f} other programs on the GPU"),
     ("stolen_cores", 0.02, "the hypervisor took {:.2f} cores"),
     ("other_cores", 0.1, "other programs used {:.1f} cores"),
-    ("waited_share", 0.1, "something waited for a core {:.0%} of the time"),
+    ("waited_share", 0.1, "cores were waited for {:.0%} of the time"),
 )
 
 
@@ -3344,7 +3344,7 @@ def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]
     moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} images/s"
     seen = f" ({cause})" if cause else ""
     steps = sum(map(len, rounds))
-    return "noisy", f"{moved}{seen}, {steps:,} steps are too few to know it: quiet the machine, or measure longer"
+    return "noisy", f"{moved}{seen} in {steps:,} steps: quiet the machine, or measure longer"
 
 
 # ----------------------------------------------------------------------------------------- predictions and agreement

@@ -1,5 +1,6 @@
 """Networks and pictures that once failed, and what is said of flags that do not fit them."""
 
+import contextlib
 import threading
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -349,7 +350,7 @@ def test_outputs_are_named_by_their_keys(main, layers, keras_file, tmp_path, for
         outputs = {"probabilities": probabilities, "features": features}
     flag = f"--keras_model={keras_file(inputs, outputs)}"
     if form == "savedmodel":
-        tf.keras.Model(inputs, outputs).export(str(tmp_path / "export"), verbose=False)
+        tf.keras.Model(inputs, outputs).export(str(tmp_path / "export"))
         flag = f"--savedmodel_dir={tmp_path / 'export'}"
     refused = main(flag)
     assert refused.status == 2
@@ -449,9 +450,10 @@ def keras_folder(tmp_path, monkeypatch):
     """Keras's folder, empty."""
     folder = tmp_path / "keras"
     monkeypatch.setenv("KERAS_HOME", str(folder))
-    from keras.src.utils import file_utils
+    with contextlib.suppress(ImportError, AttributeError):  # Keras 3 looks for it once, Keras 2 each time
+        from keras.src.utils import file_utils
 
-    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(folder))
+        monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(folder))
     return folder
 
 
@@ -511,3 +513,47 @@ def test_a_download_that_breaks_falls_back_unless_it_was_asked_for(
     assert ran.records[0]["flags"]["weights"] == "random"
     forced = main(*flags, "--weights=imagenet")
     assert forced.status == 2 and "Keras cannot load --weights=imagenet" in forced.err
+
+
+# --------------------------------------------------------------------------------------------------------- the bench
+
+
+@pytest.fixture(scope="session")
+def networks():
+    """tests/bench/networks.py as a module."""
+    import sys
+
+    from conftest import ROOT, load
+
+    sys.path.append(str(ROOT / "tests" / "bench"))
+    return load("networks_py", "tests/bench/networks.py")
+
+
+def test_the_bench_judges_by_decibels(networks):
+    native = np.array([[3.0, 4.0], [0.0, 5.0]])
+    assert networks.signal_to_noise(native, native + 0.5) == pytest.approx(10 * np.log10(50 / 1))
+    record = {"cases": {"tensorrt int8": {"status": "failed", "error": "no"}, "native native": {"status": "ok"}}}
+    assert networks.faults(record) == ["tensorrt int8: no"]
+    assert networks.faults({"snr": {"onnxruntime int8": 2.9, "tensorrt fp16": 25.0, "tensorrt fp32": 61}}) == [
+        "onnxruntime int8: 2.9 dB is under the limit of 3"
+    ]
+    assert networks.faults({"snr": {"onnxruntime int8": float("nan")}})
+    assert not networks.faults({"snr": {"onnxruntime fp32": 26}, "half_share": 0.5})
+    assert networks.faults({"snr": {"onnxruntime fp32": 26}, "half_share": 0.0})
+
+
+@pytest.mark.slow
+def test_the_bench_catches_scales_that_were_broken_on_purpose(shared, tmp_path):
+    import subprocess
+    import sys
+
+    from conftest import ROOT
+
+    bench = str(ROOT / "tests" / "bench" / "networks.py")
+    words = [sys.executable, bench, str(shared / "images"), "one_channel", f"--results={tmp_path / 'r.jsonl'}"]
+    whole = subprocess.run(words, capture_output=True, text=True, timeout=500)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    broken = subprocess.run([*words[:-1], "--break-scales"], capture_output=True, text=True, timeout=500)
+    assert broken.returncode == 1 and "onnxruntime int8" in broken.stdout and "under the limit" in broken.stdout
+    again = subprocess.run(words, capture_output=True, text=True, timeout=500)
+    assert again.returncode == 0 and len((tmp_path / "r.jsonl").read_text().splitlines()) == 1, "not run again"

@@ -432,6 +432,30 @@ def test_p99_has_a_mark_and_the_reason_where_steps_are_too_few(run, written, kep
     assert "?" not in ran.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("fps_undisturbed_low", 0), ("fps_typical", None), ("rounds", "five"), ("fps_typical_high", "")]
+)
+def test_numbers_over_rounds_that_are_none(run, written, kept, bench, name, value):
+    record = with_rounds(bench, kept[2], [0.1] * 5)
+    before = written([record], "before.jsonl")
+    if value is None:
+        del record["timings"]["device"]["statistics"][name]
+    else:
+        record["timings"]["device"]["statistics"][name] = value
+    ran = run(written([record]), f"--compare={before}")
+    assert ran.returncode == 2 and ran.stderr.count("\n") == 1 and "line 1" in ran.stderr
+
+
+def test_the_table_shows_the_typical_speed_over_rounds(run, written, kept, bench):
+    """A long fast round outvotes four slow ones over all steps, not over rounds."""
+    record = with_rounds(bench, kept[2], [0.2] * 4)
+    numbers = record["timings"]["device"]["statistics"]
+    assert numbers["fps_median"] == pytest.approx(numbers["fps_typical"]) == pytest.approx(20)
+    numbers |= {"fps_median": 40.0, "fps_typical_low": 15.0}
+    ran = run(written([record]), "--output=page.html")
+    assert re.search(r"FP16 +onnxruntime +4 +20\.0\* +5\.0 ", ran.stdout), ran.stdout
+
+
 def test_a_comparison_says_how_little_few_rounds_know(run, written, kept, bench):
     before = written([with_rounds(bench, kept[2], [0.1] * 5)], "before.jsonl")
     ran = run(written([kept[2]]), f"--compare={before}")

@@ -167,7 +167,7 @@ def test_a_counter_that_is_not_there_is_left_out(bench, monkeypatch):
         ({"surroundings": {"gpu_programs": 2, "other_cores": 1.5}}, "2 other programs on the GPU"),
         ({"surroundings": {"stolen_cores": 0.3, "other_cores": 1.5}}, "hypervisor took 0.30 cores"),
         ({"surroundings": {"stolen_cores": 0.01, "other_cores": 1.5}}, "other programs used 1.5"),
-        ({"surroundings": {"waited_share": 0.4}}, "waited for a core 40% of the time"),
+        ({"surroundings": {"waited_share": 0.4}}, "cores were waited for 40% of the time"),
         ({"surroundings": {"other_cores": 0.05}}, "nothing else was seen"),
         ({}, "nothing else was seen"),
     ],

@@ -1,14 +1,15 @@
-"""Writes a precision into an ONNX graph: export, folding, calibration, FP16, INT8, and the coverage that proves it.
+"""Writes a precision into an ONNX graph, and proves what of the graph has it.
 
     graph = Precisions(graph_def, ["input:0"], ["softmax:0"], Settings(opset=17), progress)
     model, coverage = graph.fp16(samples)
 
-In: the bytes of a frozen GraphDef, the names of its inputs and outputs, samples (dicts of arrays by input name),
-settings, and a function that shows progress. Out: an ONNX model, and which share of it really has the precision. What
-cannot be done is a PrecisionError of one line.
+Export, folding, calibration, FP16, INT8, coverage. In: the bytes of a frozen GraphDef, the names of
+its inputs and outputs, samples (dicts of arrays by input name), settings, and a function that shows
+progress. Out: an ONNX model, and which share of it really has the precision. What cannot be done is
+a PrecisionError of one line.
 
-This module knows nothing of flags, engines, records or terminals. TensorFlow, ONNX and ONNX Runtime are imported inside
-the functions that need them.
+This module knows nothing of flags, engines, records or terminals. TensorFlow, ONNX and ONNX Runtime
+are imported inside the functions that need them.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def no_progress(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 class Precisions:
-    """A graph in ONNX at each precision; the export and the folding are made once, when they are first needed."""
+    """A graph in ONNX at each precision; export and folding are made once, when first needed."""
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class Precisions:
 
 
 def export(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) -> Any:
-    """A frozen graph as an ONNX model with float32 inside and the graph's own input and output names.
+    """A frozen graph as an ONNX model in float32, with the graph's own input and output names.
 
     Raises:
       ExportError: an op that ONNX has no counterpart for, named with its node.
@@ -184,7 +185,7 @@ def convert(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int)
 def allow_inlining(graph: Any) -> None:
     """Removes from function calls what keeps grappler, which tf2onnx uses, from inlining them.
 
-    Keras marks grouped convolutions to be compiled by XLA, since TensorFlow's CPU kernels have none.
+    Keras marks grouped convolutions to be compiled by XLA: TensorFlow has no CPU kernel for them.
     """
     for function in graph.library.function:
         for name in ("_XlaMustCompile", "_noinline"):
@@ -196,7 +197,7 @@ def allow_inlining(graph: Any) -> None:
 def make_float32(graph: Any) -> None:
     """Writes float32 for float16 and bfloat16 all over a GraphDef, as mixed precision has them.
 
-    Before constants are folded, so that weights which are cast when they are used keep all their bits.
+    Before constants are folded, so that weights that are cast where they are used keep their bits.
     """
     from tensorflow.core.framework import types_pb2
 
@@ -320,7 +321,7 @@ class OneSample:
 
 
 class Percentiles:
-    """The percentile of the absolute values of each tensor, from a histogram that doubles its width as needed.
+    """The percentile of each tensor's absolute values, from a histogram that widens as needed.
 
     Takes the place of ONNX Runtime's collector, whose first histogram spans the first sample's
     values alone: NumPy cannot make one for values that hardly differ, and a later sample that is
@@ -333,7 +334,7 @@ class Percentiles:
         self.ends: Ranges = {}
 
     def collect(self, tensors: dict[str, list[np.ndarray]]) -> None:
-        """Adds the values of one sample's tensors, as ONNX Runtime's calibrators ask of a collector."""
+        """Adds the tensors of one sample, as ONNX Runtime's calibrators ask of a collector."""
         for name, arrays in tensors.items():
             for values in arrays:
                 finite = values[np.isfinite(values)]
@@ -430,7 +431,7 @@ KEPT = "kept_in_float32"  # the key in the model's metadata
 
 
 def keep_in_float32(model: Any, ranges: Ranges) -> Any:
-    """A copy of the model that names in its metadata the nodes whose values would overflow float16."""
+    """A copy of the model whose metadata names the nodes whose values would overflow float16."""
     from onnx import ModelProto, helper
 
     names = [node.name for node in model.graph.node if overflows(node, ranges)]
@@ -454,7 +455,7 @@ def overflows(node: Any, ranges: Ranges) -> bool:
 
 
 def drop_round_trips(graph: Any) -> None:
-    """Takes out the casts to float16 and back that the converter leaves between nodes in float32."""
+    """Takes out the casts to float16 and back that are left between nodes in float32."""
     from onnx import TensorProto
 
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
@@ -471,7 +472,7 @@ def drop_round_trips(graph: Any) -> None:
 
 
 def to_int8(model: Any, ranges: Ranges, settings: Settings) -> Any:
-    """Writes explicit Q/DQ where it pays, with per-channel int8 weights and the ranges of one calibration.
+    """Writes explicit Q/DQ where it pays: per-channel int8 weights, ranges of one calibration.
 
     Signed activations stand on the inputs of convolutions and matrix products and on residual
     branches. Unsigned ones also stand behind every convolution and its activation and around Add
@@ -492,7 +493,7 @@ def to_int8(model: Any, ranges: Ranges, settings: Settings) -> Any:
 
 
 def sorted_nodes(model: Any) -> Any:
-    """The model with every node behind those that it reads, as ONNX wants it: the libraries append theirs."""
+    """The model with every node behind those that it reads: the libraries append theirs."""
     from onnxruntime.quantization.onnx_model import ONNXModel
 
     ONNXModel(model).topological_sort()
@@ -502,7 +503,7 @@ def sorted_nodes(model: Any) -> Any:
 def around_int8(model: Any, ranges: Ranges) -> tuple[Any, Ranges]:
     """The model in float16, in which Q/DQ will stand, and the ranges with those of the new casts.
 
-    QuantizeLinear takes float16 from operator set 19 on; nothing that stands in 18 changed its meaning there.
+    QuantizeLinear takes float16 from operator set 19 on; what stands in 18 means the same there.
     """
     import onnx
 
@@ -518,10 +519,10 @@ def around_int8(model: Any, ranges: Ranges) -> tuple[Any, Ranges]:
 
 
 def spell_batch_norms(graph: Any) -> None:
-    """Writes Mul and Add by one constant a channel, where no convolution took them in, as batch norms.
+    """Writes Mul and Add by a constant a channel, where no convolution took them, as batch norms.
 
-    With random weights the Add is gone, and TensorRT 8.6.0 cannot merge a Mul alone into the scales around it
-    (mergeScales, "Assertion equalOrZero"); a batch norm has both.
+    With random weights the Add is gone, and TensorRT 8.6.0 cannot merge a Mul alone into the scales
+    around it (mergeScales, "Assertion equalOrZero"); a batch norm has both.
     """
     from onnx import numpy_helper
 
@@ -542,7 +543,7 @@ def spell_batch_norms(graph: Any) -> None:
 
 
 def channels_of(graph: Any) -> dict[str, int]:
-    """The size of the second axis of each tensor of known shape [batch, channels, height, width]."""
+    """The second axis of each tensor of known shape [batch, channels, height, width]."""
     found = {}
     for value in (*graph.value_info, *graph.input):
         sizes = value.type.tensor_type.shape.dim
@@ -561,7 +562,7 @@ BATCH_NORM_EPSILON = 1e-5  # ONNX's default; the variance is one less, so that n
 
 
 def write_batch_norm(graph: Any, mul: Any, add: Any, constants: dict[str, np.ndarray]) -> None:
-    """Puts a BatchNormalization in the place of a Mul and, where there is one, the Add behind it."""
+    """Puts a BatchNormalization in the place of a Mul and, if there is one, the Add behind it."""
     from onnx import helper, numpy_helper
 
     tensor, scale = split_constant(mul, constants)
@@ -698,7 +699,7 @@ def residual_tensors(graph: Any) -> list[str]:
 
 
 def products_of(graph: Any) -> set[str]:
-    """Outputs of convolutions and matrix products, with their bias where that is an Add of its own."""
+    """Outputs of convolutions and matrix products, and of their bias if it is an Add of its own."""
     found: set[str] = set()
     with_bias = set(biases(graph))
     for node in graph.node:
@@ -716,7 +717,7 @@ def feeds_add(node: Any, readers: dict[str, list[Any]]) -> bool:
 
 
 def coverage(model: Any, precision: str) -> dict[str, Any]:
-    """The share of convolutions and matrix products, and of weights, that really have the precision.
+    """The share of convolutions and matrix products, and of weights, that have the precision.
 
     Works on Q/DQ graphs and on what ONNX Runtime made of them: its integer kernels count as int8,
     and a float16 weight behind a Cast to float32 does not count as float16.

@@ -566,7 +566,7 @@ def quiet(*descriptors: int) -> Iterator[None]:
             os.close(kept)
 
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_error(error: OSError, path: str | Path) -> UserError:

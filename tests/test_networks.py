@@ -1,5 +1,6 @@
 """Networks and pictures that once failed, and what is said of flags that do not fit them."""
 
+import contextlib
 import threading
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -349,7 +350,7 @@ def test_outputs_are_named_by_their_keys(main, layers, keras_file, tmp_path, for
         outputs = {"probabilities": probabilities, "features": features}
     flag = f"--keras_model={keras_file(inputs, outputs)}"
     if form == "savedmodel":
-        tf.keras.Model(inputs, outputs).export(str(tmp_path / "export"), verbose=False)
+        tf.keras.Model(inputs, outputs).export(str(tmp_path / "export"))
         flag = f"--savedmodel_dir={tmp_path / 'export'}"
     refused = main(flag)
     assert refused.status == 2
@@ -449,9 +450,10 @@ def keras_folder(tmp_path, monkeypatch):
     """Keras's folder, empty."""
     folder = tmp_path / "keras"
     monkeypatch.setenv("KERAS_HOME", str(folder))
-    from keras.src.utils import file_utils
+    with contextlib.suppress(ImportError, AttributeError):  # Keras 3 looks for it once, Keras 2 each time
+        from keras.src.utils import file_utils
 
-    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(folder))
+        monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(folder))
     return folder
 
 
@@ -532,8 +534,8 @@ def test_the_bench_judges_by_decibels(networks):
     assert networks.signal_to_noise(native, native + 0.5) == pytest.approx(10 * np.log10(50 / 1))
     record = {"cases": {"tensorrt int8": {"status": "failed", "error": "no"}, "native native": {"status": "ok"}}}
     assert networks.faults(record) == ["tensorrt int8: no"]
-    assert networks.faults({"snr": {"onnxruntime int8": 4.9, "tensorrt fp16": 25.0, "tensorrt fp32": 61}}) == [
-        "onnxruntime int8: 4.9 dB is under the limit of 5"
+    assert networks.faults({"snr": {"onnxruntime int8": 2.9, "tensorrt fp16": 25.0, "tensorrt fp32": 61}}) == [
+        "onnxruntime int8: 2.9 dB is under the limit of 3"
     ]
     assert networks.faults({"snr": {"onnxruntime int8": float("nan")}})
     assert not networks.faults({"snr": {"onnxruntime fp32": 26}, "half_share": 0.5})

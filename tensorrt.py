@@ -373,7 +373,7 @@ def parse_flags(argv: list[str]) -> Config:
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())} (--help lists the flags)") from error
     if stray:
-        raise UserError(f"{stray[0]!r} is no flag: flags begin with -- (--help lists them)")
+        raise UserError(f"{stray[0]!r} is not a flag: flags begin with -- (--help lists them)")
     config = Config(**FLAGS.flag_values_dict())
     config.given = {name for name in FLAGS if FLAGS[name].present}
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
@@ -1096,7 +1096,7 @@ def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
                 f"{url} cannot be unpacked: the disk is full ({folder.parent}): set XDG_CACHE_HOME to another folder"
             ) from error
         archive.unlink()
-        raise UserError(f"{url} is no .tar.gz that can be unpacked safely ({one_line(error)})") from error
+        raise UserError(f"{url} cannot be unpacked safely as a .tar.gz ({one_line(error)})") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -1206,7 +1206,7 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
             pixels = fit_channels(tf, image, channels)
     except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         why = "no image's header" if isinstance(error, UnidentifiedImageError) else one_line(error, 80)
-        raise UserError(f"{path} is no whole JPEG, PNG, GIF or BMP ({why}): pass another") from error
+        raise UserError(f"{path} is not a complete JPEG, PNG, GIF or BMP ({why}): pass another") from error
     turned = np.rot90(pixels, turns)
     return turned[:, ::-1] if mirrored else turned
 
@@ -1414,7 +1414,7 @@ def parse_graph_def(data: bytes, path: str | Path = "") -> Any:
         if saved_model_pb2.SavedModel.FromString(data).meta_graphs:
             folder = os.path.dirname(os.path.abspath(path))
             raise UserError(f"{path} is a SavedModel: pass its folder instead: --savedmodel_dir={folder}")
-    raise UserError(f"{path} is truncated or no GraphDef: export the frozen graph again")
+    raise UserError(f"{path} is truncated, or not a GraphDef: export the frozen graph again")
 
 
 def freeze(tf: Any, config: Config) -> tuple[Any, list[str], dict[str, str]]:
@@ -1445,7 +1445,7 @@ def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
     asked = config.savedmodel_dir
     folder = Path(fetch_savedmodel(asked, config.max_download_mb) if is_url(asked) else asked)
     if not (folder / "saved_model.pb").exists():
-        raise UserError(f"{folder} is no folder with a saved_model.pb: pass what tf.saved_model.save or export wrote")
+        raise UserError(f"{folder} has no saved_model.pb: pass the folder that tf.saved_model.save or export wrote")
     try:
         saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     except DecodeError as error:
@@ -1508,7 +1508,7 @@ def load_keras(tf: Any, config: Config) -> Any:
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file: pass a .keras or .h5 file with --keras_model")
     if Path(path).suffix not in (".keras", ".h5", ".hdf5"):
-        raise UserError(f"{path} is no .keras or .h5 file: --frozen_graph takes a .pb, --savedmodel_dir a folder")
+        raise UserError(f"{path} is not a .keras or .h5 file: --frozen_graph takes a .pb, --savedmodel_dir a folder")
     try:
         return tf.keras.models.load_model(path, compile=False, safe_mode=not config.unsafe_model)
     except Exception as error:  # Keras raises many classes here
@@ -4132,7 +4132,7 @@ def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
         return "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
     if graph.image_shape[2] == 1:
         return "none", f"{graph.name} takes one channel, and nothing in it tells which range"
-    return config.preprocessing, f"as ever, since nothing in {graph.name} tells what it was trained with"
+    return config.preprocessing, f"the default, as nothing in {graph.name} tells what it was trained with"
 
 
 def load_model(config: Config) -> Model:

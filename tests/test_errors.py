@@ -30,7 +30,7 @@ def one_error(ran, status=2):
     (["--num_loops=many"], "num_loops"),
     (["--engine=warp"], "--engine=warp: no such engine"),
     (["--inputs=disk"], "inputs"),
-    (["stray"], "'stray' is no flag"),
+    (["stray"], "'stray' is not a flag"),
     (["--image_file=a", "--image_dir=b"], "exclude each other"),
     (["--frozen_graph=/no/such.pb"], "No such file"),
     (["--frozen_graph=/"], "is a folder"),
@@ -49,7 +49,7 @@ def test_flags_and_paths(main, flags, words):
     (b"<html>", "web page"),
     (b"\x1c\x00\x00\x00TFL3...", "TensorFlow Lite"),
     (b"node {\n name: 'x'}", "text format"),
-    (bytes(range(256)), "truncated or no GraphDef"),
+    (bytes(range(256)), "truncated, or not a GraphDef"),
 ])  # fmt: skip
 def test_foreign_graph_files(main, tmp_path, content, words):
     path = tmp_path / "x.pb"
@@ -93,7 +93,7 @@ def test_an_image_that_is_none(main, forms, tmp_path):
     path = tmp_path / "x.jpg"
     path.write_bytes(b"not an image")
     line = one_error(main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--image_file={path}"))
-    assert "is no whole JPEG, PNG, GIF or BMP" in line
+    assert "is not a complete JPEG, PNG, GIF or BMP" in line
 
 
 def test_a_preprocessing_for_colours_on_a_grey_network(main, forms):

@@ -532,3 +532,12 @@ def test_a_gpu_without_machine_code_in_tensorflow_is_known(bench, capability, th
     assert bench.has_machine_code(types.SimpleNamespace(sysconfig=info), capability) is there
     (note,) = bench.proof_notes("native", {"compiled_by_driver": capability})
     assert note.startswith(f"this TensorFlow has no machine code for compute capability {capability}")
+
+
+def test_a_real_inspectors_listing_is_read(bench):
+    """The first and last layers of ResNet-50 v2's INT8 plan, as TensorRT 8.5.3 on an H100 listed them."""
+    layers = bench.read_inspector((ROOT / "tests" / "data" / "inspector_8.5.3.json").read_text())
+    assert {layer["LayerType"] for layer in layers} >= {"CaskConvolution", "ConvActPool", "Scale", "Reformat"}
+    share = bench.plan_share(layers, "int8")
+    assert share == {"executed_nodes": 6, "unknown_nodes": 0, "executed_share_of_nodes": 1.0}
+    assert bench.plan_share(layers, "fp16")["executed_share_of_nodes"] == 0

@@ -146,7 +146,7 @@ def test_what_a_process_says_comes_out_at_the_parent(command, forms, digits, tmp
     (folder / "bad.png").write_bytes(b"no image")
     ran = command(*flags(forms, tmp_path, f"--image_dir={folder}"))
     assert ran.returncode == 0, ran.stderr
-    assert f"tensorrt.py: {folder / 'bad.png'} is no whole JPEG" in ran.stderr
+    assert f"tensorrt.py: {folder / 'bad.png'} is not a complete JPEG" in ran.stderr
     assert ran.stderr.count("skipped") == 1
 
 

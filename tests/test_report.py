@@ -427,7 +427,7 @@ def test_p99_has_a_mark_and_the_reason_where_steps_are_too_few(run, written, kep
     few = with_rounds(bench, kept[2], [0.1] * 6)
     ran = run(written([few]), "--output=page.html")
     assert re.search(r"100\.00 100\.00\? ", ran.stdout), ran.stdout
-    assert "p99?: 60 steps bound it by nothing: it takes 299 (--num_loops=299, or auto)" in ran.stdout
+    assert "p99?: 60 steps give it no upper bound: that takes 299 (--num_loops=299, or auto)" in ran.stdout
     ran = run(written([with_rounds(bench, kept[2], [0.1] * 30)]), "--output=page.html")
     assert "?" not in ran.stdout
 

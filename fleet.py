@@ -668,7 +668,9 @@ def measure(config: Any) -> int:
     bench.recover_rounds(config)
     model = bench.load_model(config)
     if cluster:
-        sizes = list(dict.fromkeys(case.batch_size for case in model.cases))
+        first = model.cases[0]
+        kind = first.engine, first.precision
+        sizes = [case.batch_size for case in model.cases if (case.engine, case.precision) == kind]
         model = dataclasses.replace(model, cases=cluster.choose_cases(config, sizes))
     bench.announce(model.cases)
     bench.TELLERS["show"] = lambda *_: None  # bars of several processes would paint over each other

@@ -404,18 +404,39 @@ def test_a_full_disk_is_called_a_full_disk(main, bench, forms, monkeypatch):
 # --------------------------------------------------------------------------------------------- the built-in network
 
 
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory):
+    """Weights of ResNet-50 v2 as Keras keeps them, but random."""
+    import tensorflow as tf
+
+    tf.keras.utils.set_random_seed(7)
+    path = tmp_path_factory.mktemp("weights") / "w.h5"
+    tf.keras.applications.ResNet50V2(weights=None).save(path)
+    return path
+
+
 @pytest.fixture
-def keras_server(bench, tmp_path, monkeypatch):
+def small_network(bench, monkeypatch):
+    """A network of one layer in the built-in one's place, for what is decided before it is made."""
+
+    def make(tf, config):
+        assert config.weights == "random"
+        layers = tf.keras.layers
+        inputs = layers.Input((32, 32, 3))
+        outputs = layers.Dense(1000, activation="softmax")(layers.GlobalAveragePooling2D()(inputs))
+        return tf.keras.Model(inputs, outputs)
+
+    monkeypatch.setattr(bench, "built_in_model", make)
+
+
+@pytest.fixture
+def keras_server(bench, weights_file, monkeypatch):
     """A local server in the place of Keras's, with weights of ResNet-50 v2 that are its own; counts what it gave."""
     import hashlib
 
-    import tensorflow as tf
     from keras.src.applications import resnet
 
-    tf.keras.utils.set_random_seed(7)
-    model = tf.keras.applications.ResNet50V2(weights=None)
-    model.save(tmp_path / "w.h5")
-    data = (tmp_path / "w.h5").read_bytes()
+    data = weights_file.read_bytes()
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -462,25 +483,25 @@ def test_the_built_in_network_is_trained_where_photographs_are_given(main, photo
     assert ran.status == 0, ran.err
     assert ran.records[0]["flags"]["weights"] == "imagenet" and len(keras_server.asked) == 1
     assert not any("random weights" in note for note in ran.records[0]["notes"])
-    again = main(f"--image_file={photograph}", "--batch_size=1", "--num_loops=2")
+    again = main(f"--image_file={photograph}", "--batch_size=1", "--build_only")
     assert again.records[0]["flags"]["weights"] == "imagenet"
     assert len(keras_server.asked) == 1, "downloaded once"
     assert "Downloading" not in ran.out
 
 
-def test_the_built_in_network_is_random_where_no_photographs_are(main, keras_server, keras_folder):
+def test_the_built_in_network_is_random_where_no_photographs_are(main, keras_server, keras_folder, small_network):
     ran = main("--batch_size=1", "--num_loops=2")
     assert ran.records[0]["flags"]["weights"] == "random" and not keras_server.asked
 
 
-def test_weights_force_it(main, photograph, keras_server, keras_folder):
+def test_weights_force_it(main, photograph, keras_server, keras_folder, small_network):
     ran = main(f"--image_file={photograph}", "--batch_size=1", "--num_loops=2", "--weights=random")
     assert ran.records[0]["flags"]["weights"] == "random" and not keras_server.asked
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/", "http://name.invalid/"])
 def test_without_a_network_random_weights_are_taken_and_said(
-    main, bench, photograph, keras_folder, monkeypatch, address
+    main, bench, photograph, keras_folder, small_network, monkeypatch, address
 ):
     monkeypatch.setattr(bench, "WEIGHTS_SERVER", address)
     ran = main(f"--image_file={photograph}", "--batch_size=1", "--num_loops=2")

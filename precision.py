@@ -423,7 +423,7 @@ def to_fp16(model: Any, ranges: Ranges) -> Any:
     model = keep_in_float32(model, ranges)
     kept = kept_in_float32(model.SerializeToString())
     model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
-    drop_round_trips(model.graph)
+    drop_round_trips(model)
     return sorted_nodes(model)
 
 
@@ -454,18 +454,30 @@ def overflows(node: Any, ranges: Ranges) -> bool:
     return any(max(abs(low), abs(high)) > FP16_MAX / 2 for low, high in known)
 
 
-def drop_round_trips(graph: Any) -> None:
-    """Takes out the casts to float16 and back that are left between nodes in float32."""
+def drop_round_trips(model: Any) -> None:
+    """Takes out the casts from float32 to float16 and back that the converter leaves between nodes in float32."""
     from onnx import TensorProto
 
-    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
-    for node in graph.node:
+    casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
+    types = element_types(model)
+    for node in model.graph.node:
         if node.op_type == "Cast":
             continue
         for index, name in enumerate(node.input):
             there = casts.get(casts[name].input[0]) if name in casts else None
-            if there and there.attribute[0].i == TensorProto.FLOAT16:
+            if there is None or there.attribute[0].i != TensorProto.FLOAT16:
+                continue
+            if types.get(there.input[0]) == TensorProto.FLOAT:  # a cast of integers is the graph's own
                 node.input[index] = there.input[0]
+
+
+def element_types(model: Any) -> dict[str, int]:
+    """The element type of every tensor that is known, by its name."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
 # ------------------------------------------------------------------------------------------- INT8

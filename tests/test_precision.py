@@ -127,6 +127,25 @@ def test_fp16_keeps_float32_where_it_would_overflow(precision):
     )
 
 
+def test_fp16_leaves_a_cast_of_integers_in_front_of_what_stays_float32(precision):
+    """As in Keras 2's layer norm, which divides a sum that overflows by a number of values."""
+    from onnx import TensorProto, checker, helper
+
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["square"], "square"),
+        helper.make_node("Size", ["x"], ["count"], "count"),
+        helper.make_node("Cast", ["count"], ["number"], "number", to=TensorProto.FLOAT),
+        helper.make_node("Div", ["square", "number"], ["y"], "mean"),
+    ]
+    edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", edges[:1], edges[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.full((1, 4), 300.0, np.float32)
+    half = precision.to_fp16(model, precision.tensor_ranges(model, [{"x": x}], "minmax"))
+    checker.check_model(half, full_check=True)
+    assert np.allclose(run(half, x), 22500.0, rtol=1e-2)
+
+
 def quantised_inputs(model):
     made = {name: node for node in model.graph.node for name in node.output}
     heavy = [node for node in model.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")]

@@ -5680,14 +5680,18 @@ class Turns:
                 say_in_lines(expected_end(self.waiting))
 
     def finished(self) -> Iterator[tuple[Job, list[Result]]]:
-        """Gives those that have enough, which ends their processes."""
-        for one in list(self.waiting):
-            if one.has_enough(self.sessions):
-                self.waiting.remove(one)
-                self.reference = native_outputs(self.sessions) or self.reference
-                one.finish()
-                with uninterrupted():
-                    yield one.job, self.results(one)
+        """Yields those that have enough, and ends their processes."""
+        while one := self.first_with_enough():
+            self.waiting.remove(one)
+            self.reference = native_outputs(self.sessions) or self.reference
+            one.finish()
+            with uninterrupted():
+                yield one.job, self.results(one)
+
+    def first_with_enough(self) -> Session | None:
+        """One that needs no more rounds; native may have enough only once the others are over."""
+        enough = (one for one in self.waiting if one.has_enough(self.sessions))
+        return next(enough, None)
 
     def broken_off(self) -> Iterator[tuple[Job, list[Result]]]:
         """Gives those that have rounds, though not enough."""

@@ -1,5 +1,6 @@
 """Warm-up, rounds, when they end, what is judged after them, and that a kill loses none."""
 
+import itertools
 import json
 import os
 import re
@@ -123,6 +124,14 @@ def test_times_native_has_to_be_known_too(session):
     assert not native.has_enough([native, case]), "the case is not over yet"
     case.over = True
     assert native.has_enough([native, case])
+
+
+def test_native_ends_with_the_last_that_needs_it_beside_itself(bench, session):
+    """Its own speed was known before: no turn of its own would come in which to notice."""
+    native, case = session("native", *[0.2] * 5), session("fp16", *STEADY)
+    with bench.Turns([native, case], None) as turns:
+        assert [job.case.precision for job, _ in turns.finished()] == ["fp16", "native"]
+        assert not list(itertools.islice(turns.next(), 1)), "all have enough"
 
 
 def test_rounds_asked_for_are_made_and_no_more(session):

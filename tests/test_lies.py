@@ -36,7 +36,7 @@ class KnownRunner:
     def sync(self):
         pass
 
-    def feeder(self, batch, steps):
+    def prefetch(self, batch, steps):
         return lambda: [self.infer(batch) for _ in range(steps)]
 
 

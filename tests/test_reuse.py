@@ -56,7 +56,7 @@ def build(bench, forms, tmp_path):
 
 
 def is_new(artifact):
-    return artifact.seconds > 0 and "built_before" not in artifact.proof
+    return artifact.seconds > 0 and "built_before" not in artifact.facts
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_a_plan_that_cannot_be_loaded_is_built_anew(bench, build, forms, tmp_pat
 
 
 def test_a_reused_plan_gets_a_sentence(bench):
-    assert "77 s: nothing was built now" in bench.proof_notes("fp16", {"built_before": 77.2})[0]
-    assert "earlier run chose" in bench.proof_notes("fp16", {"kernels": bench.REUSED_KERNELS})[0]
-    assert bench.proof_notes("fp16", {"kernels": "by this run"}) == []
+    assert "77 s: nothing was built now" in bench.coverage_notes("fp16", {"built_before": 77.2})[0]
+    assert "earlier run chose" in bench.coverage_notes("fp16", {"kernels": bench.REUSED_KERNELS})[0]
+    assert bench.coverage_notes("fp16", {"kernels": "by this run"}) == []
 
 
 @pytest.fixture

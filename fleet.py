@@ -69,7 +69,7 @@ def load_library() -> ModuleType:
     """tensorrt.py, which takes this folder off sys.path: it would hide the package tensorrt."""
     path = HERE / "tensorrt.py"
     known = sys.modules.get(LIBRARY)
-    # a node of a cluster may still have that of an earlier task
+    # A node of a cluster may still have that of an earlier task.
     if known and known.__file__ == str(path):
         return known
     spec = importlib.util.spec_from_file_location(LIBRARY, path)

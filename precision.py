@@ -35,7 +35,7 @@ Sample = dict[str, np.ndarray]  # one step's arrays by the names of the inputs
 Ranges = dict[str, tuple[float, float]]  # lowest and highest value of a tensor, by its name
 Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[], Any]]]
 
-# where the arithmetic is; they judge a precision
+# Where the arithmetic is; they judge a precision.
 HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 ACTIVATIONS = (
     "Relu",
@@ -407,9 +407,9 @@ def tensor_ranges(
             warnings.catch_warnings(),
             progress(f"Calibrating ({method})", len(samples)) as advance,
         ):
-            # of ranges that are not finite; told from the outputs
+            # Of ranges that are not finite; told from the outputs.
             warnings.simplefilter("ignore", RuntimeWarning)
-            # one by one: the collector keeps every tensor of a call in memory
+            # One by one: the collector keeps every tensor of a call in memory.
             for sample in samples:
                 calibrator.collect_data(OneSample(sample))
                 advance()
@@ -501,7 +501,7 @@ def drop_round_trips(model: Any) -> None:
             there = casts.get(casts[name].input[0]) if name in casts else None
             if there is None or there.attribute[0].i != TensorProto.FLOAT16:
                 continue
-            # a cast of integers is the graph's own
+            # A cast of integers is the graph's own.
             if types.get(there.input[0]) == TensorProto.FLOAT:
                 node.input[index] = there.input[0]
 
@@ -580,7 +580,7 @@ def spell_batch_norms(graph: Any) -> None:
         if node.op_type != "Mul" or not per_channel(node, constants):
             continue
         tensor, scale = split_constant(node, constants)
-        # layer norm's gamma widens what one number an image was
+        # Layer norm's gamma widens what one number an image was.
         if channels.get(tensor) != scale.size:
             continue
         follower = readers[node.output[0]][0] if len(readers[node.output[0]]) == 1 else node

@@ -99,9 +99,9 @@ HERE = Path(__file__).resolve().parent
 if Path(__file__).name == "tensorrt.py":
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported, never after
-# as NVML counts, and so --gpus and the records
+# As NVML counts, and so --gpus and the records.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-# before CUDA starts: thousands of kernels are never run
+# Before CUDA starts: thousands of kernels are never run.
 os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
 
 import msgspec
@@ -114,16 +114,16 @@ PRECISIONS = ("native", "fp32", "fp16", "int8")
 LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
 OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
-# a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
+# A median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation.
 STEADY = 0.025
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
-# batch sizes between which the largest is looked for by doubling
+# Batch sizes between which the largest is looked for by doubling.
 FIRST_TRY = 128
 LAST_TRY = 1 << 16
 FINE = 64  # the largest batch is found to 1/64 of itself
 VARIED = 128  # different images in it
 LATE = 10  # how much later than usual the first result after a loop may come
-# share of the largest output by which two runs may differ: float16 sums in any order
+# Share of the largest output by which two runs may differ: float16 sums in any order.
 SAME_OUTPUT = 1e-3
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
 
@@ -297,7 +297,7 @@ class Result:
 
 # -------------------------------------------------------------------------------------------- flags
 
-# its own, so that the file can be loaded under another name beside other absl programs
+# Its own, so that the file can be loaded under another name beside other absl programs.
 FLAGS = flags.FlagValues()
 DEFINE_string, DEFINE_boolean, DEFINE_integer, DEFINE_enum, DEFINE_list = (
     functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=FLAGS)
@@ -745,7 +745,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 def write_and_rename(path: Path, data: bytes) -> None:
     """Writes a whole file or none: beside it first, then renamed."""
-    # a GPU's own folder, or one that was removed since
+    # A GPU's own folder, or one that was removed since.
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -804,7 +804,7 @@ def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
         remedy = "pip install -r requirements.txt"
         raise UserError(f"TensorFlow cannot be imported ({one_line(error)}): {remedy}") from error
     tf.get_logger().setLevel("ERROR")
-    # already initialised, by an earlier case of --noisolate
+    # Already initialised, by an earlier case of --noisolate.
     with quiet(), contextlib.suppress(RuntimeError):
         if hide_gpus:
             tf.config.set_visible_devices([], "GPU")
@@ -988,7 +988,7 @@ def without_ctrl_c() -> Iterator[None]:
     """Keeps Ctrl-C, which a terminal sends to all, from a process that starts here."""
     from multiprocessing import resource_tracker
 
-    # its own start would let Ctrl-C in again (Python 3.10 to 3.12)
+    # Its own start would let Ctrl-C in again (Python 3.10 to 3.12).
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -1018,7 +1018,7 @@ def start_process(*args: Any) -> Any:
     process = process_context().Process(target=answer_requests, args=args, daemon=True)
     try:
         process.start()
-    # the server died of what it imports: spawned, the process says of what
+    # The server died of what it imports: spawned, the process says of what.
     except (EOFError, OSError):
         process = multiprocessing.get_context("spawn").Process(
             target=answer_requests, args=args, daemon=True
@@ -1316,7 +1316,7 @@ def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
 PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
     "vgg": (False, 1.0, (-123.68, -116.78, -103.94)),  # tensorflow/models, vgg_preprocessing
     "inception": (False, 1 / 127.5, -1.0),
-    # torchvision
+    # Torchvision.
     "torch": (False, (1 / 58.395, 1 / 57.12, 1 / 57.375), (-2.117904, -2.035714, -1.804444)),
     "caffe": (True, 1.0, (-103.939, -116.779, -123.68)),
     "none": (False, 1.0, 0.0),
@@ -1422,8 +1422,8 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 EXIF_ORIENTATION = 0x0112  # the tag
-# its values: quarter turns against the clock, and whether left and right are swapped then (Exif
-# 2.3, 4.6.4)
+# Its values: quarter turns against the clock, and whether left and right are swapped then (Exif
+# 2.3, 4.6.4).
 TURNS = {
     2: (0, True),
     3: (2, False),
@@ -1448,7 +1448,7 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
         with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
             if math.prod(header.size) > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
-            # of BMPs TensorFlow takes the channels that there are
+            # Of BMPs TensorFlow takes the channels that there are.
             wanted = 0 if header.format == "BMP" else channels
             turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION, 1), (0, False))
             image = tf.io.decode_image(
@@ -1935,7 +1935,7 @@ def describe_graph(
     return feed, tensor_of(sink, keys.get(sink.name, "")), layout
 
 
-# the values stay theirs
+# The values stay theirs.
 PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "PreventGradient"}
 
 
@@ -1980,7 +1980,7 @@ def find_tensor(
         return graph.get_tensor_by_name(f"{usual}:0")
     tensors = [graph.get_tensor_by_name(name) for name in candidates]
     floats = [t for t in tensors if t.dtype.is_floating and may_be_classes(t.shape)]
-    # a signature may give class ids beside the probabilities
+    # A signature may give class ids beside the probabilities.
     if len(tensors) > 1 and len(floats) == 1:
         tensors = floats
     if len(tensors) != 1:
@@ -2020,10 +2020,10 @@ def asked_tensor(
     return tensors[int(index or 0)]
 
 
-# what a scaling is made of
+# What a scaling is made of.
 ELEMENTWISE = {"Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "BiasAdd"}
 CARRYING = {"Identity", "Cast", "Transpose", "StopGradient"}
-# an input whose values stay as far apart as pixels do is not scaled, though its mean may be taken
+# An input whose values stay as far apart as pixels do is not scaled, though its mean may be taken.
 PIXEL_RANGE = 200.0
 
 
@@ -2462,13 +2462,13 @@ class TensorFlowRunner:
             return lambda: repeat(lambda: self.infer(batch), steps)
         tf = self.tf
         with tf.device("/CPU:0"):
-            # filled once and reused, as a server's decoder would
+            # Filled once and reused, as a server's decoder would.
             staging, self.owner = pinned_tensor(tf, batch)
             data = tf.data.Dataset.from_tensors(staging).repeat(steps + 2 * STEPS_AHEAD)
         pipeline = iter(
             data.apply(tf.data.experimental.prefetch_to_device(self.device, buffer_size=2))
         )
-        # building the pipeline and growing memory are no part of a step
+        # Building the pipeline and growing memory are no part of a step.
         self.drain(pipeline, 2 * STEPS_AHEAD)
         return lambda: self.drain(pipeline, steps)
 
@@ -2578,7 +2578,7 @@ def auto_mixed_precision(graph: Graph) -> Any:
     meta = tf.compat.v1.train.export_meta_graph(
         graph_def=loaded.as_graph_def(), graph=loaded, clear_devices=True
     )
-    # where grappler looks for what to keep
+    # Where grappler looks for what to keep.
     meta.collection_def["train_op"].node_list.value.append(graph.output)
     config = config_pb2.ConfigProto()
     options = config.graph_options.rewrite_options
@@ -2859,7 +2859,7 @@ def create_session(model: bytes, options: Any, provider: str, config: Config) ->
     if provider.startswith("CUDA"):
         settings["use_tf32"] = int(config.tf32)
         if hasattr(onnxruntime, "preload_dlls"):
-            # its CUDA and cuDNN may be others than TensorFlow's: from pip's packages
+            # Its CUDA and cuDNN may be others than TensorFlow's: from pip's packages.
             onnxruntime.preload_dlls()
     session = onnxruntime.InferenceSession(model, options, [(provider, settings)])
     if session.get_providers()[0] != provider:
@@ -2909,7 +2909,7 @@ def executed_coverage(optimised: str, precision: str) -> dict[str, Any]:
     return facts
 
 
-# the first that the section below was run on, and the first that is not known
+# The first that the section below was run on, and the first that is not known.
 TENSORRT_VERSIONS = (8, 5), (12,)
 TENSORRT_WHEELS = {  # a module, and the distributions that bring it
     "tensorrt": (
@@ -3129,7 +3129,7 @@ def builder_config(trt: Any, builder: Any, job: Job) -> Any:
     config = builder.create_builder_config()
     if job.config.workspace_size:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
-    # the inspector tells precisions only then
+    # The inspector tells precisions only then.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.avg_timing_iterations = TIMING_ITERATIONS
     if job.config.tf32:
@@ -3185,7 +3185,7 @@ def build_facts(trt: Any, config: Any, warm: bool) -> dict[str, Any]:
     return facts
 
 
-# by the names of TensorRT's DataType; its own nptype fails on NumPy 1.24 and later (8.5)
+# By the names of TensorRT's DataType; its own nptype fails on NumPy 1.24 and later (8.5).
 NUMPY_TYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -3320,7 +3320,7 @@ def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
         return engine.create_execution_context(), None
     kernels = config.create_runtime_cache()
     if cache.exists():
-        # refuses by itself what another GPU or version wrote
+        # Refuses by itself what another GPU or version wrote.
         kernels.deserialize(cache.read_bytes())
     config.set_runtime_cache(kernels)
     return engine.create_execution_context(config), kernels
@@ -3346,7 +3346,7 @@ def inspect_plan(trt: Any, engine: Any, precision: str, listing: Path) -> dict[s
 def read_inspector(text: str) -> list[dict[str, Any]]:
     """The layers in the inspector's JSON, which from 8.6 on holds raw control characters."""
     layers = json.loads(text, strict=False).get("Layers", [])
-    # names only, where it was built without DETAILED
+    # Names only, where it was built without DETAILED.
     return [layer for layer in layers if isinstance(layer, dict)]
 
 
@@ -3441,14 +3441,14 @@ def throughput_loop(
     return burst
 
 
-# seconds of a warm-up that lasts until the speed has stopped rising
+# Seconds of a warm-up that lasts until the speed has stopped rising.
 WARM_LEAST = 1.0
 WARM_MOST = 10.0
 WARM_WINDOW = 0.25  # seconds of steps whose median is one speed in it
 RISING = 0.02  # a speed that rises by less has stopped
 ROUND_SECONDS = 0.5  # of waited steps in a round, where the flags leave their number open
 LEAST_STEPS = 4  # in a round, where the flags say how many steps there are
-# seconds that an engine's idle threads may spin on before the next case is timed all the same
+# Seconds that an engine's idle threads may spin on before the next case is timed all the same.
 REST_MOST = 1.0
 
 
@@ -3926,9 +3926,9 @@ def verdict(
 # ------------------------------------------------------------------------ predictions and agreement
 
 
-# share of the images that must keep native's first class, or of the decisions, to be the same model
+# Share of the images that must keep native's first class, or of the decisions, to be the same model
 SAME_TOP1 = 0.99
-# an error of a hundredth of native's power, which turns outputs by a cosine of 0.995
+# An error of a hundredth of native's power, which turns outputs by a cosine of 0.995.
 SAME_SNR_DB = 20.0
 DECISION = 0.5  # independent scores from here up say yes
 SUMS_TO_ONE = 1e-2  # how far from one a row of probabilities may add up, in float16
@@ -4196,8 +4196,8 @@ def judge(
     judge_accuracy(result, main, kind, images, config)
 
 
-# photographs whose best class is under it suggest that the network sees other pixels than in
-# training
+# Photographs whose best class is under it suggest that the network sees other pixels than in
+# training.
 UNSURE = 0.2
 
 
@@ -4302,7 +4302,7 @@ def agreement_note(precision: str, found: OutputAgreement) -> str:
     return f"{precision.upper()} changed the predictions: {share}"
 
 
-# under the one, and over the other with ids one off: counted otherwise
+# Under the one, and over the other with ids one off: counted otherwise.
 NO_ACCURACY = 0.01
 GOOD_ACCURACY = 0.5
 
@@ -4727,7 +4727,7 @@ class RoundsOnDisk:
     def forget(self, result: Result) -> None:
         """Says that a case's record is written."""
         self.unwritten.discard(self.key(result))
-        # the record is there: at worst the next run writes it again
+        # The record is there: at worst the next run writes it again.
         with contextlib.suppress(OSError):
             self.write([{"case": self.key(result), "written": True}])
 
@@ -4934,7 +4934,7 @@ def swallowed_flags(config: Config) -> list[str]:
     return found
 
 
-# where Keras has them
+# Where Keras has them.
 WEIGHTS_SERVER = "https://storage.googleapis.com/tensorflow/keras-applications/"
 WEIGHTS_FILE = "resnet50v2_weights_tf_dim_ordering_tf_kernels.h5"
 SECONDS_TO_REACH = 8  # after which there is no network
@@ -4980,7 +4980,7 @@ def why_no_download() -> str | None:
         except requests.RequestException as error:
             found[0] = f"{type(error).__name__} from {WEIGHTS_SERVER.split('/')[2]}"
 
-    # looking a name up has no time limit of its own
+    # Looking a name up has no time limit of its own.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(SECONDS_TO_REACH)
@@ -5042,7 +5042,7 @@ def load_model(config: Config) -> Model:
             graph = loader.ask("with_pixels_in_front", config, graph)
         batch_sizes = fit_batch_sizes(config, graph)
         if config.calibration_dir and "int8" in config.precisions:
-            # found out before the measuring
+            # Found out before the measuring.
             image_paths(config.calibration_dir, "--calibration_dir")
         try:
             images = loader.ask(
@@ -5446,7 +5446,7 @@ def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
     return dataclasses.replace(artifact, path=str(path), seconds=0.0, facts=facts)
 
 
-# of the free memory of a CPU, which the kernel would hand out twice rather than refuse
+# Of the free memory of a CPU, which the kernel would hand out twice rather than refuse.
 MEMORY_SHARE = 0.75
 
 
@@ -5473,7 +5473,7 @@ def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.
     return {graph.output: values}
 
 
-# of steps, by the engine's own word, behind which unfinished work is looked for
+# Of steps, by the engine's own word, behind which unfinished work is looked for.
 UNFINISHED_SECONDS = 0.2
 
 

@@ -1546,7 +1546,7 @@ def read_folder(
     strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
     if flag == "--image_dir" and (strange - {root.name} or (strange and known)):
         say(
-            f"no accuracy: {', '.join(sorted(strange))} in {folder} is named by no class id or "
+            f"no accuracy: {', '.join(sorted(strange))} in {folder} is not a class id or "
             "synset id"
         )
     names = [str(path.relative_to(root)) for path in paths]
@@ -4720,7 +4720,7 @@ class RoundsOnDisk:
             self.write(lines)
         except OSError as error:
             raise UserError(
-                f"{self.path.parent} cannot be written any more ({error.strerror}): pass another "
+                f"{self.path.parent} can no longer be written to ({error.strerror}): pass another "
                 f"--output_dir"
             ) from error
 
@@ -5098,11 +5098,11 @@ def announce(cases: list[Case]) -> None:
     ]
     for engine, precision, _ in open_ones:
         if engine != "none":
-            say(f"{precision_name(precision)} runs in {engine}")
+            say(f"{precision_name(precision)} uses {engine}")
     passed_over = [name for name in AUTO if any(f"{name}: " in why for _, _, why in open_ones)]
     if passed_over:
         say(
-            f"--doctor tells what {', '.join(passed_over)} lack{'s' * (len(passed_over) == 1)} here"
+            f"not available here: {', '.join(passed_over)} (--doctor says why)"
         )
 
 
@@ -5500,7 +5500,7 @@ def run_again(
         if timing is None or late < LATE * (usual + median):
             return outputs
     raise UserError(
-        f"the engine called its steps done before they were: the next result took {late:.3f} s, "
+        f"the engine reported its steps done too early: the next result took {late:.3f} s, "
         f"the one after {usual:.3f} s, so its timings are not real"
     )
 
@@ -5921,7 +5921,7 @@ def no_native(jobs: list[Job]) -> bool:
 def expected_end(sessions: list[Session]) -> str:
     """How long the rounds of these cases will take, by the first."""
     turn = sum(one.seconds[-1] for one in sessions if one.seconds)
-    what = f"{len(sessions)} cases in turn, {turn:.1f} s a round of all"
+    what = f"{len(sessions)} cases in turn, {turn:.1f} s a round"
     plan = sessions[0].plan
     rounds = sessions[0].job.config.rounds
     left = (len(plan) if plan else rounds or 0) - 1

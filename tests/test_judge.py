@@ -352,8 +352,8 @@ def test_what_runs_each_precision_is_one_short_line(main, forms):
         "--batch_size=2",
     )
     lines = [line for line in ran.err.splitlines() if line.startswith("tensorrt.py: ")]
-    assert [line for line in lines if " runs in " in line] == [
-        f"tensorrt.py: {record['precision'].upper()} runs in {record['engine']}"
+    assert [line for line in lines if " uses " in line] == [
+        f"tensorrt.py: {record['precision'].upper()} uses {record['engine']}"
         for record in ran.records
     ]
     assert max(map(len, lines)) < 100 and sum("--doctor" in line for line in lines) == 1

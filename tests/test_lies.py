@@ -99,7 +99,7 @@ def test_unfinished_work_is_caught(main, forms, engine):
         "--num_loops=30",
     )
     assert ran.status == 1
-    assert "called its steps done before they were" in ran.records[0]["error"]
+    assert "reported its steps done too early" in ran.records[0]["error"]
     assert ran.records[0]["timings"] == {}
 
 

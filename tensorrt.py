@@ -510,7 +510,7 @@ def parse_flags(argv: list[str]) -> Config:
     config.given = {name for name in FLAGS if FLAGS[name].present}
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
     config.batch_sizes = [batch_size_of(text) for text in config.batch_size or [""]]
-    refuse_values(config)
+    refuse_empty(config)
     refuse_pairs(config)
     return config
 
@@ -526,14 +526,8 @@ def batch_size_of(text: str) -> int | None:
     return int(text)
 
 
-def refuse_values(config: Config) -> None:
-    """Refuses engines that there are not, and flags with nothing behind their equals sign."""
-    engines = [name for name in ENGINES if name != "native"]
-    for name in config.engine:
-        if name not in ("auto", *engines):
-            raise UserError(
-                f"--engine={name}: no such engine; pass auto or some of {', '.join(engines)}"
-            )
+def refuse_empty(config: Config) -> None:
+    """Refuses flags with nothing behind their equals sign."""
     for name in FLAGS:
         if getattr(config, name) == "":
             raise UserError(
@@ -717,6 +711,8 @@ def quiet(*descriptors: int) -> Iterator[None]:
             os.close(kept)
 
 
+# -------------------------------------------------------------------------------------------- files
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -778,6 +774,20 @@ def read_unchanged(path: str, sha256: str) -> bytes:
             f"{path} was overwritten while this ran: give each run an --output_dir of its own"
         )
     return data
+
+
+def hash_of(path: Path) -> str | None:
+    """The SHA-256 of a file, None where it is missing."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def load_file(name: str, path: Path) -> Any:
+    """A Python file as the module of that name."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # -------------------------------------------------------------------------------------- the machine
@@ -868,23 +878,6 @@ def gpus() -> list[dict[str, Any]]:
         return found
     except Exception:  # no package, no driver, no GPU: NVML has a class of its own for each
         return []
-
-
-def machine(config: Config, engine: str) -> dict[str, Any]:
-    """What a record says about the machine, as seen by the process that runs the case."""
-    versions = {
-        "python": platform.python_version(),
-        "tensorflow": version_of("tensorflow", "tensorflow-cpu"),
-    }
-    kind = device_name(config)
-    return {
-        "device": kind,
-        "device_kind": kind,
-        "gpu": gpus()[0] if gpus() else None,
-        "versions": versions
-        | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
-        "engine_version": ENGINES[engine].version() if engine in ENGINES else "",
-    }
 
 
 def free_memory() -> int:
@@ -1545,10 +1538,7 @@ def read_folder(
     known = [label for label in labels if label is not None]
     strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
     if flag == "--image_dir" and (strange - {root.name} or (strange and known)):
-        say(
-            f"no accuracy: {', '.join(sorted(strange))} in {folder} is not a class id or "
-            "synset id"
-        )
+        say(f"no accuracy: {', '.join(sorted(strange))} in {folder} is not a class id or synset id")
     names = [str(path.relative_to(root)) for path in paths]
     return Images(np.stack(pixels), names, known if len(known) == len(paths) else None), unreadable
 
@@ -2072,6 +2062,22 @@ def depends_on_input(tensor: Any) -> bool:
     return False
 
 
+def half_share(graph_def: Any) -> dict[str, Any]:
+    """How many convolutions and matrix products of a GraphDef are float16, and its casts."""
+    from tensorflow.core.framework.types_pb2 import DT_HALF
+
+    kinds = ("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused")
+    heavy = [node for node in graph_def.node if node.op.startswith(kinds)]
+    low = sum(node.attr["T"].type == DT_HALF for node in heavy)
+    casts = sum(node.op == "Cast" for node in graph_def.node)
+    return {
+        "nodes": len(heavy),
+        "low_nodes": low,
+        "share_of_nodes": low / max(len(heavy), 1),
+        "casts": casts,
+    }
+
+
 PIXELS = "uint8_pixels"  # the input's name in a graph that takes them
 
 
@@ -2588,22 +2594,6 @@ def auto_mixed_precision(graph: Graph) -> Any:
     return tf_optimizer.OptimizeGraph(config, meta)
 
 
-def half_share(graph_def: Any) -> dict[str, Any]:
-    """How many convolutions and matrix products of a GraphDef are float16, and its casts."""
-    from tensorflow.core.framework.types_pb2 import DT_HALF
-
-    kinds = ("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused")
-    heavy = [node for node in graph_def.node if node.op.startswith(kinds)]
-    low = sum(node.attr["T"].type == DT_HALF for node in heavy)
-    casts = sum(node.op == "Cast" for node in graph_def.node)
-    return {
-        "nodes": len(heavy),
-        "low_nodes": low,
-        "share_of_nodes": low / max(len(heavy), 1),
-        "casts": casts,
-    }
-
-
 NVINFER = (
     "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or docs/tftrt.md"
 )
@@ -3010,7 +3000,10 @@ class TensorRt(Engine):
         package, why = self.choice
         facts |= {"package": f"{package}, {why}" if why else package}
         path = job.path(f"_batch{job.case.batch_size}.engine")
-        return write_artifact(path, plan, start, {**job.source.facts, **facts})
+        of_source = {
+            name: fact for name, fact in job.source.facts.items() if name != "built_before"
+        }
+        return write_artifact(path, plan, start, {**of_source, **facts})
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         return TensorRtRunner(self.module(), job, artifact, batch)
@@ -3396,6 +3389,16 @@ ENGINES: dict[str, Engine] = {
 AUTO = ("tensorrt", "tftrt", "xla", "onnxruntime")  # the order in which auto looks
 
 
+def refuse_engines(config: Config) -> None:
+    """Refuses engines that do not exist."""
+    engines = [name for name in ENGINES if name != "native"]
+    for name in config.engine:
+        if name not in ("auto", *engines):
+            raise UserError(
+                f"--engine={name}: no such engine; pass auto or some of {', '.join(engines)}"
+            )
+
+
 # ------------------------------------------------------------------------------------------- timing
 
 
@@ -3478,6 +3481,9 @@ def is_rising(medians: list[float], elapsed: float) -> bool:
     if len(medians) < 4:
         return medians[-1] < WARM_LEAST  # long steps need no second look
     return min(medians[-2:]) < (1 - RISING) * min(medians[:-2])
+
+
+LEAST_ROUNDS = 5  # under which lowest and highest hold the median less than nine times in ten
 
 
 def plan_rounds(loops: int, rounds: int | None) -> list[int]:
@@ -3747,7 +3753,6 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
 # time. What was chosen among several by simulation, and how often each interval held:
 # docs/statistics.md, tests/bench/coverage.py.
 
-LEAST_ROUNDS = 5  # under which lowest and highest hold the median less than nine times in ten
 BATCHES = 8  # of consecutive rounds: neighbours are alike, so that each says little that is new
 QUIET = 0.1  # share of a round's steps, and of the rounds, that nothing disturbed
 KNOWN = 0.02  # share to which --num_loops=auto wants the typical speed and the times native
@@ -3885,6 +3890,18 @@ def clocks_of(result: Result, inputs: str) -> list[dict[str, Any]]:
     """The clocks and surroundings of each round of a result, or of its one loop."""
     rounds = result.rounds or [result.timings]
     return [timings[inputs].clocks for timings in rounds]
+
+
+def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
+    """Joins the steps of all rounds in the result's timings."""
+    result.rounds = rounds
+    for inputs in rounds[0] if rounds else ():
+        every = [timings[inputs] for timings in rounds]
+        seconds = [second for timing in every for second in timing.seconds]
+        throughput = float(np.median([timing.throughput for timing in every]))
+        result.timings[inputs] = dataclasses.replace(
+            every[0], seconds=seconds, throughput=throughput
+        )
 
 
 def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
@@ -4364,6 +4381,23 @@ def counting_remedy(step: int, classes: int, config: Config) -> str:
 # ----------------------------------------------------------------------------------- log and report
 
 
+def machine(config: Config, engine: str) -> dict[str, Any]:
+    """What a record says about the machine, as seen by the process that runs the case."""
+    versions = {
+        "python": platform.python_version(),
+        "tensorflow": version_of("tensorflow", "tensorflow-cpu"),
+    }
+    kind = device_name(config)
+    return {
+        "device": kind,
+        "device_kind": kind,
+        "gpu": gpus()[0] if gpus() else None,
+        "versions": versions
+        | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
+        "engine_version": ENGINES[engine].version() if engine in ENGINES else "",
+    }
+
+
 # Flags that a record keeps, where they were set or not.
 RECORDED_FLAGS = (
     "num_loops",
@@ -4653,15 +4687,6 @@ def check_output_dir(folder: str) -> None:
         raise UserError(
             f"--output_dir={folder} cannot be written ({error.strerror}): pass another folder"
         ) from error
-
-
-def load_file(name: str, path: Path) -> Any:
-    """A Python file as the module of that name."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def print_report(records: list[Record]) -> None:
@@ -5101,9 +5126,7 @@ def announce(cases: list[Case]) -> None:
             say(f"{precision_name(precision)} uses {engine}")
     passed_over = [name for name in AUTO if any(f"{name}: " in why for _, _, why in open_ones)]
     if passed_over:
-        say(
-            f"not available here: {', '.join(passed_over)} (--doctor says why)"
-        )
+        say(f"not available here: {', '.join(passed_over)} (--doctor says why)")
 
 
 class OnnxWriter:
@@ -5116,6 +5139,12 @@ class OnnxWriter:
         """The ONNX file of a case; none where its engine would not build from it."""
         if ENGINES[case.engine].why_not_build(case.precision):
             return None
+        job = Job(case, self.onnx.config, self.onnx.graph, self.onnx.images)
+        answer = job.path(".onnx.built.json")
+        return built_once(answer, question_of_onnx(job), lambda: self.write_anew(case))
+
+    def write_anew(self, case: Case) -> Artifact:
+        """Exports, and calibrates where the precision wants it."""
         artifact = self.onnx.write(case)
         if case.precision == "int8":
             artifact.facts["calibration"] = self.onnx.calibration.facts
@@ -5218,7 +5247,7 @@ class OpenCase:
             try:
                 self.run_opened(engine)
             except UserError:
-                if not forget_built(self.artifact, self.job):
+                if not forget_built(self.artifact, engine, self.job):
                     raise
                 self.artifact = self.build(engine)
                 self.run_opened(engine)
@@ -5366,24 +5395,31 @@ def build_once(engine: Engine, job: Job) -> Artifact:
     """What an engine runs; if its building is slow, from an earlier run with the same question."""
     if not engine.builds_slowly:
         return engine.build(job)
-    answer = answer_path(job)
-    question = question_of(engine, job)
+    return built_once(answer_path(job), question_of(engine, job), lambda: engine.build(job))
+
+
+def built_once(answer: Path, question: dict[str, Any], build: Callable[[], Artifact]) -> Artifact:
+    """The artifact that an earlier run built for the same question, or one that is built now.
+
+    Args:
+      answer: the file beside the artifact that keeps what it was built for.
+    """
     if found := built_before(answer, question):
         return found
-    artifact = engine.build(job)
+    artifact = build()
     kept = {"question": question, "artifact": dataclasses.asdict(artifact)}
     write_atomically(answer, json.dumps(kept).encode())
     return artifact
 
 
 def answer_path(job: Job) -> Path:
-    """The file beside an artifact that says what it was built for."""
+    """The file beside a case's artifact that keeps what it was built for."""
     return job.path(f"_batch{job.case.batch_size}.built.json")
 
 
-def forget_built(artifact: Artifact, job: Job) -> bool:
+def forget_built(artifact: Artifact, engine: Engine, job: Job) -> bool:
     """Whether the artifact came from an earlier run; if it did, it is not reused again."""
-    if "built_before" not in artifact.facts:
+    if "built_before" not in artifact.facts or not engine.builds_slowly:
         return False
     answer_path(job).unlink(missing_ok=True)
     return True
@@ -5392,10 +5428,20 @@ def forget_built(artifact: Artifact, job: Job) -> bool:
 def question_of(engine: Engine, job: Job) -> dict[str, Any]:
     """Everything that an engine's artifact depends on.
 
-    The ONNX file is told by what it was made of: tf2onnx writes the same model with other names
-    each time.
+    An ONNX file is identified by what it was made of: tf2onnx names the same model's tensors
+    differently each time.
     """
-    config = job.config
+    gpu = gpus()[0] if gpus() else {}
+    return {
+        **question_of_onnx(job),
+        "batch_size": job.case.batch_size,
+        "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
+        "gpu": [gpu.get(name) for name in ("name", "compute_capability", "driver")],
+    }
+
+
+def question_of_onnx(job: Job) -> dict[str, Any]:
+    """Everything that the ONNX file of a case depends on."""
     case = job.case
     flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
     writers = ("tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu")
@@ -5403,17 +5449,14 @@ def question_of(engine: Engine, job: Job) -> dict[str, Any]:
         "program": [VERSION, *(hash_of(HERE / name) for name in ("tensorrt.py", "precision.py"))],
         "graph": [job.graph.sha256, job.graph.input, job.graph.output],
         "images": images_in(job),
-        "case": [case.engine, case.precision, case.batch_size],
-        "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
-        "writers": [version_of(name) for name in writers] if job.source else None,
-        "gpu": [gpus()[0][name] for name in ("name", "compute_capability", "driver")]
-        if gpus()
-        else None,
-        "flags": {name: vars(config).get(name) for name in flags},
+        "case": [case.engine, case.precision],
+        "types": [TENSORRT.opset, TENSORRT.weakly_typed, int8_saturates()],
+        "writers": [version_of(name) for name in writers],
+        "flags": {name: vars(job.config).get(name) for name in flags},
     }
 
 
-def images_in(job: Job) -> list[str | None]:
+def images_in(job: Job) -> list[str]:
     """Hashes of the images that a precision was fitted to, by calibration or to find overflow."""
     if job.case.precision == "fp32":
         return []
@@ -5425,19 +5468,14 @@ def images_in(job: Job) -> list[str | None]:
     return [overflow, calibration_images(job.config, job.graph, job.images)[1]["sha256"]]
 
 
-def hash_of(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
-
-
 def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
     """The artifact built for this question before, if its files are this user's and unchanged."""
     try:
         kept = json.loads(answer.read_bytes())
         artifact = Artifact(**kept["artifact"])
         path = answer.with_name(Path(artifact.path).name)
-        if kept["question"] != question or {answer.stat().st_uid, path.stat().st_uid} != {
-            os.getuid()
-        }:
+        owners = {answer.stat().st_uid, path.stat().st_uid}
+        if kept["question"] != question or owners != {os.getuid()}:
             return None
         read_unchanged(str(path), artifact.sha256)
     except (OSError, ValueError, KeyError, TypeError, UserError):
@@ -5752,18 +5790,6 @@ class Session:
         self.worker = None
 
 
-def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
-    """Joins the steps of all rounds in the result's timings."""
-    result.rounds = rounds
-    for inputs in rounds[0] if rounds else ():
-        every = [timings[inputs] for timings in rounds]
-        seconds = [second for timing in every for second in timing.seconds]
-        throughput = float(np.median([timing.throughput for timing in every]))
-        result.timings[inputs] = dataclasses.replace(
-            every[0], seconds=seconds, throughput=throughput
-        )
-
-
 def find_largest_batch(job: Job, start: Callable[[Job], Worker | Here]) -> Job:
     """The job at the largest batch that fits: by doubling, then bisection, a process for each try.
 
@@ -6038,6 +6064,7 @@ def main(
     name = Path(argv[0]).name
     try:
         config = parse_flags(argv)
+        refuse_engines(config)
         if config.help or config.version:
             print(f"{manual}\n{FLAGS.get_help()}" if config.help else VERSION, flush=True)
         elif config.doctor:

@@ -42,6 +42,27 @@ def test_a_plan_is_built_once_for_the_same_question(command, forms, tmp_path):
     assert kept == first["proof"]
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_onnx_file_is_written_once_for_the_same_question(bench, forms, tmp_path, precision):
+    """A new calibration method is another question."""
+    flags = ["x", *flags_of(forms, tmp_path)]
+    case = bench.Case("onnxruntime", precision, 2)
+
+    def write(*more):
+        config = bench.parse_flags([*flags, *more])
+        graph = bench.load_graph(config)
+        return bench.OnnxWriter(config, graph, bench.load_images(config, graph, 4)).write(case)
+
+    first = write()
+    assert is_new(first)
+    again = write()
+    assert again.facts["built_before"] == first.seconds
+    assert again.sha256 == first.sha256
+    if precision == "int8":
+        assert again.facts["calibration"]["sha256"] == first.facts["calibration"]["sha256"]
+    assert is_new(write("--calibration_method=minmax"))
+
+
 @pytest.fixture
 def build(bench, forms, tmp_path):
     """Has the FP16 plan of one ONNX file built; gives the artifact."""
@@ -118,9 +139,9 @@ def test_a_plan_that_cannot_be_loaded_is_built_anew(bench, build, forms, tmp_pat
     job = bench.dataclasses.replace(
         job, graph=bench.load_graph(bench.parse_flags(["x", *flags_of(forms, tmp_path)]))
     )
-    assert bench.forget_built(again, job)
+    assert bench.forget_built(again, bench.ENGINES["tensorrt"], job)
     assert is_new(build())
-    assert not bench.forget_built(bench.Artifact("x", "0"), job)
+    assert not bench.forget_built(bench.Artifact("x", "0"), bench.ENGINES["tensorrt"], job)
 
 
 def test_a_reused_plan_gets_a_sentence(bench):

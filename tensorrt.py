@@ -5058,13 +5058,13 @@ def load_model(config: Config) -> Model:
     with start(config, Loader) as loader:
         try:
             graph = load_with_weights(config, loader)
+            choose_preprocessing(config, graph)
+            if config.host_dtype == "uint8" and graph.dtype != "uint8":
+                graph = loader.ask("with_pixels_in_front", config, graph)
         except (CaseError, ProcessDied) as error:
             raise UserError(
                 f"the model cannot be loaded, it is damaged or not what it says (its {error})"
             ) from None
-        choose_preprocessing(config, graph)
-        if config.host_dtype == "uint8" and graph.dtype != "uint8":
-            graph = loader.ask("with_pixels_in_front", config, graph)
         batch_sizes = fit_batch_sizes(config, graph)
         if config.calibration_dir and "int8" in config.precisions:
             # Found out before the measuring.

@@ -235,11 +235,9 @@ class Case:
     def file_name(self, graph: Graph, suffix: str | None = None) -> str:
         """The case's name in log.txt and its artifact's: `native_X` or `xla_fp16_X`."""
         name = graph.name if suffix is None else Path(graph.name).stem + suffix
-        return (
-            f"native_{name}"
-            if self.precision == "native"
-            else f"{self.engine}_{self.precision}_{name}"
-        )
+        if self.precision == "native":
+            return f"native_{name}"
+        return f"{self.engine}_{self.precision}_{name}"
 
 
 @dataclasses.dataclass
@@ -828,11 +826,9 @@ def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
 
 def cores() -> list[int]:
     """The CPU cores that this process may use."""
-    return (
-        sorted(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else list(range(os.cpu_count() or 1))
-    )
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 @functools.cache
@@ -1150,11 +1146,9 @@ def die_with_parent() -> None:
 
 def last_words(exit_code: int, stderr: str) -> str:
     """Why a process died: the signal's name, and the end of what it wrote."""
-    how = (
-        f"died of {signal.Signals(-exit_code).name}"
-        if exit_code < 0
-        else f"ended with status {exit_code}"
-    )
+    how = f"ended with status {exit_code}"
+    if exit_code < 0:
+        how = f"died of {signal.Signals(-exit_code).name}"
     hint = " (out of memory? pass a smaller --batch_size)" if exit_code == -signal.SIGKILL else ""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     return f"process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
@@ -1329,11 +1323,9 @@ class Images:
         self, size: int, preprocessing: str, layout: str, dtype: str = "float32"
     ) -> np.ndarray:
         """The first `size` images, repeated as needed, as the engine takes them."""
-        batch = (
-            self.pixels
-            if len(self.pixels) == size
-            else self.pixels[np.arange(size) % len(self.pixels)]
-        )
+        batch = self.pixels
+        if len(batch) != size:
+            batch = batch[np.arange(size) % len(batch)]
         if dtype != "uint8":
             reverse, factor, offset = PREPROCESSING[preprocessing]
             batch = (batch[..., ::-1] if reverse else batch).astype(np.float32)
@@ -1455,11 +1447,9 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
         SyntaxError,
         Image.DecompressionBombError,
     ) as error:
-        why = (
-            "no image's header"
-            if isinstance(error, UnidentifiedImageError)
-            else one_line(error, 80)
-        )
+        why = one_line(error, 80)
+        if isinstance(error, UnidentifiedImageError):
+            why = "no image's header"
         raise UserError(
             f"{path} is not a complete JPEG, PNG, GIF or BMP ({why}): pass another"
         ) from error
@@ -1943,11 +1933,11 @@ def may_be_classes(shape: Any) -> bool:
 
 
 def shape_text(shape: Any) -> str:
-    return (
-        "?"
-        if shape.rank is None
-        else "[" + ", ".join("?" if n is None else str(n) for n in shape.as_list()) + "]"
-    )
+    """A tf.TensorShape as people read it, with ? for what is open."""
+    if shape.rank is None:
+        return "?"
+    sides = ["?" if side is None else str(side) for side in shape.as_list()]
+    return f"[{', '.join(sides)}]"
 
 
 def find_tensor(
@@ -2772,11 +2762,9 @@ class OnnxRuntime(Engine):
         import onnxruntime
 
         cuda = "CUDAExecutionProvider"
-        return (
-            cuda
-            if gpus() and cuda in onnxruntime.get_available_providers()
-            else "CPUExecutionProvider"
-        )
+        if gpus() and cuda in onnxruntime.get_available_providers():
+            return cuda
+        return "CPUExecutionProvider"
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         return OnnxRuntimeRunner(job, artifact, batch, self.provider())
@@ -4329,11 +4317,9 @@ def judge_accuracy(
 ) -> None:
     """Adds accuracy where the images' classes are known, or a sentence on why there is none."""
     count = rows_of(values).shape[1]
-    ids = (
-        [config.label] * len(values)
-        if config.label is not None
-        else (images.labels or [])[: len(values)]
-    )
+    ids = (images.labels or [])[: len(values)]
+    if config.label is not None:
+        ids = [config.label] * len(values)
     if not ids:
         return
     indices = indices_of(ids, count, config)
@@ -4857,11 +4843,9 @@ class Report:
             self.rounds.forget(result)
         for result, record in zip(results, self.records[-len(results) :]):
             number = min(turn_of(self.cases, record) + 1, len(self.cases))
-            where = (
-                f" on {result.machine['device']}"
-                if any(vars(self.config).get(name) for name in FLEET_FLAGS)
-                else ""
-            )
+            where = ""
+            if any(vars(self.config).get(name) for name in FLEET_FLAGS):
+                where = f" on {result.machine['device']}"
             say(f"[{number}/{len(self.cases)}] {result.case.title}{where}: {in_short(result)}")
 
     def __enter__(self) -> Report:
@@ -5594,11 +5578,9 @@ def mixed_notes(job: Job) -> list[str]:
         return [has]
     if case.precision != "fp32":
         return []
-    same = (
-        "and so does this FP32"
-        if case.engine in ("xla", "tftrt")
-        else "this FP32 computes all in float32"
-    )
+    same = "this FP32 computes all in float32"
+    if case.engine in ("xla", "tftrt"):
+        same = "and so does this FP32"
     return [f"{has}; {same}"]
 
 

@@ -1,4 +1,6 @@
-"""What only an NVIDIA GPU can show. The TensorRT runner's CUDA half runs here around a stand-in engine that copies."""
+"""What only an NVIDIA GPU can show. The TensorRT runner's CUDA half runs here around a stand-in
+engine that copies.
+"""
 
 import hashlib
 import json
@@ -12,7 +14,9 @@ pytestmark = pytest.mark.gpu
 
 
 class CopyContext:
-    """Stands for TensorRT's execution context: the step copies the input to the output on the stream it is given."""
+    """Stands for TensorRT's execution context: the step copies the input to the output on the
+    stream it is given.
+    """
 
     def __init__(self, size):
         self.size, self.addresses, self.steps = size, {}, 0
@@ -34,12 +38,16 @@ class CopyContext:
         from cuda.bindings import driver
 
         self.steps += 1
-        (error,) = driver.cuMemcpyDtoDAsync(self.addresses["y"], self.addresses["x"], self.size, stream)
+        (error,) = driver.cuMemcpyDtoDAsync(
+            self.addresses["y"], self.addresses["x"], self.size, stream
+        )
         return error == driver.CUresult.CUDA_SUCCESS
 
 
 def stand_in_trt(context):
-    inspector = types.SimpleNamespace(get_engine_information=lambda form: json.dumps({"Layers": []}))
+    inspector = types.SimpleNamespace(
+        get_engine_information=lambda form: json.dumps({"Layers": []})
+    )
     engine = types.SimpleNamespace(
         num_io_tensors=2,
         get_tensor_name=lambda index: "xy"[index],
@@ -80,7 +88,7 @@ def test_tensorrt_runner_copies_in_and_out(runner):
 
 
 def test_tensorrt_runner_replays_its_cuda_graph(runner):
-    assert runner.artifact.proof["cuda_graph"]
+    assert runner.run.facts["cuda_graph"]
     steps = runner.context.steps
     runner.run.slots[0].host_output[:] = 0
     for _ in range(5):
@@ -94,7 +102,7 @@ def test_tensorrt_runner_replays_its_cuda_graph(runner):
 
 def test_tensorrt_runner_feeds_both_slots(runner):
     other = runner.batch * 2
-    runner.run.feeder(other, 5)()
+    runner.run.prefetch(other, 5)()
     for slot in runner.run.slots:
         assert np.array_equal(slot.host_output, other)
 
@@ -105,11 +113,23 @@ def resnet(bench, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
 
     def job(engine, precision, *flags):
-        config = bench.parse_flags(["tensorrt.py", f"--output_dir={folder}", "--preprocessing=inception", "--noisolate",
-                                    "--num_loops=20", *flags])  # fmt: skip
+        config = bench.parse_flags(
+            [
+                "tensorrt.py",
+                f"--output_dir={folder}",
+                "--preprocessing=inception",
+                "--noisolate",
+                "--num_loops=20",
+                *flags,
+            ]
+        )
         made = bench.load_graph(config) if not graphs else graphs[0]
         graphs.append(made)
-        return bench.Job(bench.Case(engine, precision, 8), config, made, bench.load_images(config, made, 8))
+        if config.host_dtype == "uint8":
+            made = bench.with_pixels_in_front(config, made)
+        return bench.Job(
+            bench.Case(engine, precision, 8), config, made, bench.load_images(config, made, 8)
+        )
 
     graphs = []
     return job
@@ -118,7 +138,7 @@ def resnet(bench, tmp_path_factory):
 def test_xla_fp16_is_half_and_agrees_with_native(bench, resnet):
     native = run_case(bench, resnet("native", "native"))
     half = run_case(bench, resnet("xla", "fp16"))
-    assert half.artifact.proof["share_of_nodes"] > 0.9
+    assert half.artifact.facts["share_of_nodes"] > 0.9
     (ours,), (theirs,) = half.outputs.values(), native.outputs.values()
     assert bench.numeric_agreement(ours, theirs)["snr_db"] > 27
     assert ours.tobytes() != theirs.tobytes(), "float16 rounds"
@@ -139,18 +159,28 @@ def test_clocks_are_sampled_at_little_cost(bench, resnet):
     assert clocks["cost_share"] < 0.005
 
 
-# ------------------------------------------------------------------- TensorRT and TF-TRT, where they are installed
+# ---------------------------------------------------- TensorRT and TF-TRT, where they are installed
 
 
 @pytest.fixture
 def trained(bench, forms, digits, tmp_path):
-    """Makes jobs of the digits network on held-out digits, with the ONNX file if the engine takes one."""
+    """Makes jobs of the digits network on held-out digits, with the ONNX file if the engine takes
+    one.
+    """
 
     def make(engine, precision, batch_size=8):
         if reason := bench.ENGINES[engine].why_not(precision):
             pytest.skip(reason)
-        flags = [f"--output_dir={tmp_path}", f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none"]
-        flags += [f"--image_dir={digits.folder}", f"--calibration_dir={digits.folder}", "--noisolate"]
+        flags = [
+            f"--output_dir={tmp_path}",
+            f"--frozen_graph={forms['frozen_graph']}",
+            "--preprocessing=none",
+        ]
+        flags += [
+            f"--image_dir={digits.folder}",
+            f"--calibration_dir={digits.folder}",
+            "--noisolate",
+        ]
         config = bench.parse_flags(["tensorrt.py", "--num_loops=20", *flags])
         graph = bench.load_graph(config)
         images = bench.load_images(config, graph, batch_size)
@@ -172,11 +202,11 @@ def test_every_engine_and_precision_names_the_digits(bench, trained, engine, pre
     ((name, outputs),) = result.outputs.items()
     assert np.mean(outputs.argmax(axis=1) == job.images.labels) >= 7 / 8
     assert result.timings["device"].throughput > 0
-    print(engine, precision, result.artifact.proof)
+    print(engine, precision, result.artifact.facts)
 
 
 def test_a_plan_tells_the_type_of_every_layer(bench, trained, tmp_path):
-    proof = run_case(bench, trained("tensorrt", "int8")).artifact.proof
+    proof = run_case(bench, trained("tensorrt", "int8")).artifact.facts
     assert proof["unknown_nodes"] == 0
     assert proof["executed_share_of_nodes"] == 1
     assert proof["cuda_graph"]
@@ -185,7 +215,7 @@ def test_a_plan_tells_the_type_of_every_layer(bench, trained, tmp_path):
 
 def test_plans_of_two_batch_sizes_lie_side_by_side(bench, trained, tmp_path):
     run_case(bench, trained("tensorrt", "fp16", 2))
-    proof = run_case(bench, trained("tensorrt", "fp16", 4)).artifact.proof
+    proof = run_case(bench, trained("tensorrt", "fp16", 4)).artifact.facts
     assert {path.name for path in tmp_path.glob("*.engine")} >= {
         "tensorrt_fp16_net_batch2.engine",
         "tensorrt_fp16_net_batch4.engine",
@@ -209,7 +239,12 @@ def test_what_overflows_float16_stays_in_float32(bench, graph_file, tmp_path, pr
         tf.nn.softmax(x, name="softmax_tensor")
 
     path = graph_file(build)
-    flags = [f"--output_dir={tmp_path}", f"--frozen_graph={path}", "--preprocessing=inception", "--noisolate"]
+    flags = [
+        f"--output_dir={tmp_path}",
+        f"--frozen_graph={path}",
+        "--preprocessing=inception",
+        "--noisolate",
+    ]
     config = bench.parse_flags(["tensorrt.py", "--num_loops=5", *flags])
     graph = bench.load_graph(config)
     images = bench.load_images(config, graph, 4)
@@ -218,13 +253,17 @@ def test_what_overflows_float16_stays_in_float32(bench, graph_file, tmp_path, pr
         case = bench.Case(engine, kind, 4)
         needs = bench.ENGINES[engine].needs_onnx
         source = bench.Onnx(config, graph, images).write(case) if needs else None
-        (outputs[engine],) = run_case(bench, bench.Job(case, config, graph, images, source)).outputs.values()
+        (outputs[engine],) = run_case(
+            bench, bench.Job(case, config, graph, images, source)
+        ).outputs.values()
     assert np.isfinite(outputs["tensorrt"]).all()
     assert np.allclose(outputs["tensorrt"], outputs["native"], atol=0.02)
 
 
 def test_a_tftrt_engine_that_cannot_run_is_refused(bench, trained):
-    """Built for two images and given eight, TF-TRT has TensorFlow run its part of the graph, and does not say so."""
+    """Built for two images and given eight, TF-TRT has TensorFlow run its part of the graph, and
+    does not say so.
+    """
     built = bench.TfTrt().build(trained("tftrt", "fp16", 2))
     job = trained("tftrt", "fp16", 8)
     with pytest.raises(bench.UserError, match="a TF-TRT engine cannot run"):
@@ -233,5 +272,5 @@ def test_a_tftrt_engine_that_cannot_run_is_refused(bench, trained):
 
 def test_a_tftrt_engine_that_runs_is_proved(bench, trained):
     result = run_case(bench, trained("tftrt", "fp16"))
-    assert result.artifact.proof["engines_ran"] is True
-    assert result.artifact.proof["trt_engines"] >= 1
+    assert result.artifact.facts["engines_ran"] is True
+    assert result.artifact.facts["trt_engines"] >= 1

@@ -1,4 +1,6 @@
-"""Engines and graphs that lie: known times, unfinished work, outputs that mean nothing, files of other runs."""
+"""Engines and graphs that lie: known times, unfinished work, outputs that mean nothing, files of
+other runs.
+"""
 
 import time
 
@@ -34,12 +36,14 @@ class KnownRunner:
     def sync(self):
         pass
 
-    def feeder(self, batch, steps):
+    def prefetch(self, batch, steps):
         return lambda: [self.infer(batch) for _ in range(steps)]
 
 
 class HastyRunner(KnownRunner):
-    """Enqueues in another thread and says that it is done at once; only a result waits for what was left."""
+    """Enqueues in another thread and says that it is done at once; only a result waits for what was
+    left.
+    """
 
     def __init__(self):
         super().__init__()
@@ -72,7 +76,10 @@ def test_a_known_time_is_measured_to_one_percent(main, forms, engine, inputs):
     runner = KnownRunner()
     engine(runner)
     ran = main(
-        f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=4", f"--inputs={inputs}"
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--batch_size=4",
+        f"--inputs={inputs}",
     )
     assert ran.status == 0, ran.err
     timing = ran.records[0]["timings"][inputs]
@@ -85,9 +92,14 @@ def test_a_known_time_is_measured_to_one_percent(main, forms, engine, inputs):
 
 def test_unfinished_work_is_caught(main, forms, engine):
     engine(HastyRunner())
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=4", "--num_loops=30")
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--batch_size=4",
+        "--num_loops=30",
+    )
     assert ran.status == 1
-    assert "called its steps done before they were" in ran.records[0]["error"]
+    assert "reported its steps done too early" in ran.records[0]["error"]
     assert ran.records[0]["timings"] == {}
 
 
@@ -132,8 +144,15 @@ def test_outputs_that_mean_nothing_get_a_sentence(main, graph_file, build, sente
 
 def test_files_of_other_runs_are_never_taken(main, forms, tmp_path):
     """Whatever lies in the output folder under an artifact's name is written anew."""
-    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--fp32", "--int8",
-             "--engine=onnxruntime", "--batch_size=4"]  # fmt: skip
+    flags = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--native",
+        "--fp32",
+        "--int8",
+        "--engine=onnxruntime",
+        "--batch_size=4",
+    ]
     names = ["onnxruntime_fp32_net.onnx", "onnxruntime_int8_net.onnx", "calibration_net.json"]
     for name in names:
         (tmp_path / name).write_bytes(b"of another model")

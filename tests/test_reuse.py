@@ -1,4 +1,6 @@
-"""What an earlier run built or chose is taken again for the same question, and never sold as built or chosen now."""
+"""What an earlier run built or chose is taken again for the same question, and never sold as built
+or chosen now.
+"""
 
 import json
 import os
@@ -11,15 +13,26 @@ rtx = pytest.importorskip("tensorrt_rtx")
 
 
 def flags_of(forms, folder, *more):
-    return [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp16", "--engine=tensorrt",
-            "--build_only", "--batch_size=2", f"--output_dir={folder}", *more]  # fmt: skip
+    return [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--fp16",
+        "--engine=tensorrt",
+        "--build_only",
+        "--batch_size=2",
+        f"--output_dir={folder}",
+        *more,
+    ]
 
 
 def test_a_plan_is_built_once_for_the_same_question(command, forms, tmp_path):
     for _ in range(2):
         ran = command(*flags_of(forms, tmp_path))
         assert ran.returncode == 0, ran.stderr
-    first, again = (json.loads(line)["artifact"] for line in (tmp_path / "results.jsonl").read_text().splitlines())
+    first, again = (
+        json.loads(line)["artifact"]
+        for line in (tmp_path / "results.jsonl").read_text().splitlines()
+    )
     assert first["build_seconds"] > 0
     assert "built_before" not in first["proof"]
     assert again["build_seconds"] == 0
@@ -27,6 +40,27 @@ def test_a_plan_is_built_once_for_the_same_question(command, forms, tmp_path):
     assert again["name"] == first["name"]
     kept = {name: value for name, value in again["proof"].items() if name != "built_before"}
     assert kept == first["proof"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_onnx_file_is_written_once_for_the_same_question(bench, forms, tmp_path, precision):
+    """A new calibration method is another question."""
+    flags = ["x", *flags_of(forms, tmp_path)]
+    case = bench.Case("onnxruntime", precision, 2)
+
+    def write(*more):
+        config = bench.parse_flags([*flags, *more])
+        graph = bench.load_graph(config)
+        return bench.OnnxWriter(config, graph, bench.load_images(config, graph, 4)).write(case)
+
+    first = write()
+    assert is_new(first)
+    again = write()
+    assert again.facts["built_before"] == first.seconds
+    assert again.sha256 == first.sha256
+    if precision == "int8":
+        assert again.facts["calibration"]["sha256"] == first.facts["calibration"]["sha256"]
+    assert is_new(write("--calibration_method=minmax"))
 
 
 @pytest.fixture
@@ -43,10 +77,12 @@ def build(bench, forms, tmp_path):
 
 
 def is_new(artifact):
-    return artifact.seconds > 0 and "built_before" not in artifact.proof
+    return artifact.seconds > 0 and "built_before" not in artifact.facts
 
 
-@pytest.mark.parametrize("other", ["batch", "tf32", "graph", "images", "writers", "driver", "version"])
+@pytest.mark.parametrize(
+    "other", ["batch", "tf32", "graph", "images", "writers", "driver", "version"]
+)
 def test_another_question_is_built_anew(bench, build, monkeypatch, other):
     job, _ = build(), build()
     assert is_new(job)
@@ -69,7 +105,9 @@ def test_another_question_is_built_anew(bench, build, monkeypatch, other):
     if other == "batch":
         assert is_new(build(case=bench.Case("tensorrt", "fp16", 4)))
     elif other == "tf32":
-        config = bench.parse_flags(["tensorrt.py", "--notf32", f"--output_dir={os.path.dirname(job.path)}"])
+        config = bench.parse_flags(
+            ["tensorrt.py", "--notf32", f"--output_dir={os.path.dirname(job.path)}"]
+        )
         assert is_new(build(config=config))
     else:
         assert is_new(build())
@@ -95,17 +133,21 @@ def test_a_plan_that_cannot_be_loaded_is_built_anew(bench, build, forms, tmp_pat
     """As where a driver came with libraries that refuse it: the case's process asks again."""
     build()
     again = build()
-    job = bench.Job(bench.Case("tensorrt", "fp16", 2), bench.Config(output_dir=str(tmp_path)), None, None)
-    job = bench.dataclasses.replace(job, graph=bench.load_graph(bench.parse_flags(["x", *flags_of(forms, tmp_path)])))
-    assert bench.forget_built(again, job)
+    job = bench.Job(
+        bench.Case("tensorrt", "fp16", 2), bench.Config(output_dir=str(tmp_path)), None, None
+    )
+    job = bench.dataclasses.replace(
+        job, graph=bench.load_graph(bench.parse_flags(["x", *flags_of(forms, tmp_path)]))
+    )
+    assert bench.forget_built(again, bench.ENGINES["tensorrt"], job)
     assert is_new(build())
-    assert not bench.forget_built(bench.Artifact("x", "0"), job)
+    assert not bench.forget_built(bench.Artifact("x", "0"), bench.ENGINES["tensorrt"], job)
 
 
 def test_a_reused_plan_gets_a_sentence(bench):
-    assert "77 s: nothing was built now" in bench.proof_notes("fp16", {"built_before": 77.2})[0]
-    assert "earlier run chose" in bench.proof_notes("fp16", {"kernels": bench.REUSED_KERNELS})[0]
-    assert bench.proof_notes("fp16", {"kernels": "by this run"}) == []
+    assert "77 s: nothing was built now" in bench.coverage_notes("fp16", {"built_before": 77.2})[0]
+    assert "earlier run chose" in bench.coverage_notes("fp16", {"kernels": bench.REUSED_KERNELS})[0]
+    assert bench.coverage_notes("fp16", {"kernels": "by this run"}) == []
 
 
 @pytest.fixture
@@ -156,12 +198,19 @@ def test_the_user_s_own_flags_stand(kernels):
 
 
 def test_xla_knows_the_flags(tmp_path):
-    """It aborts the process on flags that it does not know: here they are read on a CPU, which chooses no kernels."""
+    """It aborts the process on flags that it does not know: here they are read on a CPU, which
+    chooses no kernels.
+    """
     script = tmp_path / "xla.py"
     script.write_text(
-        "import tensorflow as tf\nprint(tf.function(lambda x: x + x, jit_compile=True)(tf.ones(2)).numpy().tolist())\n"
+        "import tensorflow as tf\nprint(tf.function(lambda x: x + x, "
+        "jit_compile=True)(tf.ones(2)).numpy().tolist())\n"
     )
     flags = f"--xla_gpu_dump_autotune_results_to={tmp_path / 'out.textproto'}"
-    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True,
-                         env={**os.environ, "XLA_FLAGS": flags})  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": flags},
+    )
     assert json.loads(ran.stdout) == [2.0, 2.0], ran.stderr

@@ -2,6 +2,7 @@
 # /// script
 # requires-python = ">=3.10,<3.14"
 # dependencies = [
+#   "msgspec>=0.18.6,<0.23",
 #   "rich>=13.7,<16",
 #   "matplotlib>=3.8,<4",
 # ]
@@ -45,9 +46,11 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+
+import msgspec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,210 +62,9 @@ VERSION = "2.0"
 MOST_ROWS = 60  # in a picture, and sentences of one kind in the terminal
 SAME = 0.025  # speeds nearer than that are the same: tensorrt.py's limit for a steady case
 
-Record = dict[str, Any]  # a line of results.jsonl: tests/schema.json
-Timing = dict[str, Any]  # a record has one for each place of its input
-
 
 class UserError(Exception):
     """Something the user can fix: one line that says what is wrong and what to do."""
-
-
-# ---------------------------------------------------------------------------------------- reading
-
-RECORD_VERSION = 2  # the newest that this program reads
-SAME_BEFORE = 0.99  # top-1 and cosine from which records of version 1 are of the same model
-TOO_LARGE = 1e15  # for a speed, a time or a size
-
-
-class Maybe(NamedTuple):
-    """The shape of a field that may be missing, null or empty."""
-
-    shape: Any
-
-
-class Each(NamedTuple):
-    """The shape of an object whose fields all have one shape, whatever their names."""
-
-    shape: Any
-
-
-def positive(value: Any) -> float:
-    """A number that can be divided by, and drawn on a logarithmic axis."""
-    if not 0 < value < TOO_LARGE:
-        raise ValueError("not a positive number")
-    return value
-
-
-def precision(value: Any) -> str:
-    """One that the picture has a look for."""
-    if value not in LOOKS:
-        raise ValueError(f"none of {', '.join(LOOKS)}")
-    return value
-
-
-def step_seconds(value: Any) -> array.array[float]:
-    """A list of positive seconds, in a quarter of its memory."""
-    seconds = array.array("d", value)
-    if not seconds or min(seconds) <= 0 or not sum(seconds) < TOO_LARGE:
-        raise ValueError("not a list of positive numbers")
-    return seconds
-
-
-def timing_statistics(value: Any) -> Record:
-    """A timing's numbers; those over rounds have to be there where there were rounds."""
-    return read_fields(STATISTICS | OVER_ROUNDS if "rounds" in value else STATISTICS, value)
-
-
-def output_agreement(value: Any) -> Record:
-    """An output's agreement; the counts have to be there where images could be decided."""
-    return read_fields(AGREEMENT | COUNTS if "decided" in value else AGREEMENT, value)
-
-
-STATISTICS: dict[str, Any] = {
-    **dict.fromkeys(("fps_median", "fps_low", "fps_high"), positive),
-    **dict.fromkeys(("latency_median", "latency_99th"), positive),
-    "latency_99th_high": Maybe(positive),
-}
-OVER_ROUNDS: dict[str, Any] = {
-    "rounds": positive,
-    **dict.fromkeys(("fps_typical", "fps_typical_low", "fps_typical_high"), positive),
-    **dict.fromkeys(("fps_undisturbed", "fps_undisturbed_low", "fps_undisturbed_high"), positive),
-}
-TENSORS = [{"name": str, "shape": Maybe(list), "dtype": Maybe(str)}]
-GRAPH = {
-    "name": Maybe(str),
-    "sha256": Maybe(str),
-    "inputs": Maybe(TENSORS),
-    "outputs": Maybe(TENSORS),
-    "layout": Maybe(str),
-    "scaling": Maybe(str),
-    "half_share": Maybe(float),
-}
-AGREEMENT = {"kind": str, "snr_db": Maybe(float), "top1": Maybe(float)}
-COUNTS = {
-    "same": int,
-    "decided": int,
-    "undecided": int,
-    "changed": Maybe([{"image": str, "native": str, "now": str}]),
-}
-# What is read of a record of version 2: the names of its fields, and their shapes (`read_as`).
-RECORD = {
-    "record": int,
-    "time": str,
-    "network": str,
-    "status": str,
-    "error": Maybe(str),
-    "engine": str,
-    "engine_version": Maybe(str),
-    "precision": precision,
-    "batch_size": positive,
-    "input_dtype": Maybe(str),
-    "timings": Each(
-        {"seconds": step_seconds, "throughput": positive, "statistics": timing_statistics}
-    ),
-    "graph": Maybe(GRAPH),
-    "images": Maybe(object),
-    "artifact": Maybe({"bytes": positive, "build_seconds": Maybe(float)}),
-    "device": str,
-    "device_kind": Maybe(str),
-    "node": Maybe(str),
-    "together": Maybe({"devices": list, "throughput": Each(positive)}),
-    "gpu": Maybe({"driver": str, "compute_capability": str}),
-    "versions": Maybe(dict),
-    "flags": Maybe(dict),
-    "notes": [str],
-    "agreement": Maybe(
-        {"images": Maybe(int), "same_model": bool, "outputs": Each(output_agreement)}
-    ),
-    "times_native": Maybe(Each({"value": positive, "low": positive, "high": positive})),
-    "accuracy": Maybe({"top1": float, "top5": float, "images": Maybe(int)}),
-    "calibration": Maybe({"method": str, "images": int, "source": str, "sha256": str}),
-}
-
-
-def read_as(shape: Any, value: Any) -> Any:
-    """The parts of a JSON value that a shape names; raises ValueError or TypeError for others.
-
-    Args:
-      shape: a dict of shapes by field, `Each`, `Maybe`, a list with the shape of its items, a
-        type, or a function that returns the value or raises.
-    """
-    if isinstance(shape, Maybe):
-        return None if value in (None, {}) else read_as(shape.shape, value)
-    if isinstance(shape, Each):
-        return read_fields(dict.fromkeys(read_as(dict, value), shape.shape), value)
-    if isinstance(shape, dict):
-        return read_fields(shape, read_as(dict, value))
-    if isinstance(shape, list):
-        return [read_as(shape[0], item) for item in read_as(list, value)]
-    if not isinstance(shape, type):
-        return shape(value)
-    if not isinstance(value, (float, int) if shape is float else shape):
-        raise TypeError(f"{type(value).__name__} instead of {shape.__name__}")
-    return value
-
-
-def read_fields(shapes: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
-    """An object's fields that have a shape; an error begins with the field's name."""
-    found, name = {}, ""
-    try:
-        for name, shape in shapes.items():
-            if name in value or not isinstance(shape, Maybe):
-                found[sys.intern(name)] = read_as(shape, value[name])
-    except KeyError:
-        raise ValueError(f"{name}: missing") from None
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{name}: {error}") from None
-    return found
-
-
-def read_record(record: Any) -> Record:
-    """What is read of a record, as version 2 has it; raises ValueError and the like."""
-    record = dict(record)
-    if record["record"] == 1:
-        graph, agreement = record.get("graph"), record.get("agreement")
-        if graph:
-            source = {"name": graph["input"], "shape": graph.get("shape")}
-            record["graph"] = {**graph, "inputs": [source], "outputs": [{"name": graph["output"]}]}
-        if agreement:
-            same = min(agreement["top1"], agreement.get("cosine", 1)) >= SAME_BEFORE
-            outputs = {"": {**agreement, "kind": ""}}
-            record["agreement"] = {"same_model": same, "outputs": outputs}
-    return read_fields(RECORD, record)
-
-
-def read_line(line: str, place: str) -> Record:
-    """The record of a line; a UserError names the place of a line that is none."""
-    try:
-        record = json.loads(line)
-        version = read_fields({"record": int}, record)["record"]
-        if version > RECORD_VERSION:
-            raise UserError(f"{place}: version {version} is newer than this report.py: update it")
-        return read_record(record)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{place}: no record of tensorrt.py ({why}): remove the line") from error
-
-
-def read_records(path: str) -> list[Record]:
-    """The records of a results.jsonl in its order; raises UserError."""
-    records = []
-    try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    records.append(read_line(line, f"{path}, line {number}"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): pass a results.jsonl") from error
-    if not records:
-        raise UserError(f"{path} holds no records: run tensorrt.py first")
-    return records
-
-
-def merged(paths: list[str]) -> list[Record]:
-    """The records of several files as one, the newest last."""
-    records = [record for path in paths for record in read_records(path)]
-    return sorted(records, key=lambda record: record["time"])
 
 
 # ----------------------------------------------------------------------------------------- speeds
@@ -281,23 +83,6 @@ class Estimate(NamedTuple):
         return max(0.0, self.value - self.low), max(0.0, self.high - self.value)
 
 
-def speed_of(timing: Timing, name: str) -> Estimate:
-    """A timing's fps_median, fps_typical or fps_undisturbed, in images/s."""
-    numbers = timing["statistics"]
-    ends = "fps" if name == "fps_median" else name
-    return Estimate(numbers[name], numbers[f"{ends}_low"], numbers[f"{ends}_high"])
-
-
-def typical_speed(timing: Timing) -> Estimate:
-    """The images/s that are shown: typical of the rounds, or the median where there were none."""
-    return speed_of(timing, "fps_typical" if rounds_in(timing) else "fps_median")
-
-
-def rounds_in(timing: Timing) -> int:
-    """How many rounds a timing's numbers come from; 0 for the one loop of older versions."""
-    return int(timing["statistics"].get("rounds", 0))
-
-
 def ratio_of_estimates(new: Estimate, old: Estimate) -> Estimate:
     """The ratio of two numbers that were found independently, with its interval from theirs.
 
@@ -314,13 +99,294 @@ def ratio_of_estimates(new: Estimate, old: Estimate) -> Estimate:
 
 def ratio_of(new: Timing, old: Timing) -> Estimate:
     """New to old images/s: of the undisturbed speeds, or of medians where one has no rounds."""
-    name = "fps_undisturbed" if rounds_in(new) and rounds_in(old) else "fps_median"
-    return ratio_of_estimates(speed_of(new, name), speed_of(old, name))
+    name = "fps_undisturbed" if new.rounds and old.rounds else "fps_median"
+    return ratio_of_estimates(new.estimate(name), old.estimate(name))
+
+
+# ---------------------------------------------------------------------------------------- records
+
+RECORD_VERSION = 2  # the newest that this program reads
+SAME_BEFORE = 0.99  # top-1 and cosine from which records of version 1 are of the same model
+NUMBERS = ("fps_median", "fps_low", "fps_high", "latency_median", "latency_99th")
+NUMBERS_OF_ROUNDS = (
+    *("rounds", "fps_typical", "fps_typical_low", "fps_typical_high"),
+    *("fps_undisturbed", "fps_undisturbed_low", "fps_undisturbed_high"),
+)
+
+SETTINGS = ("tf32", "workspace_size", "preprocessing")  # flags that make another case
+
+Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]  # can be divided by, and drawn
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+
+class Timing(msgspec.Struct):
+    """Steps of a case from one place of its input: their seconds, and the numbers made of them."""
+
+    seconds: Annotated[Sequence[Positive], msgspec.Meta(min_length=1)]  # of each waited step
+    throughput: Positive  # images/s of the enqueued steps
+    statistics: dict[str, float]  # images/s (`fps_...`) and seconds (`latency_...`)
+
+    def __post_init__(self) -> None:
+        """Checks what is shown, and keeps the seconds in a quarter of a list's memory."""
+        for name in NUMBERS + NUMBERS_OF_ROUNDS if self.rounds else NUMBERS:
+            if not 0 < self.statistics.get(name, 0) < 1e15:
+                raise ValueError(f"`{name}` is missing, or no positive number")
+        self.seconds = array.array("d", self.seconds)
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds it was measured in; 0 for the one loop of older versions."""
+        return int(self.statistics.get("rounds", 0))
+
+    @property
+    def is_p99_open(self) -> bool:
+        """Whether steps were too few for an upper bound of p99, which one loop did not look for."""
+        return self.rounds > 0 and "latency_99th_high" not in self.statistics
+
+    @property
+    def speed(self) -> Estimate:
+        """The images/s that are shown: typical of the rounds, or the median of one loop."""
+        return self.estimate("fps_typical" if self.rounds else "fps_median")
+
+    def estimate(self, name: str) -> Estimate:
+        """fps_median, fps_typical or fps_undisturbed, in images/s."""
+        ends = "fps" if name == "fps_median" else name
+        return Estimate(*(self.statistics[key] for key in (name, f"{ends}_low", f"{ends}_high")))
+
+
+class Tensor(msgspec.Struct):
+    name: str
+    shape: list[int | None] | None = None
+    dtype: str = ""
+
+
+class GraphFacts(msgspec.Struct):
+    """The graph as it came."""
+
+    name: str = ""
+    sha256: str = ""
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    layout: str = ""
+    scaling: str = ""
+    half_share: float = 0.0
+    input: str = ""  # this and the next two: version 1's only tensors
+    output: str = ""
+    shape: list[int | None] = []
+
+    def __post_init__(self) -> None:
+        if self.input:
+            self.inputs = [Tensor(self.input, self.shape)]
+            self.outputs = [Tensor(self.output)]
+
+    @property
+    def key(self) -> dict[str, str]:
+        """What tells one graph from another: its hash, and the names of its tensors."""
+        return {
+            "graph sha256": self.sha256,
+            "graph input": ", ".join(tensor.name for tensor in self.inputs),
+            "graph output": ", ".join(tensor.name for tensor in self.outputs),
+        }
+
+
+class ChangedImage(msgspec.Struct):
+    """An image's name, its first class in native, and the one now."""
+
+    image: str
+    native: str
+    now: str
+
+
+class OutputAgreement(msgspec.Struct):
+    """How far one output is native's; in version 1, without kind and counts, top1 and cosine."""
+
+    kind: str = ""
+    snr_db: float | None = None  # None where nothing differs
+    same: Count | None = None  # images, or decisions, as in native
+    decided: Count | None = None
+    undecided: Count | None = None
+    changed: list[ChangedImage] | None = None
+    top1: float | None = None
+    cosine: float = 1.0
+
+    def __post_init__(self) -> None:
+        if None in (self.same, self.decided, self.undecided):
+            self.same = self.decided = self.undecided = self.changed = None
+        if not self.kind and self.top1 is None:
+            raise ValueError("`kind` is missing")
+
+    @property
+    def counts(self) -> str:
+        """`7 of 8`; empty where nothing was counted."""
+        return "" if self.decided is None else f"{self.same} of {self.decided}"
+
+    @property
+    def share(self) -> float | None:
+        """Of images, or decisions, as in native; None where nothing was decided."""
+        if self.same is not None and self.decided:
+            return self.same / self.decided
+        return self.top1 if self.decided is None else None
+
+
+class Agreement(OutputAgreement):
+    """Each output's agreement; version 1 has the only output's in its place."""
+
+    images: Count | None = None
+    same_model: bool | None = None
+    outputs: dict[str, OutputAgreement] = {}
+
+    def __post_init__(self) -> None:
+        if self.same_model is None:
+            super().__post_init__()
+
+    @property
+    def first(self) -> OutputAgreement:
+        return next(iter(self.outputs.values()), self)
+
+    @property
+    def is_same_model(self) -> bool:
+        """tensorrt.py's own verdict, which version 1 had no word for."""
+        if self.same_model is None:
+            return min(self.top1 or 0, self.cosine) >= SAME_BEFORE
+        return self.same_model
+
+
+class Accuracy(msgspec.Struct):
+    top1: float
+    top5: float
+    images: Count | None = None
+
+
+class Artifact(msgspec.Struct):
+    bytes: Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
+    build_seconds: float | None = None
+
+
+class Together(msgspec.Struct):
+    """Devices that ran at the same time, and the sum of their bursts in images/s, by input."""
+
+    devices: list[str]
+    throughput: dict[str, Positive]
+
+
+class TimesNative(msgspec.Struct):
+    """images/s over native's, with the ends of its interval."""
+
+    value: Positive
+    low: Positive
+    high: Positive
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """What is read of a case's record, of version 1 or 2: tests/schema.json."""
+
+    record: int
+    time: str
+    network: str
+    status: str
+    error: str = ""
+    engine: str
+    engine_version: str = ""
+    precision: Literal["native", "fp32", "fp16", "int8"]
+    batch_size: Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
+    input_dtype: str = ""
+    timings: dict[str, Timing]  # by where the input lay, device or host; empty if nothing was timed
+    graph: GraphFacts = msgspec.field(default_factory=GraphFacts)
+    images: int | str | None = None
+    artifact: Artifact | None = None
+    device: str
+    device_kind: str = ""
+    node: str | None = None
+    gpu: dict[str, Any] | None = None
+    versions: dict[str, Any] = {}
+    flags: dict[str, Any] = {}
+    notes: list[str]
+    predictions: list[tuple[str, float]] | None = None
+    agreement: Agreement | None = None
+    accuracy: Accuracy | None = None
+    times_native: dict[str, TimesNative] | None = None
+    calibration: dict[str, Any] | None = None
+    together: Together | None = None
+
+    def __post_init__(self) -> None:
+        """Forgets an agreement of no outputs."""
+        found = self.agreement
+        if found and found.same_model is not None and not found.outputs:
+            self.agreement = None
+
+    @property
+    def precision_name(self) -> str:
+        return self.precision if self.precision == "native" else self.precision.upper()
+
+    @property
+    def engine_name(self) -> str:
+        """`FP16 xla`, or `native`."""
+        engine = "" if self.engine == "native" else f" {self.engine}"
+        return self.precision_name + engine
+
+    @property
+    def case(self) -> str:
+        """`FP16 xla 8`, with the batch size."""
+        return f"{self.engine_name} {self.batch_size}"
+
+    @property
+    def comparable_facts(self) -> dict[str, str]:
+        """What has to be equal to compare two records of a case, by its name in messages."""
+        facts = {"engine_version": self.engine_version, "input_dtype": self.input_dtype}
+        flags = {f"flags {name}": str(self.flags.get(name)) for name in SETTINGS}
+        return facts | self.graph.key | flags
+
+
+class Version(msgspec.Struct):
+    record: int
+
+
+Shape = TypeVar("Shape")
+
+
+def decode(line: bytes, shape: type[Shape]) -> Shape:
+    """A line's JSON; also with NaN, which is none, but which older versions wrote."""
+    try:
+        return msgspec.json.decode(line, type=shape)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return msgspec.convert(json.loads(line), shape)
+
+
+def read_line(line: bytes, place: str) -> Record:
+    """The record of a line; a UserError names the place of a line that is none."""
+    try:
+        version = decode(line, Version).record
+        if version > RECORD_VERSION:
+            raise UserError(f"{place}: version {version} is newer than this report.py: update it")
+        return decode(line, Record)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise UserError(f"{place}: no record of tensorrt.py ({error}): remove the line") from error
+
+
+def read_records(path: str) -> list[Record]:
+    """The records of a results.jsonl in its order; raises UserError."""
+    records = []
+    try:
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    records.append(read_line(line, f"{path}, line {number}"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}): pass a results.jsonl") from error
+    if not records:
+        raise UserError(f"{path} holds no records: run tensorrt.py first")
+    return records
+
+
+def merged(paths: list[str]) -> list[Record]:
+    """The records of several files as one, the newest last."""
+    records = [record for path in paths for record in read_records(path)]
+    return sorted(records, key=lambda record: record.time)
 
 
 # ------------------------------------------------------------------------------------------- rows
-
-SETTINGS = ("tf32", "workspace_size", "preprocessing")  # flags that make another case
 
 
 class Row(NamedTuple):
@@ -333,35 +399,35 @@ class Row(NamedTuple):
 
     @property
     def timing(self) -> Timing:
-        return self.record["timings"][self.inputs]
-
-    @property
-    def speed(self) -> Estimate:
-        return typical_speed(self.timing)
+        return self.record.timings[self.inputs]
 
     @property
     def is_first(self) -> bool:
         """Whether it is the first of its case's rows."""
-        return self.inputs == next(iter(self.record["timings"]), "")
+        return self.inputs == next(iter(self.record.timings), "")
 
     @property
     def label(self) -> str:
         """`FP16 xla (host)`: its name without the batch size."""
-        return engine_name(self.record) + from_host(self.inputs)
+        return self.record.engine_name + from_host(self.inputs)
 
     @property
     def name(self) -> str:
-        return case_of(self.record) + from_host(self.inputs)
+        return self.record.case + from_host(self.inputs)
+
+
+def from_host(inputs: str) -> str:
+    return " (host)" if inputs == "host" else ""
 
 
 class Group(NamedTuple):
-    """The rows of one graph on one device."""
+    """The rows of one model on one device."""
 
     title: str
     rows: list[Row]
 
 
-class Graph(NamedTuple):
+class Model(NamedTuple):
     """One graph's groups, a device each."""
 
     name: str
@@ -373,85 +439,45 @@ class Graph(NamedTuple):
         return [row.record for group in self.groups for row in group.rows if row.is_first]
 
 
-def precision_name(record: Record) -> str:
-    return record["precision"] if record["precision"] == "native" else record["precision"].upper()
-
-
-def engine_name(record: Record) -> str:
-    """`FP16 xla`, or `native`."""
-    engine = "" if record["engine"] == "native" else f" {record['engine']}"
-    return precision_name(record) + engine
-
-
-def case_of(record: Record) -> str:
-    """`FP16 xla 8`, with the batch size."""
-    return f"{engine_name(record)} {record['batch_size']}"
-
-
-def from_host(inputs: str) -> str:
-    return " (host)" if inputs == "host" else ""
-
-
-def part_of(record: Record, name: str) -> Record:
-    """A record's part; empty where it has none."""
-    return record.get(name) or {}
-
-
-def graph_facts(record: Record) -> dict[str, str]:
-    """What tells one graph from another: its hash, and the names of its tensors."""
-    graph = part_of(record, "graph")
-    facts = {"graph sha256": str(graph.get("sha256"))}
-    for role in ("input", "output"):
-        tensors = graph.get(f"{role}s") or ()
-        facts[f"graph {role}"] = ", ".join(tensor["name"] for tensor in tensors)
-    return facts
-
-
-def graph_key(record: Record) -> str:
-    return " ".join(graph_facts(record).values())
-
-
-def device_of(record: Record) -> str:
-    return record["device"]
+def model_key(record: Record) -> str:
+    return " ".join(record.graph.key.values())
 
 
 def case_key(record: Record) -> str:
-    """What tells one case from another of the same graph and device."""
-    flags = part_of(record, "flags")
-    settings = [record.get("input_dtype"), *(flags.get(name) for name in SETTINGS)]
-    return f"{case_of(record)} {settings}"
+    """What tells one case from another of the same model and device; a setting makes another."""
+    settings = [record.flags.get(name) for name in SETTINGS]
+    return f"{record.case} {record.input_dtype} {settings}"
 
 
 def grouped(records: list[Record], key: Callable[[Record], str]) -> dict[str, list[Record]]:
     """Records by a key, in their order; the key of the last record is the last."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        members = groups.pop(key(record), [])
+        name = key(record)
+        members = groups.pop(name, [])
         members.append(record)
-        groups[key(record)] = members
+        groups[name] = members
     return groups
 
 
-def arrange(records: list[Record]) -> list[Graph]:
-    """The rows of all records, by graph and by device.
+def arrange(records: list[Record]) -> list[Model]:
+    """The rows of all records, by model and by device.
 
     Args:
       records: in order of time; what has the newest record comes last in the result too.
     """
-    by_graph = grouped(records, graph_key)
-    names = {key: graph_name(members[-1]) for key, members in by_graph.items()}
+    by_model = grouped(records, model_key)
+    names = {
+        key: members[-1].graph.name or members[-1].network for key, members in by_model.items()
+    }
     count = collections.Counter(names.values())
-    graphs = []
-    for key, members in by_graph.items():
+    models = []
+    for key, members in by_model.items():
         name = names[key] if count[names[key]] == 1 else f"{names[key]} {key[:8]}"
-        by_device = grouped(members, device_of).items()
+        by_device = grouped(members, lambda record: record.device).items()
         groups = [Group(f"{name} on {device}", rows_of(some)) for device, some in by_device]
-        graphs.append(Graph(name, groups))
-    return graphs
-
-
-def graph_name(record: Record) -> str:
-    return part_of(record, "graph").get("name") or record["network"]
+        models.append(Model(name, groups))
+    return models
 
 
 def rows_of(records: list[Record]) -> list[Row]:
@@ -459,11 +485,11 @@ def rows_of(records: list[Record]) -> list[Row]:
     natives = natives_of(records)
     rows = []
     for members in grouped(records, case_key).values():
-        timed = [record for record in members if record["timings"]]
-        for inputs in timed[-1]["timings"] if timed else ():
-            older = [r["timings"][inputs] for r in timed[:-1] if inputs in r["timings"]]
+        timed = [record for record in members if record.timings]
+        for inputs in timed[-1].timings if timed else ():
+            older = [record.timings[inputs] for record in timed[:-1] if inputs in record.timings]
             rows.append(Row(timed[-1], inputs, times_native(timed[-1], natives, inputs), older))
-        if not members[-1]["timings"]:
+        if not members[-1].timings:
             rows.append(Row(members[-1], "", None, []))
     return rows
 
@@ -473,8 +499,8 @@ Natives = dict[tuple[int, str], Record]
 
 def natives_of(records: list[Record]) -> Natives:
     """Native's newest record by batch size and where the input lay."""
-    natives = [record for record in records if record["precision"] == "native"]
-    return {(r["batch_size"], inputs): r for r in natives for inputs in r["timings"]}
+    natives = [record for record in records if record.precision == "native"]
+    return {(record.batch_size, inputs): record for record in natives for inputs in record.timings}
 
 
 def times_native(record: Record, natives: Natives, inputs: str) -> Estimate | None:
@@ -482,22 +508,14 @@ def times_native(record: Record, natives: Natives, inputs: str) -> Estimate | No
 
     As tensorrt.py found it from pairs of rounds; of records without it, from both medians.
     """
-    native = natives.get((record["batch_size"], inputs))
+    native = natives.get((record.batch_size, inputs))
     if native is None:
         return None
-    if record["precision"] == "native":
+    if record.precision == "native":
         return Estimate(1.0, 1.0, 1.0)
-    if rated := part_of(record, "times_native").get(inputs):
-        return Estimate(rated["value"], rated["low"], rated["high"])
-    return ratio_of_estimates(*(typical_speed(r["timings"][inputs]) for r in (record, native)))
-
-
-def agreement_of(record: Record) -> Record:
-    """How far a record's first output is native's, and of how many images; empty if unknown."""
-    agreement = part_of(record, "agreement")
-    if not agreement.get("outputs"):
-        return {}
-    return {"images": agreement.get("images"), **next(iter(agreement["outputs"].values()))}
+    if rated := (record.times_native or {}).get(inputs):
+        return Estimate(rated.value, rated.low, rated.high)
+    return ratio_of_estimates(record.timings[inputs].speed, native.timings[inputs].speed)
 
 
 # ------------------------------------------------------------------------------------------ table
@@ -511,7 +529,7 @@ TREND = "trend\n(older)"
 
 def table_of(group: Group) -> tuple[list[str], list[list[str]]]:
     """Titles and cells of a group's table; the best images/s has a star."""
-    best = max((row.speed.value for row in group.rows if row.inputs), default=0.0)
+    best = max((row.timing.speed.value for row in group.rows if row.inputs), default=0.0)
     titles, cells = [*TITLES], [cells_of(row, best) for row in group.rows]
     if any(row.older for row in group.rows):
         titles.append(TREND)
@@ -523,24 +541,24 @@ def table_of(group: Group) -> tuple[list[str], list[list[str]]]:
 def cells_of(row: Row, best: float) -> list[str]:
     """A row's cells; what is said once for a case stands in its first row."""
     record = row.record
-    timing = timing_cells(row, best) if row.inputs else [record["status"], *[""] * 5]
+    timing = timing_cells(row, best) if row.inputs else [record.status, *[""] * 5]
     if not row.is_first:
         return ["", " from host", "", *timing, *[""] * 4]
-    head = [precision_name(record), record["engine"] + from_host(row.inputs)]
-    agreement = agreement_cells(agreement_of(record))
-    return [*head, str(record["batch_size"]), *timing, *agreement, *artifact_cells(record)]
+    head = [record.precision_name, record.engine + from_host(row.inputs)]
+    agreement = agreement_cells(record.agreement)
+    return [*head, str(record.batch_size), *timing, *agreement, *artifact_cells(record.artifact)]
 
 
 def timing_cells(row: Row, best: float) -> list[str]:
     """Images/s, times native and milliseconds."""
-    speed, numbers = row.speed, row.timing["statistics"]
+    timing, speed, numbers = row.timing, row.timing.speed, row.timing.statistics
     return [
         f"{speed.value:,.1f}{'*' if speed.value == best else ' '}",
         f"{max(speed.reach):,.1f}",
-        f"{row.timing['throughput']:,.1f}",
+        f"{timing.throughput:,.1f}",
         times_text(row),
         f"{1e3 * numbers['latency_median']:.2f}",
-        f"{1e3 * numbers['latency_99th']:.2f}{'?' if is_p99_open(row.timing) else ''}",
+        f"{1e3 * numbers['latency_99th']:.2f}{'?' if timing.is_p99_open else ''}",
     ]
 
 
@@ -552,27 +570,23 @@ def times_text(row: Row) -> str:
     return f"{row.times_native.value:.2f}x" + (f" ±{half:.2f}" if half else "")
 
 
-def is_p99_open(timing: Timing) -> bool:
-    """Whether steps were too few for an upper bound of p99, which one loop did not look for."""
-    return rounds_in(timing) > 0 and "latency_99th_high" not in timing["statistics"]
-
-
-def agreement_cells(found: Record) -> list[str]:
+def agreement_cells(agreement: Agreement | None) -> list[str]:
     """On how many images, or decisions, the same as native; signal to noise in dB."""
-    noise = found.get("snr_db", math.nan)
-    decibels = "equal" if noise is None else "" if math.isnan(noise) else f"{noise:.0f}"
-    if "decided" in found:
-        return [f"{found['same']}/{found['decided']}", decibels]
-    share = found.get("top1")
-    return ["" if share is None else f"{share:.1%}", decibels]
+    if agreement is None:
+        return ["", ""]
+    found = agreement.first
+    if not found.kind:
+        return [f"{found.top1:.1%}", ""]
+    share = "" if found.decided is None else f"{found.same}/{found.decided}"
+    return [share, "equal" if found.snr_db is None else f"{found.snr_db:.0f}"]
 
 
-def artifact_cells(record: Record) -> list[str]:
+def artifact_cells(artifact: Artifact | None) -> list[str]:
     """Megabytes, and seconds to build where there was something to build."""
-    artifact = part_of(record, "artifact")
-    seconds = artifact.get("build_seconds")
-    size = f"{artifact['bytes'] / 1e6:.1f}" if artifact else ""
-    return [size, f"{seconds:.1f}" if seconds else ""]
+    if artifact is None:
+        return ["", ""]
+    seconds = f"{artifact.build_seconds:.1f}" if artifact.build_seconds else ""
+    return [f"{artifact.bytes / 1e6:.1f}", seconds]
 
 
 def trend_text(row: Row) -> str:
@@ -604,9 +618,9 @@ def grid(
 def predictions_table(records: list[Record]) -> Table:
     """The first image's five best classes with their probabilities, by precision and engine."""
     shown = {
-        (precision_name(record), record["engine"]): record["predictions"][:5]
+        (record.precision_name, record.engine): record.predictions[:5]
         for record in records
-        if "predictions" in record
+        if record.predictions
     }
     engines = collections.Counter(name for name, _ in shown)
     heads = [name if engines[name] == 1 else f"{name} {engine}" for name, engine in shown]
@@ -630,7 +644,7 @@ def about_cases(say: Callable[[Record], list[str]]) -> Callable[[list[Record]], 
         cases: dict[str, list[str]] = collections.defaultdict(list)
         for record in records:
             for sentence in say(record):
-                cases[sentence].append(case_of(record))
+                cases[sentence].append(record.case)
         return [f"{some_cases(names)}: {sentence}" for sentence, names in cases.items()]
 
     return lines
@@ -645,10 +659,12 @@ def some_cases(names: list[str]) -> str:
 @about_cases
 def together_lines(record: Record) -> list[str]:
     """What several devices did at the same time: the sum of their bursts."""
-    together = record.get("together") or {"devices": (), "throughput": {}}
-    devices = f"{len(together['devices'])} devices together"
-    node = f" of {record['node']}" if record.get("node") else ""
-    speeds = together["throughput"].items()
+    together = record.together
+    if together is None:
+        return []
+    devices = f"{len(together.devices)} devices together"
+    node = f" of {record.node}" if record.node else ""
+    speeds = together.throughput.items()
     return [f"{speed:,.1f} images/s burst{from_host(i)} on {devices}{node}" for i, speed in speeds]
 
 
@@ -656,9 +672,9 @@ def slowest_lines(records: list[Record]) -> list[str]:
     """Of each case the slowest device of its kind, where that is beyond the noise."""
     kinds: dict[tuple[str, ...], list[tuple[Estimate, str]]] = collections.defaultdict(list)
     for record in records:
-        for inputs, timing in record["timings"].items():
-            kind = (case_of(record), str(record.get("device_kind")), case_key(record), inputs)
-            kinds[kind].append((typical_speed(timing), record["device"]))
+        for inputs, timing in record.timings.items():
+            kind = (record.case, record.device_kind, case_key(record), inputs)
+            kinds[kind].append((timing.speed, record.device))
     lines = (slowest_line(case, kind, devices) for (case, kind, *_), devices in kinds.items())
     return [line for line in lines if line]
 
@@ -679,32 +695,34 @@ def slowest_line(case: str, kind: str, devices: list[tuple[Estimate, str]]) -> s
 @about_cases
 def accuracy_lines(record: Record) -> list[str]:
     """Top-1 and top-5 accuracy where the images' classes are known, and of how many images."""
-    found = record.get("accuracy")
-    if not found:
+    found = record.accuracy
+    if found is None:
         return []
-    images = found.get("images")
-    count = f" of {images:,} image{'s' * (images != 1)}" if images else ""
-    return [f"accuracy top-1 {found['top1']:.1%}, top-5 {found['top5']:.1%}{count}"]
+    count = f" of {found.images:,} image{'s' * (found.images != 1)}" if found.images else ""
+    return [f"accuracy top-1 {found.top1:.1%}, top-5 {found.top5:.1%}{count}"]
 
 
 @about_cases
 def agreement_lines(record: Record) -> list[str]:
     """Which images changed their first class, and how many are undecided."""
-    found, lines = agreement_of(record), []
-    if changed := found.get("changed"):
-        head = f"the first class changed on {len(changed)} of {found['decided']} images"
+    if record.agreement is None:
+        return []
+    found, lines = record.agreement.first, []
+    if changed := found.changed:
+        head = f"the first class changed on {len(changed)} of {found.decided} images"
         more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         lines.append(f"{head}: {', '.join(map(changed_text, changed[:NAMED]))}{more}")
-    if undecided := found.get("undecided"):
+    if found.undecided:
         what, why = "images", "native's own first two classes are as good as equal"
-        if found["kind"] == "scores":
+        if found.kind == "scores":
             what, why = "decisions", "native's own scores are as good as at the limit"
-        lines.append(f"{undecided} undecided of {found['decided'] + undecided} {what}: {why}")
+        whole = (found.decided or 0) + found.undecided
+        lines.append(f"{found.undecided} undecided of {whole} {what}: {why}")
     return lines
 
 
-def changed_text(change: Record) -> str:
-    return f"{change['image']} ({first_name(change['native'])}, now {first_name(change['now'])})"
+def changed_text(change: ChangedImage) -> str:
+    return f"{change.image} ({first_name(change.native)}, now {first_name(change.now)})"
 
 
 def first_name(label: str) -> str:
@@ -714,8 +732,8 @@ def first_name(label: str) -> str:
 
 def p99_lines(records: list[Record]) -> list[str]:
     """Why some p99 have a question mark."""
-    timings = [timing for record in records for timing in record["timings"].values()]
-    few = [len(timing["seconds"]) for timing in timings if is_p99_open(timing)]
+    timings = [timing for record in records for timing in record.timings.values()]
+    few = [len(timing.seconds) for timing in timings if timing.is_p99_open]
     if not few:
         return []
     remedy = f"that takes {P99_STEPS} (--num_loops={P99_STEPS}, or auto)"
@@ -725,15 +743,16 @@ def p99_lines(records: list[Record]) -> list[str]:
 @about_cases
 def note_lines(record: Record) -> list[str]:
     """Notes and errors."""
-    return [*record["notes"], record["error"]] if record.get("error") else record["notes"]
+    return [*record.notes, record.error] if record.error else record.notes
 
 
 @about_cases
 def calibration_lines(record: Record) -> list[str]:
     """Where an INT8 case's ranges came from."""
-    found = record.get("calibration")
-    text = "{method}, {images} images from {source}, SHA-256 {sha256}"
-    return [text.format_map(found)] if found else []
+    if not record.calibration:
+        return []
+    facts = collections.defaultdict(str, record.calibration)
+    return ["{method}, {images} images from {source}, SHA-256 {sha256}".format_map(facts)]
 
 
 def environment_lines(records: list[Record]) -> list[str]:
@@ -742,22 +761,33 @@ def environment_lines(records: list[Record]) -> list[str]:
 
 
 def environment_of(record: Record) -> list[str]:
-    gpu, device = record.get("gpu"), record["device"]
-    if gpu:
+    device, graph = record.device, record.graph
+    if record.gpu:
+        gpu = collections.defaultdict(str, record.gpu)
         device += f", driver {gpu['driver']}, compute capability {gpu['compute_capability']}"
-    versions, flags, graph = (
-        ", ".join(f"{name} {fact_text(fact)}" for name, fact in part_of(record, part).items())
-        for part in ("versions", "flags", "graph")
-    )
-    engine = f"{record['engine']} {record.get('engine_version') or ''}"
-    return [f"{device}; {versions}", f"{engine}; {flags}", f"graph {graph}"]
+    facts = {
+        "name": graph.name,
+        "sha256": graph.sha256,
+        "inputs": tensors_text(graph.inputs),
+        "outputs": tensors_text(graph.outputs),
+        "layout": graph.layout,
+        "scaling": graph.scaling,
+        "half_share": graph.half_share,
+    }
+    return [
+        f"{device}; {facts_text(record.versions)}",
+        f"{record.engine} {record.engine_version}; {facts_text(record.flags)}",
+        f"graph {facts_text({name: fact for name, fact in facts.items() if fact})}",
+    ]
 
 
-def fact_text(fact: Any) -> str:
-    """A setting's value; tensors as their names, shapes and types."""
-    if not (isinstance(fact, list) and fact and isinstance(fact[0], dict)):
-        return str(fact)
-    return "; ".join(" ".join(map(str, tensor.values())) for tensor in fact)
+def facts_text(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {fact}" for name, fact in facts.items())
+
+
+def tensors_text(tensors: list[Tensor]) -> str:
+    """Each tensor's name, shape and type."""
+    return "; ".join(f"{one.name} {one.shape or ''} {one.dtype}".rstrip() for one in tensors)
 
 
 SENTENCES = {
@@ -779,45 +809,51 @@ SAME_SIZE = 0.02  # artifacts whose sizes differ by less are not told apart
 class Rating(NamedTuple):
     """A case beside native of the same batch size."""
 
-    times: Estimate  # times native's images/s
     record: Record
+    native: Record
+    times: Estimate  # times native's images/s
 
     @property
     def text(self) -> str:
         """`FP16 in xla, 2.36x native (2.28 to 2.44)`."""
-        engine = f"{precision_name(self.record)} in {self.record['engine']}"
+        engine = f"{self.record.precision_name} in {self.record.engine}"
         times = f"{self.times.value:.2f}x native ({self.times.low:.2f} to {self.times.high:.2f})"
         return f"{engine}, {times}"
+
+    @property
+    def size(self) -> str:
+        """The artifact's size beside native's, where both are known and differ."""
+        ours, theirs = self.record.artifact, self.native.artifact
+        if not ours or not theirs or abs(ours.bytes - theirs.bytes) < SAME_SIZE * theirs.bytes:
+            return ""
+        return f", {megabytes(ours.bytes)} MB instead of {megabytes(theirs.bytes)}"
 
 
 def answer_lines(group: Group) -> list[str]:
     """What TensorRT buys: the fastest case that is still the same model, for each batch size."""
-    ratings: dict[int, list[Rating]] = collections.defaultdict(list)
-    natives = {}
+    natives = {r.record.batch_size: r.record for r in group.rows if r.record.precision == "native"}
+    ratings = collections.defaultdict(list)
     for row in group.rows:
-        size = row.record["batch_size"]
-        if row.record["precision"] == "native":
-            natives[size] = row.record
-        elif row.is_first and row.times_native:  # where the input lay first
-            ratings[size].append(Rating(row.times_native, row.record))
-    return [answer(ratings[size], natives[size]) for size in sorted(ratings)]
+        record, times = row.record, row.times_native
+        if row.is_first and times and record.precision != "native":
+            ratings[record.batch_size].append(Rating(record, natives[record.batch_size], times))
+    return [answer(f"batch {size}", ratings[size]) for size in sorted(ratings)]
 
 
-def answer(ratings: list[Rating], native: Record) -> str:
+def answer(size: str, ratings: list[Rating]) -> str:
     """One sentence on the cases of one batch size."""
     ratings = sorted(ratings, key=lambda rating: -rating.times.value)
-    size = f"batch {native['batch_size']}"
     faster = [rating for rating in ratings if rating.times.low > 1]
     if not faster:
         noise = " beyond the noise" if ratings[0].times.value > 1 else ""
         return f"Nothing is faster than native at {size}{noise}: {ratings[0].text}."
     fastest = faster[0]
-    if part_of(fastest.record, "flags").get("weights") == "random":
+    if fastest.record.flags.get("weights") == "random":
         unknown = "random weights cannot tell whether it is still the same model"
-        return f"Fastest at {size}: {fastest.text}{size_text(fastest.record, native)}; {unknown}."
+        return f"Fastest at {size}: {fastest.text}{fastest.size}; {unknown}."
     for rating in faster:
-        if part_of(rating.record, "agreement").get("same_model"):
-            found = agreement_text(rating.record) + size_text(rating.record, native)
+        if rating.record.agreement and rating.record.agreement.is_same_model:
+            found = agreement_text(rating.record) + rating.size
             return f"Fastest that is still the same model at {size}: {rating.text}, {found}."
     nothing = f"Nothing that is faster at {size} is still the same model"
     return f"{nothing}: {fastest.text}, has {agreement_text(fastest.record, with_noise=True)}."
@@ -825,33 +861,20 @@ def answer(ratings: list[Rating], native: Record) -> str:
 
 def agreement_text(record: Record, with_noise: bool = False) -> str:
     """How far a case's outputs are native's, with the number of images that says so."""
-    found = agreement_of(record)
-    if not found:
+    if record.agreement is None:
         return "no outputs to compare"
-    if not found["kind"]:  # as in version 1
-        return f"top-1 as native on {found['top1']:.1%} of the images"
-    decibels = found.get("snr_db")
-    noise = "no difference" if decibels is None else f"{decibels:.0f} dB signal to noise"
-    images = "random images" if record.get("images") == "random" else "images"
-    if not found.get("decided"):
-        undecided = ", of which none is decided" if "decided" in found else ""
-        return f"{noise} on {found['images']} {images}{undecided}"
-    text = f"top-1 as native on {decided_text(found)} {images}"
-    if found["kind"] == "scores":
-        text = f"{decided_text(found)} decisions as native on {found['images']} {images}"
+    found = record.agreement.first
+    if not found.kind:
+        return f"top-1 as native on {found.top1:.1%} of the images"
+    noise = "no difference" if found.snr_db is None else f"{found.snr_db:.0f} dB signal to noise"
+    images = "random images" if record.images == "random" else "images"
+    if not found.decided:
+        undecided = ", of which none is decided" if found.counts else ""
+        return f"{noise} on {record.agreement.images} {images}{undecided}"
+    text = f"top-1 as native on {found.counts} {images}"
+    if found.kind == "scores":
+        text = f"{found.counts} decisions as native on {record.agreement.images} {images}"
     return f"{text}, {noise}" if with_noise else text
-
-
-def decided_text(found: Record) -> str:
-    return f"{found['same']} of {found['decided']}" if "decided" in found else ""
-
-
-def size_text(record: Record, native: Record) -> str:
-    """The artifact's size beside native's, where both are known and differ."""
-    ours, theirs = (part_of(each, "artifact").get("bytes") for each in (record, native))
-    if not ours or not theirs or abs(ours / theirs - 1) < SAME_SIZE:
-        return ""
-    return f", {megabytes(ours)} MB instead of {megabytes(theirs)}"
 
 
 def megabytes(count: float) -> str:
@@ -868,27 +891,28 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
 
 
-def print_records(records: list[Record]) -> None:
-    """Prints a run of tensorrt.py's: the first image's classes, and what print_graphs does.
+def print_records(records: list[dict[str, Any]]) -> None:
+    """Prints a run of tensorrt.py's: the first image's classes, then what print_models does.
 
     Args:
-      records: as tensorrt.py makes them, of version 2; a case's newest is the last.
+      records: as they stand in results.jsonl, a case's newest last.
     """
-    if any("predictions" in record for record in records):
-        console().print("", predictions_table(records), sep="\n")
-    print_graphs(arrange(records))
+    read = msgspec.convert(records, list[Record])
+    if any(record.predictions for record in read):
+        console().print("", predictions_table(read), sep="\n")
+    print_models(arrange(read))
 
 
-def print_graphs(graphs: list[Graph]) -> None:
-    """Prints each graph's tables with their answers, then its sentences."""
+def print_models(models: list[Model]) -> None:
+    """Prints each model's tables with their answers, then its sentences."""
     out = console()
-    for graph in graphs:
-        for group in graph.groups:
+    for model in models:
+        for group in model.groups:
             print()
             out.print(grid(*table_of(group), 2, 1, group.title))
             print_lines(answer_lines(group))
         for lines_of in SENTENCES.values():
-            print_lines(lines_of(graph.records))
+            print_lines(lines_of(model.records))
 
 
 def print_lines(lines: list[str]) -> None:
@@ -943,20 +967,20 @@ class Strip(NamedTuple):
 
     @property
     def devices(self) -> set[str]:
-        return {row.record["device"] for row in self.rows}
+        return {row.record.device for row in self.rows}
 
 
-def strips_of(graph: Graph) -> list[Strip]:
+def strips_of(model: Model) -> list[Strip]:
     """A graph's strips."""
     strips, bars = [], []
-    for group in graph.groups:
+    for group in model.groups:
         rows = [row for row in group.rows if row.inputs]
-        if len({row.record["batch_size"] for row in rows}) >= CURVES:
+        if len({row.record.batch_size for row in rows}) >= CURVES:
             strips.append(Strip(group.title, rows, True))
         elif rows:
             bars.append(Strip(group.title, rows, False))
     if bars:
-        title = bars[0].title if len(bars) == 1 else graph.name
+        title = bars[0].title if len(bars) == 1 else model.name
         strips.append(Strip(title, [row for strip in bars for row in strip.rows], False))
     return strips
 
@@ -974,11 +998,11 @@ def newest_strips(strips: list[Strip]) -> list[Strip]:
     return kept[::-1]
 
 
-def draw(graphs: list[Graph]) -> tuple[Figure, str]:
+def draw(models: list[Model]) -> tuple[Figure, str]:
     """The picture of the newest rows, and how many they are where that is not all."""
     from matplotlib.figure import Figure
 
-    every = [strip for graph in graphs for strip in strips_of(graph)]
+    every = [strip for model in models for strip in strips_of(model)]
     strips = newest_strips(every)
     if not strips:
         raise UserError("no case of these files was timed: nothing to draw")
@@ -1017,7 +1041,7 @@ def places_of(strip: Strip) -> tuple[list[float], dict[float, str]]:
     places: list[float] = []
     headings: dict[float, str] = {}
     for row in strip.rows:
-        device = row.record["device"]
+        device = row.record.device
         if len(strip.devices) > 1 and device not in list(headings.values())[-1:]:
             headings[len(places) + len(headings) + 0.05] = device
         places.append(len(places) + len(headings))
@@ -1028,8 +1052,8 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
     """Bars of images/s, with older records' from the bar's top down to the newest."""
     import numpy as np
 
-    speeds = [row.speed for row in rows]
-    looks = [LOOKS[row.record["precision"]] for row in rows]
+    speeds = [row.timing.speed for row in rows]
+    looks = [LOOKS[row.record.precision] for row in rows]
     bars = axes.barh(
         places,
         [speed.value for speed in speeds],
@@ -1043,7 +1067,7 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
     axes.bar_label(bars, [bar_text(row) for row in rows], padding=4, fontsize=9)
     for row, place in zip(rows, places):
         if row.older:
-            trend = [typical_speed(timing).value for timing in (*row.older, row.timing)]
+            trend = [timing.speed.value for timing in (*row.older, row.timing)]
             heights = place + np.linspace(-0.3, 0.3, len(trend))
             axes.plot(trend, heights, ".-", color="black", linewidth=0.8, markersize=4)
     axes.set(title="Speed", xlabel="images/s, median with 95 % interval (times native)")
@@ -1053,15 +1077,15 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
 
 def bar_text(row: Row) -> str:
     times = times_text(row)
-    return f"{row.speed.value:,.1f}" + (f"  ({times})" if times else "")
+    return f"{row.timing.speed.value:,.1f}" + (f"  ({times})" if times else "")
 
 
 def draw_latencies(axes: Axes, rows: list[Row], places: list[float]) -> None:
     """Every waited step, from a row's top to its bottom, and the median as a stroke."""
     label = "ms a step; first step on top, stroke: median"
     for row, place in zip(rows, places):
-        draw_steps(axes, row.timing["seconds"], place)
-        if len(row.timing["seconds"]) > FEW_STEPS:
+        draw_steps(axes, row.timing.seconds, place)
+        if len(row.timing.seconds) > FEW_STEPS:
             label = "ms a step; first step on top, stroke: median, band: lowest to highest"
     low, high = axes.dataLim.intervalx
     if high > 10 * low:
@@ -1072,7 +1096,7 @@ def draw_latencies(axes: Axes, rows: list[Row], places: list[float]) -> None:
     axes.grid(axis="x", alpha=0.4)
 
 
-def draw_steps(axes: Axes, seconds: Iterable[float], place: float) -> None:
+def draw_steps(axes: Axes, seconds: Sequence[float], place: float) -> None:
     """A row's steps: dots, or many as a band from the lowest to the highest of consecutive ones."""
     import numpy as np
 
@@ -1112,7 +1136,7 @@ class Point(NamedTuple):
     @property
     def speed(self) -> float:
         """images/s where the input lay first."""
-        return typical_speed(next(iter(self.record["timings"].values()))).value
+        return next(iter(self.record.timings.values())).speed.value
 
 
 def draw_quality(axes: Axes, rows: list[Row]) -> None:
@@ -1127,7 +1151,7 @@ def draw_quality(axes: Axes, rows: list[Row]) -> None:
     axes.grid(alpha=0.4)
     counts: dict[tuple[float, str], Point] = {}
     for point in points:
-        name, look = engine_name(point.record), marker_of(point.record)
+        name, look = point.record.engine_name, marker_of(point.record)
         axes.plot(point.speed, point.height, label=name, linestyle="none", markersize=8, **look)
         counts.setdefault((round(point.height, 3), point.images), point)
     for point in counts.values():
@@ -1157,28 +1181,21 @@ def quality_points(records: list[Record]) -> tuple[list[Point], str]:
     """The cases that were compared with native, and by what: classes or decisions, else dB."""
     shares, noises, label = [], [], "images with native's first class, %"
     for record in records:
-        found = agreement_of(record)
-        share = share_of(found)
-        if share is not None:
-            shares.append(Point(record, 100 * share, decided_text(found)))
-        if found.get("snr_db") is not None:
-            noises.append(Point(record, found["snr_db"], f"{found['images']} images"))
-        if found.get("kind") == "scores":
-            label = "decisions as in native, %"
+        if record.agreement:
+            found = record.agreement.first
+            if found.share is not None:
+                shares.append(Point(record, 100 * found.share, found.counts))
+            if found.snr_db is not None:
+                noises.append(Point(record, found.snr_db, f"{record.agreement.images} images"))
+            if found.kind == "scores":
+                label = "decisions as in native, %"
     return (shares, label) if shares else (noises, "signal to noise, dB")
-
-
-def share_of(found: Record) -> float | None:
-    """The share of images, or decisions, as in native; None where nothing was decided."""
-    if "decided" not in found:
-        return found.get("top1")
-    return found["same"] / found["decided"] if found["decided"] else None
 
 
 def marker_of(record: Record) -> dict[str, Any]:
     """A case's marker: its shape by precision, its fill by engine."""
-    fill = FILLS.get(record["engine"], "white")
-    shape = LOOKS[record["precision"]].marker
+    fill = FILLS.get(record.engine, "white")
+    shape = LOOKS[record.precision].marker
     return {"marker": shape, "markerfacecolor": fill, "markeredgecolor": "black"}
 
 
@@ -1187,7 +1204,7 @@ def draw_curves(part: SubFigure, rows: list[Row]) -> None:
     speed, latency, trade, quality = part.subplots(1, 4, width_ratios=(4, 4, 4, 3.4))
     for curve in curves_of(rows):
         draw_curve((speed, latency, trade), curve)
-    sizes = sorted({row.record["batch_size"] for row in rows})
+    sizes = sorted({row.record.batch_size for row in rows})
     speed.set(title="Speed", xlabel="batch size", ylabel="images/s, median with 95 % interval")
     latency.set(title="Latency", xlabel="batch size", ylabel="ms a step, median")
     over = f"images/s, at batch {sizes[0]:,} to {sizes[-1]:,}"
@@ -1201,7 +1218,7 @@ def draw_curves(part: SubFigure, rows: list[Row]) -> None:
         axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
         axes.minorticks_off()
     set_logarithmic(trade, "x")
-    first = sorted((row for row in rows if row.is_first), key=lambda row: row.speed)
+    first = sorted((row for row in rows if row.is_first), key=lambda row: row.timing.speed)
     draw_quality(quality, list({row.label: row for row in first}.values()))  # each at its fastest
     if legend := quality.get_legend():
         legend.remove()
@@ -1212,9 +1229,9 @@ def curves_of(rows: list[Row]) -> list[list[Row]]:
     """The rows of each precision, engine and place of the input, by batch size; native first."""
     order = list(LOOKS)
     curves = collections.defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.record["batch_size"]):
+    for row in sorted(rows, key=lambda row: row.record.batch_size):
         curves[row.label].append(row)
-    return sorted(curves.values(), key=lambda curve: order.index(curve[0].record["precision"]))
+    return sorted(curves.values(), key=lambda curve: order.index(curve[0].record.precision))
 
 
 def size_ticks(sizes: list[int]) -> list[int]:
@@ -1231,20 +1248,20 @@ def draw_curve(panels: tuple[Axes, Axes, Axes], rows: list[Row]) -> None:
     """One case's speed, latency and trade-off; grey where its input came from the host."""
     speed, latency, trade = panels
     shade = "0.6" if rows[0].inputs == "host" else "black"
-    stroke = LOOKS[rows[0].record["precision"]].stroke
+    stroke = LOOKS[rows[0].record.precision].stroke
     look = marker_of(rows[0].record) | {"markeredgecolor": shade, "markersize": 6}
     look |= {"label": rows[0].label, "color": shade, "linestyle": stroke, "linewidth": 1}
-    sizes = [row.record["batch_size"] for row in rows]
-    speeds = [row.speed.value for row in rows]
-    milliseconds = [1e3 * row.timing["statistics"]["latency_median"] for row in rows]
-    reach = [list(ends) for ends in zip(*(row.speed.reach for row in rows))]
+    sizes = [row.record.batch_size for row in rows]
+    speeds = [row.timing.speed.value for row in rows]
+    milliseconds = [1e3 * row.timing.statistics["latency_median"] for row in rows]
+    reach = [list(ends) for ends in zip(*(row.timing.speed.reach for row in rows))]
     speed.errorbar(sizes, speeds, reach, capsize=2, **look)
     latency.plot(sizes, milliseconds, **look)
     trade.plot(speeds, milliseconds, **look)
     for row in rows:
         for timing in row.older:
-            size = row.record["batch_size"]
-            speed.plot(size, typical_speed(timing).value, ".", color="0.6", markersize=3)
+            size = row.record.batch_size
+            speed.plot(size, timing.speed.value, ".", color="0.6", markersize=3)
 
 
 # ------------------------------------------------------------------------------------------- page
@@ -1285,21 +1302,21 @@ box.value = decodeURIComponent(location.hash.slice(1));
 filter();"""
 
 
-def page(graphs: list[Graph], figure: Figure) -> str:
+def page(models: list[Model], figure: Figure) -> str:
     """One self-contained HTML page: each graph's tables, answers and sentences, and the picture."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>tensorrt.py</title>",
         f"<style>{STYLE}</style>",
         "<h1>What does TensorRT buy this model, and is it still the same model?</h1>",
     ]
-    is_long = sum(len(graph.records) for graph in graphs) > MOST_ROWS
+    is_long = sum(len(model.records) for model in models) > MOST_ROWS
     if is_long:
         box = f"<input type=search data-most={MOST_ROWS} placeholder='words, such as int8 node-7'>"
         parts.append(f"<p><label>Filter: {box}</label> <output></output>")
-    for graph in graphs:
-        parts += [html_section(group) for group in graph.groups]
+    for model in models:
+        parts += [html_section(group) for group in model.groups]
         for title, lines_of in (SENTENCES | ORIGINS).items():
-            items = [f"<li>{html.escape(line)}" for line in lines_of(graph.records)]
+            items = [f"<li>{html.escape(line)}" for line in lines_of(model.records)]
             parts += [f"<h3>{title}</h3><ul>", *items, "</ul>"] if items else []
     svg = io.StringIO()
     figure.savefig(svg, format="svg")
@@ -1328,7 +1345,7 @@ FEWEST_ROUNDS = 5  # under which a case knows too little of itself: tensorrt.py'
 
 def newest(records: list[Record]) -> dict[tuple[str, str], Record]:
     """Each case's newest record, by case and device."""
-    return {(f"{r['network']} {case_of(r)}", r["device"]): r for r in records}
+    return {(f"{record.network} {record.case}", record.device): record for record in records}
 
 
 def compare(
@@ -1344,7 +1361,7 @@ def compare(
       For each case its name, the ratio of images/s, the interval and the verdict; and whether one
       lost more, or fails now.
     """
-    before = newest([record for record in old if record["timings"]])
+    before = newest([record for record in old if record.timings])
     devices = collections.defaultdict(list)
     for case, device in before:
         devices[case].append(device)
@@ -1357,7 +1374,7 @@ def compare(
         else:
             others = ", ".join(sorted(devices[case]))
             why = f"other device ({others}, now {device})" if others else "no such case before"
-            rows.append([case_of(record), "", "", f"not comparable: {why}"])
+            rows.append([record.case, "", "", f"not comparable: {why}"])
     return rows, is_lost
 
 
@@ -1366,34 +1383,25 @@ def compare_case(
 ) -> tuple[list[list[str]], bool]:
     """compare for one case that was timed before; a row for each place of its input."""
     if found := obstacles(new, old):
-        return [[case_of(new), "", "", f"not comparable: {'; '.join(found)}"]], False
-    if new["status"] == "failed":
-        return [[case_of(new), "", "", f"fails now: {new.get('error') or ''}"]], True
+        return [[new.case, "", "", f"not comparable: {'; '.join(found)}"]], False
+    if new.status == "failed":
+        return [[new.case, "", "", f"fails now: {new.error}"]], True
     rows, lost = [], False
-    for inputs in new["timings"].keys() & old["timings"].keys():
-        timings = new["timings"][inputs], old["timings"][inputs]
-        ratio, low, high = ratio_of(*timings)
+    for inputs in new.timings.keys() & old.timings.keys():
+        now, then = new.timings[inputs], old.timings[inputs]
+        ratio, low, high = ratio_of(now, then)
         lost |= fail_slower is not None and high < 1 - fail_slower / 100
-        known = verdict(ratio, low, high) + doubt_text(max(1, min(map(rounds_in, timings))))
-        name = case_of(new) + from_host(inputs)
-        rows.append([name, f"{ratio:.3f}", f"{low:.3f} to {high:.3f}", known])
+        known = verdict(ratio, low, high) + doubt_text(max(1, min(now.rounds, then.rounds)))
+        interval = f"{low:.3f} to {high:.3f}"
+        rows.append([new.case + from_host(inputs), f"{ratio:.3f}", interval, known])
     return rows, lost
 
 
 def obstacles(new: Record, old: Record) -> list[str]:
     """What differs too much to compare two records of a case."""
-    then, now = comparable_facts(old), comparable_facts(new)
+    then, now = old.comparable_facts, new.comparable_facts
     differing = [name for name in now if then[name] != now[name]]
     return [f"other {name} ({then[name][:12]}, now {now[name][:12]})" for name in differing]
-
-
-def comparable_facts(record: Record) -> dict[str, str]:
-    """What has to be equal in two records of a case, by the name that a message gives it."""
-    facts = {name: str(record.get(name)) for name in ("engine_version", "input_dtype")}
-    flags = part_of(record, "flags")
-    return (
-        facts | graph_facts(record) | {f"flags {name}": str(flags.get(name)) for name in SETTINGS}
-    )
 
 
 def verdict(ratio: float, low: float, high: float) -> str:
@@ -1434,14 +1442,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return given
 
 
-def write(graphs: list[Graph], output: Path) -> None:
+def write(models: list[Model], output: Path) -> None:
     """Writes the picture or the page; raises UserError where that cannot be."""
     if output.suffix not in (".png", ".svg", ".pdf", ".html"):
         raise UserError(f"--output={output}: pass a name that ends in .png, .svg, .pdf or .html")
-    figure, left_out = draw(graphs)
+    figure, left_out = draw(models)
     try:
         if output.suffix == ".html":
-            output.write_text(page(graphs, figure), encoding="utf-8")
+            output.write_text(page(models, figure), encoding="utf-8")
         else:
             figure.savefig(output, dpi=120)
     except OSError as error:
@@ -1453,10 +1461,10 @@ def write(graphs: list[Graph], output: Path) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints, draws and compares what the command line names; the exit status."""
     records = merged(options.files)
-    graphs = arrange(records)
-    print_graphs(graphs)
+    models = arrange(records)
+    print_models(models)
     if options.output or not options.compare:
-        write(graphs, Path(options.output or Path(options.files[0]).with_name("report.png")))
+        write(models, Path(options.output or Path(options.files[0]).with_name("report.png")))
     if not options.compare:
         return 0
     rows, is_lost = compare(records, merged([options.compare]), options.fail_slower)

@@ -5,7 +5,8 @@
 The records are a fleet's: real ones of four precisions (tests/data/records_2.jsonl), at four batch
 sizes, on so many devices that each case ran --runs times; --runs=1 gives every record a row of its
 own. Each has --steps steps in each of two places of its input, in five rounds, with speeds,
-times and notes of its own. A line a command: seconds, and the highest memory of its process.
+times and notes of its own. A line a command: seconds, those that it had a core for,
+and the highest memory of its process.
 """
 
 import argparse
@@ -99,8 +100,11 @@ def measure(name, words, out):
     seconds = time.perf_counter() - start
     memory = usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     load = os.getloadavg()[0]
+    cpu = usage.ru_utime + usage.ru_stime
     ended = f"status {process.returncode}, load {load:.1f}"
-    print(f"{name:10} {seconds:5.1f} s  {memory:4.0f} MB  {ended}", flush=True)
+    print(
+        f"{name:10} {seconds:5.1f} s ({cpu:.1f} of a core)  {memory:4.0f} MB  {ended}", flush=True
+    )
 
 
 def main():

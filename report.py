@@ -175,9 +175,11 @@ class GraphFacts(msgspec.Struct):
     shape: list[int | None] = []
 
     def __post_init__(self) -> None:
+        """Gives version 1's tensors the names of version 2."""
         if self.input:
-            self.inputs = [Tensor(self.input, self.shape)]
-            self.outputs = [Tensor(self.output)]
+            self.inputs, self.outputs = [Tensor(self.input, self.shape)], [Tensor(self.output)]
+            self.input = self.output = ""
+            self.shape = []
 
     @property
     def key(self) -> dict[str, str]:
@@ -198,9 +200,9 @@ class ChangedImage(msgspec.Struct):
 
 
 class OutputAgreement(msgspec.Struct):
-    """How far one output is native's; in version 1, without kind and counts, top1 and cosine."""
+    """How far one output is native's; in version 1 without kind, noise and counts."""
 
-    kind: str = ""
+    kind: str = ""  # probabilities, logits, scores or values
     snr_db: float | None = None  # None where nothing differs
     same: Count | None = None  # images, or decisions, as in native
     decided: Count | None = None
@@ -210,10 +212,9 @@ class OutputAgreement(msgspec.Struct):
     cosine: float = 1.0
 
     def __post_init__(self) -> None:
+        """Drops counts that are not all there."""
         if None in (self.same, self.decided, self.undecided):
             self.same = self.decided = self.undecided = self.changed = None
-        if not self.kind and self.top1 is None:
-            raise ValueError("`kind` is missing")
 
     @property
     def counts(self) -> str:
@@ -234,14 +235,6 @@ class Agreement(OutputAgreement):
     images: Count | None = None
     same_model: bool | None = None
     outputs: dict[str, OutputAgreement] = {}
-
-    def __post_init__(self) -> None:
-        if self.same_model is None:
-            super().__post_init__()
-
-    @property
-    def first(self) -> OutputAgreement:
-        return next(iter(self.outputs.values()), self)
 
     @property
     def is_same_model(self) -> bool:
@@ -308,12 +301,6 @@ class Record(msgspec.Struct, kw_only=True):
     calibration: dict[str, Any] | None = None
     together: Together | None = None
 
-    def __post_init__(self) -> None:
-        """Forgets an agreement of no outputs."""
-        found = self.agreement
-        if found and found.same_model is not None and not found.outputs:
-            self.agreement = None
-
     @property
     def precision_name(self) -> str:
         return self.precision if self.precision == "native" else self.precision.upper()
@@ -328,6 +315,12 @@ class Record(msgspec.Struct, kw_only=True):
     def case(self) -> str:
         """`FP16 xla 8`, with the batch size."""
         return f"{self.engine_name} {self.batch_size}"
+
+    @property
+    def output(self) -> OutputAgreement:
+        """How far its first output is native's; empty where that is not known."""
+        agreement = self.agreement or Agreement()
+        return next(iter(agreement.outputs.values()), agreement)
 
     @property
     def comparable_facts(self) -> dict[str, str]:
@@ -545,7 +538,7 @@ def cells_of(row: Row, best: float) -> list[str]:
     if not row.is_first:
         return ["", " from host", "", *timing, *[""] * 4]
     head = [record.precision_name, record.engine + from_host(row.inputs)]
-    agreement = agreement_cells(record.agreement)
+    agreement = agreement_cells(record.output)
     return [*head, str(record.batch_size), *timing, *agreement, *artifact_cells(record.artifact)]
 
 
@@ -570,15 +563,12 @@ def times_text(row: Row) -> str:
     return f"{row.times_native.value:.2f}x" + (f" ±{half:.2f}" if half else "")
 
 
-def agreement_cells(agreement: Agreement | None) -> list[str]:
+def agreement_cells(output: OutputAgreement) -> list[str]:
     """On how many images, or decisions, the same as native; signal to noise in dB."""
-    if agreement is None:
-        return ["", ""]
-    found = agreement.first
-    if not found.kind:
-        return [f"{found.top1:.1%}", ""]
-    share = "" if found.decided is None else f"{found.same}/{found.decided}"
-    return [share, "equal" if found.snr_db is None else f"{found.snr_db:.0f}"]
+    if not output.kind:
+        return ["" if output.top1 is None else f"{output.top1:.1%}", ""]
+    noise = "equal" if output.snr_db is None else f"{output.snr_db:.0f}"
+    return [output.counts.replace(" of ", "/"), noise]
 
 
 def artifact_cells(artifact: Artifact | None) -> list[str]:
@@ -710,9 +700,7 @@ def accuracy_lines(record: Record) -> list[str]:
 @about_cases
 def agreement_lines(record: Record) -> list[str]:
     """Which images changed their first class, and how many are undecided."""
-    if record.agreement is None:
-        return []
-    found, lines = record.agreement.first, []
+    found, lines = record.output, []
     if changed := found.changed:
         head = f"the first class changed on {len(changed)} of {found.decided} images"
         more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
@@ -766,33 +754,30 @@ def environment_lines(records: list[Record]) -> list[str]:
 
 
 def environment_of(record: Record) -> list[str]:
-    device, graph = record.device, record.graph
+    """A line each on device, engine and graph."""
+    device = record.device
     if record.gpu:
         gpu = collections.defaultdict(str, record.gpu)
         device += f", driver {gpu['driver']}, compute capability {gpu['compute_capability']}"
-    facts = {
-        "name": graph.name,
-        "sha256": graph.sha256,
-        "inputs": tensors_text(graph.inputs),
-        "outputs": tensors_text(graph.outputs),
-        "layout": graph.layout,
-        "scaling": graph.scaling,
-        "half_share": graph.half_share,
-    }
+    graph = {name: fact for name, fact in msgspec.to_builtins(record.graph).items() if fact}
     return [
         f"{device}; {facts_text(record.versions)}",
         f"{record.engine} {record.engine_version}; {facts_text(record.flags)}",
-        f"graph {facts_text({name: fact for name, fact in facts.items() if fact})}",
+        f"graph {facts_text(graph)}",
     ]
 
 
 def facts_text(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {fact}" for name, fact in facts.items())
+    """`name value, name value`; a tensor's value is its name, shape and type."""
+    return ", ".join(f"{name} {fact_text(fact)}" for name, fact in facts.items())
 
 
-def tensors_text(tensors: list[Tensor]) -> str:
-    """Each tensor's name, shape and type."""
-    return "; ".join(f"{one.name} {one.shape or ''} {one.dtype}".rstrip() for one in tensors)
+def fact_text(fact: Any) -> str:
+    if isinstance(fact, list) and dict in map(type, fact):
+        return "; ".join(map(fact_text, fact))
+    if isinstance(fact, dict):
+        return " ".join(str(part) for part in fact.values() if part)
+    return str(fact)
 
 
 SENTENCES = {
@@ -866,19 +851,19 @@ def answer(size: str, ratings: list[Rating]) -> str:
 
 def agreement_text(record: Record, with_noise: bool = False) -> str:
     """How far a case's outputs are native's, with the number of images that says so."""
-    if record.agreement is None:
-        return "no outputs to compare"
-    found = record.agreement.first
+    found, count = record.output, record.agreement.images if record.agreement else None
     if not found.kind:
+        if found.top1 is None:
+            return "no outputs to compare"
         return f"top-1 as native on {found.top1:.1%} of the images"
     noise = "no difference" if found.snr_db is None else f"{found.snr_db:.0f} dB signal to noise"
     images = "random images" if record.images == "random" else "images"
     if not found.decided:
         undecided = ", of which none is decided" if found.counts else ""
-        return f"{noise} on {record.agreement.images} {images}{undecided}"
+        return f"{noise} on {count} {images}{undecided}"
     text = f"top-1 as native on {found.counts} {images}"
     if found.kind == "scores":
-        text = f"{found.counts} decisions as native on {record.agreement.images} {images}"
+        text = f"{found.counts} decisions as native on {count} {images}"
     return f"{text}, {noise}" if with_noise else text
 
 
@@ -1060,6 +1045,7 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
 
     speeds = [row.timing.speed for row in rows]
     looks = [LOOKS[row.record.precision] for row in rows]
+    label = "images/s, median with 95 % interval (times native)"
     bars = axes.barh(
         places,
         [speed.value for speed in speeds],
@@ -1075,8 +1061,9 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
         if row.older:
             trend = [timing.speed.value for timing in (*row.older, row.timing)]
             heights = place + np.linspace(-0.3, 0.3, len(trend))
-            axes.plot(trend, heights, ".-", color="black", linewidth=0.8, markersize=4)
-    axes.set(title="Speed", xlabel="images/s, median with 95 % interval (times native)")
+            axes.plot(trend, heights, "ko-", linewidth=0.7, markersize=3.5, markerfacecolor="white")
+            label = "images/s, median with 95 % interval (times native), dots: older"
+    axes.set(title="Speed", xlabel=label)
     axes.set_xlim(0, 1.4 * max(speed.high for speed in speeds))
     axes.xaxis.set_major_formatter("{x:,.10g}")
 
@@ -1088,11 +1075,11 @@ def bar_text(row: Row) -> str:
 
 def draw_latencies(axes: Axes, rows: list[Row], places: list[float]) -> None:
     """Every waited step, from a row's top to its bottom, and the median as a stroke."""
-    label = "ms a step; first step on top, stroke: median"
+    label = "ms a step; first on top, stroke: median"
     for row, place in zip(rows, places):
         draw_steps(axes, row.timing.seconds, place)
         if len(row.timing.seconds) > FEW_STEPS:
-            label = "ms a step; first step on top, stroke: median, band: lowest to highest"
+            label = "ms a step; first on top, stroke: median, band: range"
     low, high = axes.dataLim.intervalx
     if high > 10 * low:
         set_logarithmic(axes, "x")
@@ -1187,15 +1174,16 @@ def quality_points(records: list[Record]) -> tuple[list[Point], str]:
     """The cases that were compared with native, and by what: classes or decisions, else dB."""
     shares, noises, label = [], [], "images with native's first class, %"
     for record in records:
-        if record.agreement:
-            found = record.agreement.first
-            if found.share is not None:
-                shares.append(Point(record, 100 * found.share, found.counts))
-            if found.snr_db is not None:
-                noises.append(Point(record, found.snr_db, f"{record.agreement.images} images"))
-            if found.kind == "scores":
-                label = "decisions as in native, %"
-    return (shares, label) if shares else (noises, "signal to noise, dB")
+        found = record.output
+        if found.share is not None:
+            shares.append(Point(record, 100 * found.share, found.counts))
+        if record.agreement and found.snr_db is not None:
+            noises.append(Point(record, found.snr_db, f"{record.agreement.images} images"))
+        if found.kind == "scores":
+            label = "decisions as in native, %"
+    points = shares or noises
+    label = label if shares else "signal to noise, dB"
+    return [point for point in points if math.isfinite(point.height)], label
 
 
 def marker_of(record: Record) -> dict[str, Any]:
@@ -1275,8 +1263,8 @@ def draw_curve(panels: tuple[Axes, Axes, Axes], rows: list[Row]) -> None:
 STYLE = """\
 body{font:15px/1.5 system-ui,sans-serif;max-width:72em;margin:2em auto;padding:0 1em;color:#111}
 table{border-collapse:collapse;margin:1em 0}
-th,td{padding:.2em .7em;text-align:right;border-bottom:1px solid #ccc}
-th{vertical-align:bottom;white-space:pre-line}
+th,td{padding:.2em .6em;text-align:right;white-space:pre;border-bottom:1px solid #ccc}
+th{vertical-align:bottom}
 th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}
 input{font:inherit;width:24em}
 svg{max-width:100%;height:auto}"""

@@ -207,3 +207,17 @@ def test_first_contact_in_one_file(tmp_path):
     assert "onnxruntime" in found["runs"][0]["stdout"] and found["runs"][1]["status"] == 0
     assert [record["status"] for record in found["records"]] == ["ok"] * 8
     assert all(record["accuracy"]["top1"] > 0.9 for record in found["records"])
+
+
+def test_the_bench_of_many_records_writes_real_ones(script, tmp_path):
+    """A fleet's: every record is one, and each case ran several times on each device."""
+    many = script("many_records")
+    records = list(many.fleet(70, 2, 10))
+    for record in records:
+        validate(record)
+    cases = {(r["device"], r["precision"], r["batch_size"]) for r in records}
+    assert len(records) == 70 and len(cases) == 48
+    words = [sys.executable, BENCH / "many_records.py", "--records=70", f"--keep={tmp_path}"]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=170)
+    assert ran.returncode == 0 and ran.stdout.count("status 0") == 4, ran
+    assert (tmp_path / "many.html").exists()

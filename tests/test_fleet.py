@@ -410,7 +410,7 @@ def test_a_case_that_cannot_be_prepared_is_a_row(
     # a process could not import this module's name
     monkeypatch.setattr(bench, "load_model", lambda config: model)
     monkeypatch.setattr(bench, "untimed_reference", lambda *_: None)
-    monkeypatch.setattr(bench.OnnxSource, "write", lambda self, case: (None, error))
+    monkeypatch.setattr(bench.OnnxSource, "write", lambda self, model, case: (None, error))
     flags = ["--gpus=cpu:1", *["--spread"] * spread, "--fp32"]
     assert fleet.main([*words_of(forms, tmp_path), *flags]) == 1
     out, _ = capsys.readouterr()

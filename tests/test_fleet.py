@@ -7,10 +7,9 @@ import subprocess
 import sys
 import threading
 import types
-from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -457,7 +456,7 @@ def test_the_largest_batch_within_a_limit_of_memory(forms, tmp_path):
     """The memory of the tries is held down as `ulimit -d` does it."""
     import resource
 
-    words = [sys.executable, str(Path(__file__).parent.parent / "tensorrt.py"), "--preprocessing=none", "--native",
+    words = [sys.executable, str(ROOT / "tensorrt.py"), "--preprocessing=none", "--native",
              f"--frozen_graph={forms['frozen_graph']}", "--batch_size=max", "--num_loops=2", "--num_warmup=0",
              f"--output_dir={tmp_path}"]  # fmt: skip
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_DATA, (2 << 30, resource.RLIM_INFINITY))

@@ -1,12 +1,16 @@
 """Networks and pictures that once failed, and what is said of flags that do not fit them."""
 
 import contextlib
+import functools
+import subprocess
+import sys
 import threading
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from helpers import ROOT, load
 
 onnxruntime = pytest.importorskip("onnxruntime")
 PRECISIONS = ("--native", "--fp32", "--fp16", "--int8", "--engine=onnxruntime")
@@ -404,15 +408,40 @@ def test_a_full_disk_is_called_a_full_disk(main, bench, forms, monkeypatch):
 # --------------------------------------------------------------------------------------------- the built-in network
 
 
+def narrow(patch):
+    """Has Keras's ResNet-50 v2 be two blocks of a sixteenth of the channels in each stage: a hundredth of the work."""
+    from keras.src.applications import resnet
+
+    name = "stack_residual_blocks_v2" if hasattr(resnet, "stack_residual_blocks_v2") else "stack2"  # Keras 3, Keras 2
+    stack = getattr(resnet, name)
+    patch.setattr(resnet, name, lambda x, filters, blocks, **more: stack(x, filters // 16, 2, **more))
+
+
+@pytest.fixture
+def stages(request, monkeypatch):
+    """The stages of Keras's ResNet-50 v2: "narrow" ones, or "whole" where a test asks for them."""
+    kind = getattr(request, "param", "narrow")
+    if kind == "narrow":
+        narrow(monkeypatch)
+    return kind
+
+
 @pytest.fixture(scope="session")
-def weights_file(tmp_path_factory):
-    """Weights of ResNet-50 v2 as Keras keeps them, but random."""
+def weights_of(tmp_path_factory):
+    """Gives the bytes of ResNet-50 v2's weights as Keras keeps them, but random."""
     import tensorflow as tf
 
-    tf.keras.utils.set_random_seed(7)
-    path = tmp_path_factory.mktemp("weights") / "w.h5"
-    tf.keras.applications.ResNet50V2(weights=None).save(path)
-    return path
+    @functools.cache
+    def make(stages):
+        tf.keras.utils.set_random_seed(7)
+        path = tmp_path_factory.mktemp("weights") / "w.h5"
+        with pytest.MonkeyPatch.context() as patch:
+            if stages == "narrow":
+                narrow(patch)
+            tf.keras.applications.ResNet50V2(weights=None).save(path)
+        return path.read_bytes()
+
+    return make
 
 
 @pytest.fixture
@@ -430,13 +459,13 @@ def small_network(bench, monkeypatch):
 
 
 @pytest.fixture
-def keras_server(bench, weights_file, monkeypatch):
+def keras_server(bench, weights_of, stages, monkeypatch):
     """A local server in the place of Keras's, with weights of ResNet-50 v2 that are its own; counts what it gave."""
     import hashlib
 
     from keras.src.applications import resnet
 
-    data = weights_file.read_bytes()
+    data = weights_of(stages)
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -479,6 +508,7 @@ def keras_folder(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.parametrize("stages", ["narrow", pytest.param("whole", marks=pytest.mark.slow)], indirect=True)
 def test_the_built_in_network_is_trained_where_photographs_are_given(main, photograph, keras_server, keras_folder):
     ran = main(f"--image_file={photograph}", "--batch_size=1", "--num_loops=2")
     assert ran.status == 0, ran.err
@@ -543,10 +573,6 @@ def test_a_download_that_breaks_falls_back_unless_it_was_asked_for(
 @pytest.fixture(scope="session")
 def networks():
     """tests/bench/networks.py as a module."""
-    import sys
-
-    from conftest import ROOT, load
-
     sys.path.append(str(ROOT / "tests" / "bench"))
     return load("networks_py", "tests/bench/networks.py")
 
@@ -566,11 +592,6 @@ def test_the_bench_judges_by_decibels(networks):
 
 @pytest.mark.slow
 def test_the_bench_catches_scales_that_were_broken_on_purpose(shared, tmp_path):
-    import subprocess
-    import sys
-
-    from conftest import ROOT
-
     bench = str(ROOT / "tests" / "bench" / "networks.py")
     words = [sys.executable, bench, str(shared / "images"), "one_channel", f"--results={tmp_path / 'r.jsonl'}"]
     whole = subprocess.run(words, capture_output=True, text=True, timeout=500)

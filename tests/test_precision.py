@@ -7,14 +7,12 @@ import shutil
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import agreement, run_case
+from helpers import ROOT, agreement, run_case
 
 onnxruntime = pytest.importorskip("onnxruntime")
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +88,7 @@ def test_caffe_channels_are_reversed_on_the_device(bench, graph_file, tmp_path):
               "--noisolate"]  # fmt: skip
     results = []
     for dtype in ("float32", "uint8"):
-        config = bench.parse_flags([*common, f"--host_dtype={dtype}", "--num_loops=2"])
+        config = bench.parse_flags([*common, f"--host_dtype={dtype}", "--num_loops=2", "--num_warmup=0"])
         graph = bench.load_graph(config)
         case = bench.Case("native", "native", 3)
         results.append(run_case(bench, bench.Job(case, config, graph, bench.load_images(config, graph, 3))).outputs)
@@ -524,7 +522,7 @@ def test_tensorrt_py_alone_does_what_the_2018_script_did(tmp_path, forms):
     shutil.copy(ROOT / "tensorrt.py", alone)
     words = [sys.executable, str(alone / "tensorrt.py"), f"--frozen_graph={forms['frozen_graph']}", "--native",
              "--fp32", "--int8", "--engine=xla,onnxruntime,auto", "--preprocessing=none", "--batch_size=2",
-             "--num_loops=2", f"--output_dir={tmp_path}"]  # fmt: skip
+             "--num_loops=2", "--num_warmup=1", f"--output_dir={tmp_path}"]  # fmt: skip
     ran = subprocess.run(words, capture_output=True, text=True, timeout=170)
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     by_case = {(record["precision"], record["engine"]): record for record in records}

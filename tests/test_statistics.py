@@ -2,21 +2,16 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import needs_proc
+from helpers import ROOT, load, needs_proc
 from hypothesis import given
 from hypothesis import strategies as st
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def report():
-    from conftest import load
-
     return load("report_of_statistics", "report.py")
 
 

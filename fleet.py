@@ -17,9 +17,9 @@
 # ///
 """tensorrt.py on many devices: several GPUs of this machine, or a Ray cluster.
 
-    python fleet.py --gpus=all --native --fp16 --batch_size=128          each case on all GPUs at once
-    python fleet.py --gpus=all --spread --native --fp16 --batch_size=128 each case on one GPU, several at a time
-    python fleet.py --ray_address=auto --native --fp16 --batch_size=128  each case on every node of a cluster
+    python fleet.py --gpus=all --native --fp16              each case on all GPUs at once
+    python fleet.py --gpus=all --spread --native --fp16     each case on one GPU, several at a time
+    python fleet.py --ray_address=auto --native --fp16      each case on every node of a cluster
 
 It takes all flags of tensorrt.py, writes the same records, one for each case and device, and prints
 a table for each device.
@@ -68,7 +68,8 @@ def load_library() -> ModuleType:
     """tensorrt.py, which takes this folder off sys.path: it would hide the package tensorrt."""
     path = HERE / "tensorrt.py"
     known = sys.modules.get(LIBRARY)
-    if known and known.__file__ == str(path):  # a node of a cluster may still have that of an earlier task
+    # a node of a cluster may still have that of an earlier task
+    if known and known.__file__ == str(path):
         return known
     spec = importlib.util.spec_from_file_location(LIBRARY, path)
     assert spec and spec.loader
@@ -92,10 +93,14 @@ if "gpus" not in bench.FLAGS:
         "CPU's cores between two processes.",
     )
     bench.DEFINE_string(
-        "ray_address", None, "auto, HOST:PORT or local: run the cases as tasks of a Ray cluster, on every node."
+        "ray_address",
+        None,
+        "auto, HOST:PORT or local: run the cases as tasks of a Ray cluster, on every node.",
     )
     bench.DEFINE_boolean(
-        "spread", False, "With --gpus or --ray_address: different cases at the same time, each on one GPU."
+        "spread",
+        False,
+        "With --gpus or --ray_address: different cases at the same time, each on one GPU.",
     )
 
 
@@ -111,10 +116,13 @@ def refuse_flags(config: Any) -> None:
         raise bench.UserError(f"{what}: {where} (tensorrt.py measures on one)")
     if config.gpus and config.ray_address:
         raise bench.UserError(
-            "--gpus and --ray_address exclude each other: a cluster's tasks take all GPUs of their node"
+            "--gpus and --ray_address exclude each other: a cluster's tasks take all GPUs of "
+            "their node"
         )
     if not config.isolate:
-        raise bench.UserError("--gpus and --ray_address need a process for each case: no --noisolate")
+        raise bench.UserError(
+            "--gpus and --ray_address need a process for each case: no --noisolate"
+        )
 
 
 # ------------------------------------------------------------------------------------- placements
@@ -122,7 +130,7 @@ def refuse_flags(config: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a process runs: on a GPU by its index, on one of `count` equal shares of the cores, or anywhere."""
+    """Where a process runs: on a GPU, on one of `count` equal shares of the cores, or anywhere."""
 
     gpu: int | None = None
     index: int = 0
@@ -156,21 +164,26 @@ def choose_placements(wanted: str) -> list[Placement]:
         seen = "NVML sees no NVIDIA GPU"
         if there:
             seen = f"NVML sees {', '.join(there)}: pass all, or some of these"
-        raise bench.UserError(f"--gpus={wanted}: {seen}; cpu:2 splits the CPU's cores between two processes")
+        raise bench.UserError(
+            f"--gpus={wanted}: {seen}; cpu:2 splits the CPU's cores between two processes"
+        )
     return [Placement(gpu=int(index)) for index in asked]
 
 
 def share_cores(wanted: str, count: int) -> list[Placement]:
     cores = len(bench.cores())
     if not hasattr(os, "sched_setaffinity"):
-        raise bench.UserError(f"--gpus={wanted}: only Linux lets a program divide its cores: leave --gpus out")
+        raise bench.UserError(
+            f"--gpus={wanted}: only Linux lets a program divide its cores: leave --gpus out"
+        )
     if count > cores:
         raise bench.UserError(f"--gpus={wanted}: there are {cores} cores: pass cpu:{cores} or less")
     return [Placement(index=index, count=count) for index in range(count)]
 
 
 class Barrier:
-    """Where the processes of one case meet: a slot each, which counts its meetings; -1 once it has left.
+    """Where the processes of one case meet: a slot each, which counts its meetings; -1 once it has
+    left.
 
     Not multiprocessing's: a process that is killed while it waits there blocks all others for good.
     """
@@ -193,7 +206,9 @@ class PlacedCase(bench.OpenCase):
     def __init__(self, job: Any, placement: Placement, barrier: Barrier | None, own: int) -> None:
         placement.confine()
         super().__init__(job)
-        self.placement, self.barrier, self.own = placement, barrier, own
+        self.placement = placement
+        self.barrier = barrier
+        self.own = own
         self.memory_share /= placement.count
 
     def meet(self) -> None:
@@ -211,8 +226,10 @@ def placed(machine: dict[str, Any], placement: Placement) -> dict[str, Any]:
     return {**machine, "device": f"{machine['device_kind']} ({placement})"}
 
 
-def start_placed(job: Any, placement: Placement, barrier: Barrier | None = None, own: int = 0) -> Any:
-    """The process of a job on a placement; each has its own artifacts: a plan is made for one GPU."""
+def start_placed(
+    job: Any, placement: Placement, barrier: Barrier | None = None, own: int = 0
+) -> Any:
+    """The process of a job on a placement, with its own artifacts: a plan is for one GPU."""
     folder = str(Path(job.config.output_dir, str(placement)))
     config = bench.Config(**{**vars(job.config), "output_dir": folder})
     job = dataclasses.replace(job, config=config)
@@ -281,7 +298,8 @@ class Team(bench.Session):
             return {}
         barrier = Barrier(len(self.members))
         for own, member in enumerate(self.members):
-            member.barrier, member.own = barrier, own
+            member.barrier = barrier
+            member.own = own
             if member.over:
                 barrier.leave(own)
         self.opened += 1
@@ -304,9 +322,12 @@ class Team(bench.Session):
 
     def measure_all(self) -> dict[Any, Exception]:
         """Measures a round of the members that are still there; returns their errors."""
-        begun, steps = time.monotonic(), self.steps
+        begun = time.monotonic()
+        steps = self.steps
         members = [member for member in self.members if not member.over]
-        errors = self.each(lambda member: member.add_round(member.worker.ask("measure_round", steps)), members)
+        errors = self.each(
+            lambda member: member.add_round(member.worker.ask("measure_round", steps)), members
+        )
         self.seconds.append(time.monotonic() - begun)
         return errors
 
@@ -318,7 +339,8 @@ class Team(bench.Session):
         self.job = job
         self.result = bench.Result(job.case)
         for member in self.members:
-            member.job, member.result = job, bench.Result(job.case)
+            member.job = job
+            member.result = bench.Result(job.case)
 
     def makes_room(self, error: Exception, others: list[Any]) -> bool:
         before = self.job
@@ -353,16 +375,21 @@ def add_up(results: list[Any]) -> None:
     if len(results) < 2:
         return
     for result in whole:
-        sums = {inputs: sum(other.timings[inputs].throughput for other in whole) for inputs in result.timings}
+        sums = {
+            inputs: sum(other.timings[inputs].throughput for other in whole)
+            for inputs in result.timings
+        }
         devices = [other.machine["device"] for other in whole]
         result.facts["together"] = {"devices": devices, "throughput": sums}
         if len(whole) < len(results):
-            result.notes.append(f"only {len(whole)} of {len(results)} devices came through: neighbours were missing")
+            result.notes.append(
+                f"only {len(whole)} of {len(results)} devices came through: neighbours were missing"
+            )
 
 
 @contextlib.contextmanager
 def threads_for(count: int) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
-    """Threads that each wait for a case's process; on Ctrl-C those are killed, so that the threads end."""
+    """Threads that each wait for a case's process; Ctrl-C kills those, so that the threads end."""
     with concurrent.futures.ThreadPoolExecutor(count) as threads:
         try:
             yield threads
@@ -379,7 +406,7 @@ def schedule_together(config: Any, jobs: list[Any], placements: list[Placement])
 
 
 def schedule_spread(config: Any, jobs: list[Any], placements: list[Placement]) -> Iterator[Any]:
-    """Different cases at the same time, each with all its rounds on the first placement that is free."""
+    """Different cases at the same time, each on the first placement that is free."""
     first = functools.partial(PlacedSession, placement=placements[0])
     reference = bench.untimed_reference(config, jobs, first)
     free = queue.SimpleQueue[Placement]()
@@ -405,14 +432,17 @@ PROGRAM = ("fleet.py", "tensorrt.py", "precision.py")  # what a node needs of it
 
 
 class Cluster:
-    """A Ray cluster. A case is a task: on all GPUs of every node or, with --spread, on one GPU of any.
+    """A Ray cluster. A case is a task: on all GPUs of every node or, with --spread, on one GPU of
+    any.
 
     A task takes whole GPUs; where no node has one it takes the CPUs of a node. What it needs goes
-    through Ray's object store, once to each node: the program, the graph, the images, the ONNX file.
+    through Ray's object store, once to each node: the program, the graph, the images, the ONNX
+    file.
     """
 
     def __init__(self, config: Any) -> None:
-        self.ray, self.images = join_cluster(config.ray_address), None
+        self.ray = join_cluster(config.ray_address)
+        self.images = None
         self.ship = functools.cache(lambda path: self.ray.put(Path(path).read_bytes()))
         alive = [node for node in self.ray.nodes() if node["Alive"]]
         with_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in alive)
@@ -420,7 +450,8 @@ class Cluster:
         nodes = [node for node in alive if node["Resources"].get(self.unit, 0) >= 1]
         if not nodes:
             raise bench.UserError(
-                f"--ray_address={config.ray_address}: no node has a GPU or CPU to give: start one without --num-cpus=0"
+                f"--ray_address={config.ray_address}: no node has a GPU or CPU to give: start one "
+                "without --num-cpus=0"
             )
         self.names = names_of(nodes)
         self.sizes = {node["NodeID"]: int(node["Resources"][self.unit]) for node in nodes}
@@ -428,13 +459,15 @@ class Cluster:
         bench.say(f"Ray {self.ray.__version__}: nodes: {len(nodes)}, {self.unit}s: {count}")
 
     def submit(self, node: str | None, work: str, *data: Any) -> Any:
-        """A task that does work(folder, *data) on a node, or on one GPU of any; gives the node and the answer."""
+        """A task that does work(folder, *data) on a node or GPU; gives the node and the answer."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         if node is None:
-            wanted, where = 1 if self.unit == "GPU" else min(self.sizes.values()), "SPREAD"
+            wanted = 1 if self.unit == "GPU" else min(self.sizes.values())
+            where = "SPREAD"
         else:
-            wanted, where = self.sizes[node], NodeAffinitySchedulingStrategy(node, soft=False)
+            wanted = self.sizes[node]
+            where = NodeAffinitySchedulingStrategy(node, soft=False)
         units = {"num_cpus": wanted}
         if self.unit == "GPU":
             units = {"num_gpus": wanted, "num_cpus": 0}
@@ -501,7 +534,8 @@ class Cluster:
 
     def taken(self, job: Any, answer: tuple[str, Any]) -> tuple[Any, list[Any]]:
         """What a node found, with its name."""
-        name, found = self.names.get(answer[0], answer[0][:6]), answer[1]
+        name = self.names.get(answer[0], answer[0][:6])
+        found = answer[1]
         results = [result_of(result) for result in found]
         for result in results:
             facts = result.machine
@@ -525,7 +559,9 @@ def join_cluster(address: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise bench.UserError("--ray_address needs Ray: pip install -r requirements-cluster.txt") from error
+        raise bench.UserError(
+            "--ray_address needs Ray: pip install -r requirements-cluster.txt"
+        ) from error
     local = {"include_dashboard": False} if address == "local" else {}
     os.environ.setdefault("RAY_worker_niceness", "0")  # a local cluster's: not behind all others
     try:
@@ -536,7 +572,8 @@ def join_cluster(address: str) -> Any:
     except Exception as error:  # no cluster, another Python or Ray there, a malformed address
         remedy = "start one with `ray start --head`, or pass local"
         if "AuthToken" in str(error.__cause__):  # from Ray 2.59 on clusters ask for one
-            remedy = "it asks for a token: set RAY_AUTH_MODE=token, and copy the head's ~/.ray/auth_token here"
+            token = "copy the head's ~/.ray/auth_token here"
+            remedy = f"it asks for a token: set RAY_AUTH_MODE=token, and {token}"
         raise bench.UserError(
             f"--ray_address={address}: no cluster to use there ({bench.one_line(error)}): {remedy}"
         ) from error
@@ -548,7 +585,8 @@ def names_of(nodes: list[dict[str, Any]]) -> dict[str, str]:
     count = collections.Counter(node["NodeName"] for node in nodes)
     names = {}
     for node in nodes:
-        name, identity = node["NodeName"], node["NodeID"]
+        name = node["NodeName"]
+        identity = node["NodeID"]
         names[identity] = name if count[name] == 1 else f"{name}-{identity[:6]}"
     return names
 
@@ -594,35 +632,46 @@ def on_node(script: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
             sys.modules["__main__"] = main
 
 
-# What follows runs on a node. Only plain data travels: there these classes belong to another module.
+# What follows runs on a node. Only plain data travels: there these classes belong to another
+# module.
 
 
-def choose_there(_: str, config: dict[str, Any], batch_sizes: list[int | None]) -> list[dict[str, Any]]:
+def choose_there(
+    _: str, config: dict[str, Any], batch_sizes: list[int | None]
+) -> list[dict[str, Any]]:
     """The cases, by the engines that the node has."""
     cases = bench.choose_cases(bench.Config(**config), batch_sizes)
     return [dataclasses.asdict(case) for case in cases]
 
 
-def run_there(folder: str, parts: dict[str, Any], images: dict[str, Any], *files: bytes) -> list[dict[str, Any]]:
+def run_there(
+    folder: str, parts: dict[str, Any], images: dict[str, Any], *files: bytes
+) -> list[dict[str, Any]]:
     """A job on all GPUs that Ray gave its task: the results; files come to `folder`."""
-    with contextlib.suppress(OSError):  # Ray runs its workers at niceness 15; only root may change it
+    # Ray runs its workers at niceness 15; only root may change it
+    with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     bench.gpus.cache_clear()  # the same worker may have had another GPU before
     placements = [Placement(gpu=gpu["index"]) for gpu in bench.gpus()] or [Placement()]
     config = bench.Config(**{**parts["config"], "output_dir": folder})
     job = unpacked(Path(folder), config, parts, bench.Images(**images), files)
     results = []
-    for _, found in bench.schedule(config, [job], functools.partial(Team, placements=placements), {}):
+    for _, found in bench.schedule(
+        config, [job], functools.partial(Team, placements=placements), {}
+    ):
         results += found
     if nice := os.getpriority(os.PRIO_PROCESS, 0):
         for result in results:
             result.notes.append(
-                f"ran at niceness {nice}, behind all else on the node: start Ray there with RAY_worker_niceness=0"
+                f"ran at niceness {nice}, behind all else on the node: start Ray there with "
+                "RAY_worker_niceness=0"
             )
     return [dataclasses.asdict(dataclasses.replace(r, native_rounds=[])) for r in results]
 
 
-def unpacked(folder: Path, config: Any, parts: dict[str, Any], images: Any, files: tuple[bytes, ...]) -> Any:
+def unpacked(
+    folder: Path, config: Any, parts: dict[str, Any], images: Any, files: tuple[bytes, ...]
+) -> Any:
     """The job, with its files in the folder."""
     graph = bench.graph_of(parts["graph"])
     source = bench.Artifact(**parts["source"]) if parts["source"] else None

@@ -35,9 +35,27 @@ Sample = dict[str, np.ndarray]  # one step's arrays by the names of the inputs
 Ranges = dict[str, tuple[float, float]]  # lowest and highest value of a tensor, by its name
 Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[], Any]]]
 
-HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # where the arithmetic is; they judge a precision
-ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "PRelu")
-INT8_KERNELS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
+# where the arithmetic is; they judge a precision
+HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+ACTIVATIONS = (
+    "Relu",
+    "Clip",
+    "LeakyRelu",
+    "Sigmoid",
+    "Tanh",
+    "HardSwish",
+    "HardSigmoid",
+    "Elu",
+    "PRelu",
+)
+INT8_KERNELS = (
+    "QLinearConv",
+    "QLinearMatMul",
+    "QGemm",
+    "MatMulIntegerToFloat",
+    "ConvInteger",
+    "MatMulInteger",
+)
 FP16_MAX = 65504.0  # largest finite float16 (IEEE 754 binary16)
 FAST_EXPORT = "TF2ONNX_CATCH_ERRORS"  # the environment variable
 PERCENTILE = 99.999  # of a tensor's absolute values, as in ONNX Runtime
@@ -175,10 +193,14 @@ def convert(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int)
     make_float32(graph)
     try:
         os.environ[FAST_EXPORT] = "FALSE"  # tf2onnx looks whether it is set, not at its value
-        model, _ = tf2onnx.convert.from_graph_def(graph, input_names=inputs, output_names=outputs, opset=opset)
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph, input_names=inputs, output_names=outputs, opset=opset
+        )
     except Exception:  # whatever the optimiser raised; a handler's error is raised again below
         del os.environ[FAST_EXPORT]
-        model, _ = tf2onnx.convert.from_graph_def(graph, input_names=inputs, output_names=outputs, opset=opset)
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph, input_names=inputs, output_names=outputs, opset=opset
+        )
     return model
 
 
@@ -342,7 +364,8 @@ class Percentiles:
                     self.add(name, finite)
 
     def add(self, name: str, values: np.ndarray) -> None:
-        low, high = float(values.min()), float(values.max())
+        low = float(values.min())
+        high = float(values.max())
         before = self.ends.get(name, (low, high))
         self.ends[name] = min(low, before[0]), max(high, before[1])
         top = max(self.tops.get(name, 0.0), SMALLEST_TOP)
@@ -367,7 +390,9 @@ class Percentiles:
         return found
 
 
-def tensor_ranges(model: Any, samples: list[Sample], method: str, progress: Progress = no_progress) -> Ranges:
+def tensor_ranges(
+    model: Any, samples: list[Sample], method: str, progress: Progress = no_progress
+) -> Ranges:
     """Lowest and highest value of each tensor over the samples, or what the method clips them to.
 
     Args:
@@ -378,10 +403,14 @@ def tensor_ranges(model: Any, samples: list[Sample], method: str, progress: Prog
         percentiles = Percentiles()
         if method == "percentile":
             calibrator.collector = percentiles
-        with warnings.catch_warnings(), progress(f"Calibrating ({method})", len(samples)) as advance:
+        with (
+            warnings.catch_warnings(),
+            progress(f"Calibrating ({method})", len(samples)) as advance,
+        ):
             # of ranges that are not finite; told from the outputs
             warnings.simplefilter("ignore", RuntimeWarning)
-            for sample in samples:  # one by one: the collector keeps every tensor of a call in memory
+            # one by one: the collector keeps every tensor of a call in memory
+            for sample in samples:
                 calibrator.collect_data(OneSample(sample))
                 advance()
             if method == "percentile":
@@ -445,7 +474,12 @@ def kept_in_float32(data: bytes) -> list[str]:
     from onnx import ModelProto
 
     model = ModelProto.FromString(data)
-    return [name for entry in model.metadata_props if entry.key == KEPT for name in json.loads(entry.value)]
+    return [
+        name
+        for entry in model.metadata_props
+        if entry.key == KEPT
+        for name in json.loads(entry.value)
+    ]
 
 
 def overflows(node: Any, ranges: Ranges) -> bool:
@@ -455,7 +489,7 @@ def overflows(node: Any, ranges: Ranges) -> bool:
 
 
 def drop_round_trips(model: Any) -> None:
-    """Takes out the casts from float32 to float16 and back that the converter leaves between nodes in float32."""
+    """Removes the casts to float16 and back that the converter leaves between float32 nodes."""
     from onnx import TensorProto
 
     casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
@@ -467,7 +501,8 @@ def drop_round_trips(model: Any) -> None:
             there = casts.get(casts[name].input[0]) if name in casts else None
             if there is None or there.attribute[0].i != TensorProto.FLOAT16:
                 continue
-            if types.get(there.input[0]) == TensorProto.FLOAT:  # a cast of integers is the graph's own
+            # a cast of integers is the graph's own
+            if types.get(there.input[0]) == TensorProto.FLOAT:
                 node.input[index] = there.input[0]
 
 
@@ -545,7 +580,8 @@ def spell_batch_norms(graph: Any) -> None:
         if node.op_type != "Mul" or not per_channel(node, constants):
             continue
         tensor, scale = split_constant(node, constants)
-        if channels.get(tensor) != scale.size:  # layer norm's gamma widens what one number an image was
+        # layer norm's gamma widens what one number an image was
+        if channels.get(tensor) != scale.size:
             continue
         follower = readers[node.output[0]][0] if len(readers[node.output[0]]) == 1 else node
         if follower.op_type == "Add" and per_channel(follower, constants):
@@ -567,7 +603,12 @@ def channels_of(graph: Any) -> dict[str, int]:
 def per_channel(node: Any, constants: dict[str, np.ndarray]) -> bool:
     """Whether a node takes one tensor and one constant of [1, channels, 1, 1]."""
     shapes = [constants[name].shape for name in node.input if name in constants]
-    return len(shapes) == 1 and shapes[0][-2:] == (1, 1) and math.prod(shapes[0][:-3]) == 1 and len(shapes[0]) >= 3
+    return (
+        len(shapes) == 1
+        and shapes[0][-2:] == (1, 1)
+        and math.prod(shapes[0][:-3]) == 1
+        and len(shapes[0]) >= 3
+    )
 
 
 BATCH_NORM_EPSILON = 1e-5  # ONNX's default; the variance is one less, so that nothing is added
@@ -585,7 +626,9 @@ def write_batch_norm(graph: Any, mul: Any, add: Any, constants: dict[str, np.nda
     for name, value in zip(names, values.values()):
         graph.initializer.append(numpy_helper.from_array(value, name))
     output = (add or mul).output[0]
-    norm = helper.make_node("BatchNormalization", [tensor, *names], [output], name=mul.name, epsilon=BATCH_NORM_EPSILON)
+    norm = helper.make_node(
+        "BatchNormalization", [tensor, *names], [output], name=mul.name, epsilon=BATCH_NORM_EPSILON
+    )
     index = list(graph.node).index(mul)
     for node in (mul, add) if add else (mul,):
         graph.node.remove(node)
@@ -791,7 +834,12 @@ def share_of_weights(graph: Any, precision: str) -> float:
 
 
 def prepend_pixels(
-    model: Any, shape: list[int | str], order: np.ndarray, factor: np.ndarray, offset: np.ndarray, axes: list[int]
+    model: Any,
+    shape: list[int | str],
+    order: np.ndarray,
+    factor: np.ndarray,
+    offset: np.ndarray,
+    axes: list[int],
 ) -> Any:
     """The model with raw uint8 pixels as its input, under the same name.
 
@@ -808,7 +856,11 @@ def prepend_pixels(
     inner = f"{old.name}_preprocessed"
     for node in model.graph.node:
         node.input[:] = [inner if name == old.name else name for name in node.input]
-    values = {"order": np.asarray(order), "factor": np.float32(factor), "offset": np.float32(offset)}
+    values = {
+        "order": np.asarray(order),
+        "factor": np.float32(factor),
+        "offset": np.float32(offset),
+    }
     for name, value in values.items():
         tensor = numpy_helper.from_array(np.ascontiguousarray(value), f"pixels_{name}")
         model.graph.initializer.append(tensor)

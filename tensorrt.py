@@ -15,34 +15,39 @@
 #   "pillow>=10,<14",
 # ]
 # ///
-"""What does TensorRT buy this TensorFlow model on this machine, at which precision, and is it still the same model?
+"""What does TensorRT buy this TensorFlow model, at which precision, and is it still the same?
 
     python tensorrt.py --native --fp32 --fp16 --int8 --image_file=image.jpg --batch_size=8
-    python tensorrt.py --frozen_graph=net.pb --fp16 --engine=tensorrt,xla     two engines side by side
+    python tensorrt.py --frozen_graph=net.pb --fp16 --engine=tensorrt,xla   two engines side by side
     python tensorrt.py --savedmodel_dir=export/ --int8 --calibration_dir=photos/
-    python tensorrt.py --doctor                                               what can run here, what is missing
+    python tensorrt.py --doctor                                what can run here, what is missing
 
-The program takes a SavedModel, a Keras file or a frozen graph (without one: ResNet-50 v2 with random weights), freezes
-it, builds each precision asked for, times each against the native graph, compares their predictions, and appends one
-block a case to OUTPUT_DIR/log.txt and one line a case to OUTPUT_DIR/results.jsonl.
+The program takes a SavedModel, a Keras file or a frozen graph (without one: ResNet-50 v2 with
+random weights), freezes it, builds each precision asked for, times each against the native graph,
+compares their predictions, and appends one block a case to OUTPUT_DIR/log.txt and one line a case
+to OUTPUT_DIR/results.jsonl.
 
     precision   native (the graph as it came, in TensorFlow), fp32, fp16, int8
-    engine      native, tensorrt, tftrt, xla, onnxruntime; --engine=auto takes the first that can run the precision here
+    engine      native, tensorrt, tftrt, xla, onnxruntime; --engine=auto takes the first that can
+                run the precision here
     case        one engine, precision and batch size: one process, one measurement, one record
 
-What is measured. Every case runs once for tracing and compiling (`first run`), then untimed until its speed has stopped
-rising, or --num_warmup steps. The cases of a batch size are then measured in rounds, in turn, until speed and times
-native are known, or --num_loops steps: steps that are each waited for (latency, and fps = batch / seconds of a step),
-then as many that are enqueued and waited for once (throughput). --inputs=device: the batch lies where the engine
-computes before the clock starts. --inputs=host: NumPy in, NumPy out; the throughput loop copies the next batch while a
-step runs. Agreement and accuracy are judged afterwards, on all images.
+What is measured. Every case runs once for tracing and compiling (`first run`), then untimed until
+its speed has stopped rising, or --num_warmup steps. The cases of a batch size are then measured in
+rounds, in turn, until speed and times native are known, or --num_loops steps: steps that are each
+waited for (latency, and fps = batch / seconds of a step), then as many that are enqueued and waited
+for once (throughput). --inputs=device: the batch lies where the engine computes before the clock
+starts. --inputs=host: NumPy in, NumPy out; the throughput loop copies the next batch while a step
+runs. Agreement and accuracy are judged afterwards, on all images.
 
-Traps. TensorFlow's dispatch is asynchronous: a loop that never waits measures nothing. The first run compiles. Random
-weights and random images have a speed but no meaning. INT8 calibrated on random images is as fast as any, and wrong.
-A precision is what the engine really ran: the record holds the proof, and a precision that had no effect is an error.
+Traps. TensorFlow's dispatch is asynchronous: a loop that never waits measures nothing. The first
+run compiles. Random weights and random images have a speed but no meaning. INT8 calibrated on
+random images is as fast as any, and wrong. A precision is what the engine really ran: the record
+holds the proof, and a precision that had no effect is an error.
 
-Exit status: 0 all cases ran; 1 a case failed; 2 the command line, or a file that it names, cannot be used; 130 Ctrl-C.
-Environment: CUDA_VISIBLE_DEVICES (which GPUs), XDG_CACHE_HOME (where downloads are kept, else ~/.cache), NO_COLOR.
+Exit status: 0 all cases ran; 1 a case failed; 2 the command line, or a file that it names, cannot
+be used; 130 Ctrl-C. Environment: CUDA_VISIBLE_DEVICES (which GPUs), XDG_CACHE_HOME (where downloads
+are kept, else ~/.cache), NO_COLOR.
 """
 
 from __future__ import annotations
@@ -88,12 +93,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 HERE = Path(__file__).resolve().parent
-# A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it imports.
+# A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it
+# imports.
 if Path(__file__).name == "tensorrt.py":
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported, never after
-os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts, and so --gpus and the records
-os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # before CUDA starts: thousands of kernels are never run
+# as NVML counts, and so --gpus and the records
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+# before CUDA starts: thousands of kernels are never run
+os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
 
 import numpy as np
 from absl import flags
@@ -104,17 +112,21 @@ PRECISIONS = ("native", "fp32", "fp16", "int8")
 LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
 OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
-STEADY = 0.025  # a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
+# a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
+STEADY = 0.025
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
-FIRST_TRY, LAST_TRY = 128, 1 << 16  # batch sizes between which the largest is looked for by doubling
+# batch sizes between which the largest is looked for by doubling
+FIRST_TRY = 128
+LAST_TRY = 1 << 16
 FINE = 64  # the largest batch is found to 1/64 of itself
 VARIED = 128  # different images in it
 LATE = 10  # how much later than usual the first result after a loop may come
-SAME_OUTPUT = 1e-3  # share of the largest output by which two runs may differ: float16 sums in any order
+# share of the largest output by which two runs may differ: float16 sums in any order
+SAME_OUTPUT = 1e-3
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
 
 
-# ------------------------------------------------------------------------------------------------------------- types
+# -------------------------------------------------------------------------------------------- types
 
 
 class UserError(Exception):
@@ -129,8 +141,9 @@ class Config(types.SimpleNamespace):
 class Tensor:
     """An input or output of a graph.
 
-    `name` carries its index; `shape` has None where it is open, and is None where even the rank is; `op` computes it
-    (behind Identity and the like); `key` is its name in the signature or model, where that is known.
+    `name` carries its index; `shape` has None where it is open, and is None where even the rank is;
+    `op` computes it (behind Identity and the like); `key` is its name in the signature or model,
+    where that is known.
     """
 
     name: str
@@ -142,10 +155,11 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """A frozen GraphDef on disk, its inputs and outputs; `name` is X in log.txt and in the artifacts' names.
+    """A frozen GraphDef on disk; `name` is X in log.txt and in the artifacts' names.
 
-    `scaling`: the ops by which it brings pixels of 0 to 255 to its range, where it does; `half_share`: the share of its
-    convolutions and matrix products that compute in float16 as it came.
+    `scaling`: the ops by which it brings pixels of 0 to 255 to its range, where it does;
+    `half_share`: the share of its convolutions and matrix products that compute in float16 as it
+    came.
     """
 
     path: str
@@ -180,13 +194,15 @@ class Graph:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width, channels in pixels, whatever the layout."""
-        height, width, channels = (self.shape[axis] for axis in ((1, 2, 3) if self.layout == "NHWC" else (2, 3, 1)))
+        height, width, channels = (
+            self.shape[axis] for axis in ((1, 2, 3) if self.layout == "NHWC" else (2, 3, 1))
+        )
         return height or OPEN_SIDE, width or OPEN_SIDE, channels or 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One engine, precision and batch size: one measurement, one record. `why` the engine was chosen.
+    """One engine, precision and batch size: one measurement, one record.
 
     `batch_size` is None while the largest that fits is still to be found.
     """
@@ -209,18 +225,23 @@ class Case:
     @property
     def title(self) -> str:
         """As report.py's sentences name it: `FP16 xla 8`."""
-        native, size = self.precision == "native", "max" if self.batch_size is None else str(self.batch_size)
+        native = self.precision == "native"
+        size = "max" if self.batch_size is None else str(self.batch_size)
         return f"native {size}" if native else f"{self.precision.upper()} {self.engine} {size}"
 
     def file_name(self, graph: Graph, suffix: str | None = None) -> str:
-        """The case's name in log.txt and its artifact's: `native_X`, `xla_fp16_X`; `suffix` replaces X's own."""
+        """The case's name in log.txt and its artifact's: `native_X` or `xla_fp16_X`."""
         name = graph.name if suffix is None else Path(graph.name).stem + suffix
-        return f"native_{name}" if self.precision == "native" else f"{self.engine}_{self.precision}_{name}"
+        return (
+            f"native_{name}"
+            if self.precision == "native"
+            else f"{self.engine}_{self.precision}_{name}"
+        )
 
 
 @dataclasses.dataclass
 class Artifact:
-    """What an engine runs: a file, the seconds its building took, and the proof of its precision."""
+    """What an engine runs: a file, how long its building took, and the proof of its precision."""
 
     path: str
     sha256: str
@@ -231,7 +252,7 @@ class Artifact:
 
 @dataclasses.dataclass
 class Timing:
-    """Seconds of each waited step, images/s of the enqueued ones, seconds of the first run, the GPU's clocks."""
+    """Seconds of each waited step and of the first run, images/s of the throughput loop, clocks."""
 
     seconds: list[float]
     throughput: float
@@ -241,9 +262,10 @@ class Timing:
 
 @dataclasses.dataclass
 class Result:
-    """Everything known about a case: `timings` by where the input lay (device, host), outputs by their names.
+    """All that is known of a case: `timings` by where the input lay (device, host), named outputs.
 
-    `reference` has native's outputs for the same images, `native_rounds` its rounds of the same turns.
+    `reference` has native's outputs for the same images, `native_rounds` its rounds of the same
+    turns.
     """
 
     case: Case
@@ -260,9 +282,10 @@ class Result:
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# ------------------------------------------------------------------------------------------------------------- flags
+# -------------------------------------------------------------------------------------------- flags
 
-FLAGS = flags.FlagValues()  # its own, so that the file can be loaded under another name beside other absl programs
+# its own, so that the file can be loaded under another name beside other absl programs
+FLAGS = flags.FlagValues()
 DEFINE_string, DEFINE_boolean, DEFINE_integer, DEFINE_enum, DEFINE_list = (
     functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=FLAGS)
     for kind in ("string", "boolean", "integer", "enum", "list")
@@ -280,64 +303,160 @@ def DEFINE_steps(name: str, help: str, least: int) -> None:
     flags.DEFINE(StepsParser(lower_bound=least), name, "auto", help, flag_values=FLAGS)
 
 
-DEFINE_string("frozen_graph", None, "Path or http(s) URL of a frozen GraphDef (.pb); wins over --savedmodel_dir.")
+DEFINE_string(
+    "frozen_graph",
+    None,
+    "Path or http(s) URL of a frozen GraphDef (.pb); wins over --savedmodel_dir.",
+)
 DEFINE_string("savedmodel_dir", None, "Folder of a SavedModel, or http(s) URL of a .tar.gz of one.")
 DEFINE_string("keras_model", None, "Path of a .keras or .h5 file.")
-DEFINE_enum("weights", None, ["random", "imagenet"], "Weights of the built-in ResNet-50 v2; default: imagenet (Keras "
-            "downloads 98 MB once) where photographs are given, else random.")  # fmt: skip
+DEFINE_enum(
+    "weights",
+    None,
+    ["random", "imagenet"],
+    "Weights of the built-in ResNet-50 v2; default: imagenet (Keras "
+    "downloads 98 MB once) where photographs are given, else random.",
+)
 DEFINE_string("input_node", None, "Name of the graph's input; default: found by itself.")
 DEFINE_string("output_node", None, "Name of the graph's output; default: found by itself.")
-DEFINE_string("image_file", None, "A JPEG, PNG, GIF or BMP, copied batch_size times; default: random data.")
-DEFINE_string("image_dir", None, "A folder of images, or of class folders (named by class id or synset id).")
-DEFINE_integer("num_images", 512, "Images of --image_dir to read at most: the batch takes the first, agreement and "
-               "accuracy are judged on all.", lower_bound=1)  # fmt: skip
-DEFINE_enum("preprocessing", "vgg", ["vgg", "inception", "torch", "caffe", "none"],
-            "What is done to pixels: vgg (minus RGB means), inception ([-1, 1]), torch (ImageNet mean and deviation), "
-            "caffe (BGR minus means), none ([0, 255]). Not passed: none where the model scales pixels itself, "
-            "inception for the built-in model.")  # fmt: skip
-DEFINE_boolean("native", False, "Time the graph as it came, in TensorFlow; the default if no precision is named.")
+DEFINE_string(
+    "image_file", None, "A JPEG, PNG, GIF or BMP, copied batch_size times; default: random data."
+)
+DEFINE_string(
+    "image_dir", None, "A folder of images, or of class folders (named by class id or synset id)."
+)
+DEFINE_integer(
+    "num_images",
+    512,
+    "Images of --image_dir to read at most: the batch takes the first, agreement and "
+    "accuracy are judged on all.",
+    lower_bound=1,
+)
+DEFINE_enum(
+    "preprocessing",
+    "vgg",
+    ["vgg", "inception", "torch", "caffe", "none"],
+    "What is done to pixels: vgg (minus RGB means), inception ([-1, 1]), torch (ImageNet mean "
+    "and deviation), caffe (BGR minus means), none ([0, 255]). Not passed: none where the model "
+    "scales pixels itself, inception for the built-in model.",
+)
+DEFINE_boolean(
+    "native",
+    False,
+    "Time the graph as it came, in TensorFlow; the default if no precision is named.",
+)
 DEFINE_boolean("fp32", False, "Time the graph in float32 in another engine.")
 DEFINE_boolean("fp16", False, "Time the graph in float16.")
 DEFINE_boolean("int8", False, "Time the graph in int8, calibrated.")
-DEFINE_list("engine", "auto", "Engines for fp32, fp16 and int8, comma-separated: tensorrt, tftrt, xla, onnxruntime, or "
-            "auto, which takes the first that can run the precision here.")  # fmt: skip
-DEFINE_list("batch_size", "128", "Images a step; a comma-separated list makes a case of each; max: the largest that "
-            "fits.")  # fmt: skip
-DEFINE_steps("num_loops", "Timed steps of each loop, over all rounds; auto: until the speed is known to 2 %.", 2)
-DEFINE_steps("num_warmup", "Untimed steps before them; auto: until the speed has stopped rising.", 0)
-DEFINE_integer("rounds", None, "Rounds that the cases of a batch size are measured in, in turn; default: at least 5.",
-               lower_bound=1)  # fmt: skip
-DEFINE_enum("inputs", "device", ["device", "host", "both"], "Where a step's batch lies when its clock starts.")
-DEFINE_enum("host_dtype", "float32", ["float32", "uint8"], "What goes to the engine: float32 as the graph takes it, or "
-            "raw uint8 pixels with the preprocessing's arithmetic done on the device.")  # fmt: skip
+DEFINE_list(
+    "engine",
+    "auto",
+    "Engines for fp32, fp16 and int8, comma-separated: tensorrt, tftrt, xla, onnxruntime, or "
+    "auto, which takes the first that can run the precision here.",
+)
+DEFINE_list(
+    "batch_size",
+    "128",
+    "Images a step; a comma-separated list makes a case of each; max: the largest that fits.",
+)
+DEFINE_steps(
+    "num_loops",
+    "Timed steps of each loop, over all rounds; auto: until the speed is known to 2 %.",
+    2,
+)
+DEFINE_steps(
+    "num_warmup", "Untimed steps before them; auto: until the speed has stopped rising.", 0
+)
+DEFINE_integer(
+    "rounds",
+    None,
+    "Rounds that the cases of a batch size are measured in, in turn; default: at least 5.",
+    lower_bound=1,
+)
+DEFINE_enum(
+    "inputs",
+    "device",
+    ["device", "host", "both"],
+    "Where a step's batch lies when its clock starts.",
+)
+DEFINE_enum(
+    "host_dtype",
+    "float32",
+    ["float32", "uint8"],
+    "What goes to the engine: float32 as the graph takes it, or "
+    "raw uint8 pixels with the preprocessing's arithmetic done on the device.",
+)
 DEFINE_string("output_dir", "/tmp", "Folder for log.txt, results.jsonl and the artifacts.")
-DEFINE_string("calibration_dir", None, "Folder of images for INT8 calibration; default: the input batch itself.")
+DEFINE_string(
+    "calibration_dir",
+    None,
+    "Folder of images for INT8 calibration; default: the input batch itself.",
+)
 DEFINE_integer("num_calibration_images", 64, "Images to calibrate on at most.", lower_bound=1)
-DEFINE_enum("calibration_method", "percentile", ["minmax", "entropy", "percentile"], "How ranges are chosen for INT8.")
-DEFINE_boolean("ids_are_one_indexed", False, "Shift class ids by one: the output has no background class at 0. A "
-               "1000-class output is shifted by itself.")  # fmt: skip
-DEFINE_integer("label", None, "Class id of the images: gives accuracy. --label and class folders count as "
-               "labellist.json does: 0 is the background, 1 the tench.", lower_bound=0)  # fmt: skip
-DEFINE_boolean("labels_are_zero_indexed", False, "--label and class folders count as Keras and PyTorch do: 0 is the "
-               "first class.")  # fmt: skip
+DEFINE_enum(
+    "calibration_method",
+    "percentile",
+    ["minmax", "entropy", "percentile"],
+    "How ranges are chosen for INT8.",
+)
+DEFINE_boolean(
+    "ids_are_one_indexed",
+    False,
+    "Shift class ids by one: the output has no background class at 0. A "
+    "1000-class output is shifted by itself.",
+)
+DEFINE_integer(
+    "label",
+    None,
+    "Class id of the images: gives accuracy. --label and class folders count as "
+    "labellist.json does: 0 is the background, 1 the tench.",
+    lower_bound=0,
+)
+DEFINE_boolean(
+    "labels_are_zero_indexed",
+    False,
+    "--label and class folders count as Keras and PyTorch do: 0 is the first class.",
+)
 DEFINE_integer("predictions_to_print", 5, "Classes on each predictions line.", lower_bound=1)
-DEFINE_integer("workspace_size", None, "Memory in MB that TensorRT may use while it builds; default: all that there "
-               "is (TF-TRT: 2048).", lower_bound=1)  # fmt: skip
-DEFINE_boolean("tf32", True, "Let float32 convolutions use TF32 on NVIDIA GPUs, as TensorFlow does by default.")
-DEFINE_integer("threads", 0, "CPU threads of TensorFlow and ONNX Runtime; 0: all that it may use.", lower_bound=0)
+DEFINE_integer(
+    "workspace_size",
+    None,
+    "Memory in MB that TensorRT may use while it builds; default: all that there "
+    "is (TF-TRT: 2048).",
+    lower_bound=1,
+)
+DEFINE_boolean(
+    "tf32", True, "Let float32 convolutions use TF32 on NVIDIA GPUs, as TensorFlow does by default."
+)
+DEFINE_integer(
+    "threads",
+    0,
+    "CPU threads of TensorFlow and ONNX Runtime; 0: all that it may use.",
+    lower_bound=0,
+)
 DEFINE_boolean("pin_threads", False, "Pin ONNX Runtime's threads to cores, one each.")
 DEFINE_integer("seed", 0, "Seed of random data and random weights.", lower_bound=0)
-DEFINE_integer("max_download_mb", 8192, "Largest download in MB, and largest archive unpacked.", lower_bound=1)
-DEFINE_boolean("unsafe_model", False, "Load a model although it holds Python code (Lambda layers) or ops that "
-               "read or write files.")  # fmt: skip
+DEFINE_integer(
+    "max_download_mb", 8192, "Largest download in MB, and largest archive unpacked.", lower_bound=1
+)
+DEFINE_boolean(
+    "unsafe_model",
+    False,
+    "Load a model although it holds Python code (Lambda layers) or ops that read or write files.",
+)
 DEFINE_boolean("build_only", False, "Build and write every artifact, time nothing.")
-DEFINE_boolean("isolate", True, "Run each case in a process of its own; --noisolate is for debugging.")
-DEFINE_boolean("doctor", False, "Print which engine can run which precision here, and what the others miss.")
+DEFINE_boolean(
+    "isolate", True, "Run each case in a process of its own; --noisolate is for debugging."
+)
+DEFINE_boolean(
+    "doctor", False, "Print which engine can run which precision here, and what the others miss."
+)
 DEFINE_boolean("version", False, "Print the version.")
 DEFINE_boolean("help", False, "Print this help.")
 
 
-# The 2018 script's short flags, which argparse took with their value behind a space or an equals sign.
+# The 2018 script's short flags, which argparse took with their value behind a space or an equals
+# sign.
 SHORT_FLAGS = {
     "-fg": "frozen_graph",
     "-sd": "savedmodel_dir",
@@ -359,7 +478,7 @@ def long_flag(word: str) -> str:
 
 
 def parse_flags(argv: list[str]) -> Config:
-    """The command line as a Config; `batch_sizes` and `precisions` are its lists, `given` the flags that were typed.
+    """The command line as a Config; `given` has the names of the flags that were typed.
 
     Raises:
       UserError: an unknown flag, a value that does not fit, or a stray argument.
@@ -388,7 +507,9 @@ def batch_size_of(text: str) -> int | None:
     if text == "max":
         return None
     if not text.strip().isdecimal() or int(text) < 1:
-        raise UserError(f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max")
+        raise UserError(
+            f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max"
+        )
     return int(text)
 
 
@@ -397,10 +518,14 @@ def refuse_values(config: Config) -> None:
     engines = [name for name in ENGINES if name != "native"]
     for name in config.engine:
         if name not in ("auto", *engines):
-            raise UserError(f"--engine={name}: no such engine; pass auto or some of {', '.join(engines)}")
+            raise UserError(
+                f"--engine={name}: no such engine; pass auto or some of {', '.join(engines)}"
+            )
     for name in FLAGS:
         if getattr(config, name) == "":
-            raise UserError(f"--{name}= is empty (an unset variable?): pass a value, or leave the flag out")
+            raise UserError(
+                f"--{name}= is empty (an unset variable?): pass a value, or leave the flag out"
+            )
 
 
 def refuse_pairs(config: Config) -> None:
@@ -410,7 +535,10 @@ def refuse_pairs(config: Config) -> None:
     if None in config.batch_sizes and not config.isolate:
         raise UserError("--batch_size=max needs a process for each try: no --noisolate")
     if None in config.batch_sizes and config.build_only:
-        raise UserError("--batch_size=max is found by running, which --build_only does not: pass a number of images")
+        raise UserError(
+            "--batch_size=max is found by running, which --build_only does not: pass a number of "
+            "images"
+        )
 
 
 FLEET_FLAGS = ("gpus", "spread", "ray_address")  # the program for many devices has them
@@ -429,7 +557,7 @@ def built_in(config: Config) -> bool:
     return not (config.frozen_graph or config.savedmodel_dir or config.keras_model)
 
 
-# -------------------------------------------------------------------------------------------------- telling the user
+# --------------------------------------------------------------------------------- telling the user
 
 REDRAW = 0.5  # seconds between two drawings of a bar, and between two messages about progress
 PARENT: Any = None  # in a process of its own: the connection to the parent, which says and draws
@@ -459,7 +587,9 @@ class Display:
         if self.bar is None or self.what != what:
             self.clear()
             self.begin(what, total)
-        count = f"{done:,.0f}/{total:,.0f} {unit}" if total else f"{done:,.0f} {unit}" if done else ""
+        count = (
+            f"{done:,.0f}/{total:,.0f} {unit}" if total else f"{done:,.0f} {unit}" if done else ""
+        )
         self.bar.update(self.task, completed=done, total=total, count=count, refresh=True)
 
     def begin(self, what: str, total: float | None) -> None:
@@ -468,7 +598,8 @@ class Display:
         columns: list[Any] = ["{task.description}", bars.BarColumn(), "{task.fields[count]}"]
         columns.append(bars.TimeRemainingColumn() if total else bars.TimeElapsedColumn())
         self.bar = bars.Progress(*columns, console=terminal(), auto_refresh=False, transient=True)
-        self.what, self.task = what, self.bar.add_task(what, total=total, count="")
+        self.what = what
+        self.task = self.bar.add_task(what, total=total, count="")
         self.bar.start()
 
     def refresh(self) -> None:
@@ -487,7 +618,11 @@ def print_sentence(sentence: str) -> None:
 
 
 DISPLAY = Display()
-TELLERS: dict[str, Callable[..., None]] = {"say": print_sentence, "show": DISPLAY.show, "clear": DISPLAY.clear}
+TELLERS: dict[str, Callable[..., None]] = {
+    "say": print_sentence,
+    "show": DISPLAY.show,
+    "clear": DISPLAY.clear,
+}
 
 
 def tell(kind: str, *what: Any) -> None:
@@ -527,14 +662,17 @@ def progress(what: str, total: int | None, unit: str = "steps") -> Iterator[Call
     Its caller waits while it is drawn, at most twice a second: between two steps, so that drawing
     is never part of one.
     """
-    done, shown, drawn = 0, time.monotonic(), False
+    done = 0
+    shown = time.monotonic()
+    drawn = False
 
     def advance(count: int = 1) -> None:
         nonlocal shown, done, drawn
         done += count
         if time.monotonic() - shown > REDRAW:
             tell("show", what, done, total, unit)
-            shown, drawn = time.monotonic(), True
+            shown = time.monotonic()
+            drawn = True
 
     try:
         yield advance
@@ -572,8 +710,12 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 def disk_error(error: OSError, path: str | Path) -> UserError:
     """What to say where a file cannot be written: a full disk by that name."""
     if error.errno in NO_SPACE:
-        return UserError(f"the disk is full ({path}): free some space, or pass another --output_dir")
-    return UserError(f"{path} cannot be written ({error.strerror or error}): pass another --output_dir")
+        return UserError(
+            f"the disk is full ({path}): free some space, or pass another --output_dir"
+        )
+    return UserError(
+        f"{path} cannot be written ({error.strerror or error}): pass another --output_dir"
+    )
 
 
 def write_beside(path: str | Path, data: bytes) -> None:
@@ -590,7 +732,8 @@ def write_beside(path: str | Path, data: bytes) -> None:
 
 def write_and_rename(path: Path, data: bytes) -> None:
     """Writes a whole file or none: beside it first, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)  # a GPU's own folder, or one that was removed since
+    # a GPU's own folder, or one that was removed since
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -605,7 +748,9 @@ def write_and_rename(path: Path, data: bytes) -> None:
 def write_artifact(path: Path, data: bytes, start: float, proof: dict[str, Any]) -> Artifact:
     """Writes what an engine runs, built since `start`, and remembers its hash."""
     write_beside(path, data)
-    return Artifact(str(path), hashlib.sha256(data).hexdigest(), time.perf_counter() - start, proof=proof)
+    return Artifact(
+        str(path), hashlib.sha256(data).hexdigest(), time.perf_counter() - start, proof=proof
+    )
 
 
 def read_unchanged(path: str, sha256: str) -> bytes:
@@ -616,11 +761,13 @@ def read_unchanged(path: str, sha256: str) -> bytes:
     """
     data = Path(path).read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"{path} was overwritten while this ran: give each run an --output_dir of its own")
+        raise UserError(
+            f"{path} was overwritten while this ran: give each run an --output_dir of its own"
+        )
     return data
 
 
-# ------------------------------------------------------------------------------------------------------- the machine
+# -------------------------------------------------------------------------------------- the machine
 
 
 def version_of(*packages: str) -> str | None:
@@ -644,7 +791,8 @@ def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
         remedy = "pip install -r requirements.txt"
         raise UserError(f"TensorFlow cannot be imported ({one_line(error)}): {remedy}") from error
     tf.get_logger().setLevel("ERROR")
-    with quiet(), contextlib.suppress(RuntimeError):  # already initialised, by an earlier case of --noisolate
+    # already initialised, by an earlier case of --noisolate
+    with quiet(), contextlib.suppress(RuntimeError):
         if hide_gpus:
             tf.config.set_visible_devices([], "GPU")
         for gpu in tf.config.get_visible_devices("GPU"):
@@ -657,7 +805,11 @@ def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
 
 def cores() -> list[int]:
     """The CPU cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
 
 
 @functools.cache
@@ -670,7 +822,8 @@ def cpu_info() -> str:
 def device_name(config: Config) -> str:
     """What computes: the GPU's name, or the CPU's and the number of threads."""
     named = re.search(r"model name\s*: (.*)", cpu_info())
-    cpu, threads = named.group(1) if named else platform.machine(), config.threads or len(cores())
+    cpu = named.group(1) if named else platform.machine()
+    threads = config.threads or len(cores())
     return gpus()[0]["name"] if gpus() else f"{cpu}, {threads} thread{'s' * (threads > 1)}"
 
 
@@ -685,12 +838,20 @@ def gpus() -> list[dict[str, Any]]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         for index in range(nvml.nvmlDeviceGetCount()):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            if visible is not None and not {str(index), nvml.nvmlDeviceGetUUID(handle)} & set(visible.split(",")):
+            if visible is not None and not {str(index), nvml.nvmlDeviceGetUUID(handle)} & set(
+                visible.split(",")
+            ):
                 continue
             capability = ".".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(handle)))
-            found.append({"index": index, "name": nvml.nvmlDeviceGetName(handle), "compute_capability": capability,
-                          "memory_mb": nvml.nvmlDeviceGetMemoryInfo(handle).total >> 20,
-                          "driver": nvml.nvmlSystemGetDriverVersion()})  # fmt: skip
+            found.append(
+                {
+                    "index": index,
+                    "name": nvml.nvmlDeviceGetName(handle),
+                    "compute_capability": capability,
+                    "memory_mb": nvml.nvmlDeviceGetMemoryInfo(handle).total >> 20,
+                    "driver": nvml.nvmlSystemGetDriverVersion(),
+                }
+            )
         return found
     except Exception:  # no package, no driver, no GPU: NVML has a class of its own for each
         return []
@@ -698,13 +859,17 @@ def gpus() -> list[dict[str, Any]]:
 
 def machine(config: Config, engine: str) -> dict[str, Any]:
     """What a record says about the machine, as seen by the process that runs the case."""
-    versions = {"python": platform.python_version(), "tensorflow": version_of("tensorflow", "tensorflow-cpu")}
+    versions = {
+        "python": platform.python_version(),
+        "tensorflow": version_of("tensorflow", "tensorflow-cpu"),
+    }
     kind = device_name(config)
     return {
         "device": kind,
         "device_kind": kind,
         "gpu": gpus()[0] if gpus() else None,
-        "versions": versions | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
+        "versions": versions
+        | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
         "engine_version": ENGINES[engine].version() if engine in ENGINES else "",
     }
 
@@ -718,10 +883,12 @@ def free_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-# --------------------------------------------------------------------------------------------- processes that answer
+# ---------------------------------------------------------------------------- processes that answer
 
 PRELOADED = ["__main__", "tensorflow"]  # the program first: it takes its folder off sys.path
-NO_MEMORY = r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
+NO_MEMORY = (
+    r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
+)
 
 
 class CaseError(Exception):
@@ -753,7 +920,7 @@ def failures_in_one_line() -> Iterator[None]:
 
 @functools.cache
 def process_context() -> Any:
-    """Starts processes that have this program and TensorFlow already: by multiprocessing's fork server.
+    """Starts processes that have TensorFlow imported already, by multiprocessing's fork server.
 
     The server imports TensorFlow but never starts its runtime nor touches a GPU, so that what it
     forks is clean. Processes are spawned where Python has no fork server.
@@ -771,10 +938,11 @@ def process_context() -> Any:
 
 @contextlib.contextmanager
 def main_passed_on() -> Iterator[None]:
-    """Tells the fork server which main module to import, and where from: Python up to 3.12.7 forgets (gh-126631)."""
+    """Tells the fork server which main module to import: Python < 3.12.8 forgets (gh-126631)."""
     from multiprocessing import spawn
 
-    real, before = spawn.get_preparation_data, os.environ.get("PYTHONPATH")
+    real = spawn.get_preparation_data
+    before = os.environ.get("PYTHONPATH")
 
     def with_main_path(name: str) -> dict[str, Any]:
         data = real(name)
@@ -793,7 +961,7 @@ def main_passed_on() -> Iterator[None]:
 
 @contextlib.contextmanager
 def away_from_here() -> Iterator[None]:
-    """Lets the fork server start in the root folder: it would import what lies in the current one."""
+    """Starts the fork server in the root folder: it would import what lies in the current one."""
     before = os.getcwd()
     os.chdir("/")
     try:
@@ -804,10 +972,11 @@ def away_from_here() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_ctrl_c() -> Iterator[None]:
-    """Keeps Ctrl-C, which the terminal sends to all, from a process that starts here: the parent decides."""
+    """Keeps Ctrl-C, which a terminal sends to all, from a process that starts here."""
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # its own start would let Ctrl-C in again (Python 3.10 to 3.12)
+    # its own start would let Ctrl-C in again (Python 3.10 to 3.12)
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -836,14 +1005,17 @@ def start_process(*args: Any) -> Any:
     process = process_context().Process(target=answer_requests, args=args, daemon=True)
     try:
         process.start()
-    except (EOFError, OSError):  # the server died of what it imports: spawned, the process says of what
-        process = multiprocessing.get_context("spawn").Process(target=answer_requests, args=args, daemon=True)
+    # the server died of what it imports: spawned, the process says of what
+    except (EOFError, OSError):
+        process = multiprocessing.get_context("spawn").Process(
+            target=answer_requests, args=args, daemon=True
+        )
         process.start()
     return process
 
 
 class Worker:
-    """A process of its own that makes an object and calls its methods, one request after the other."""
+    """A process of its own that makes an object and calls its methods, one request at a time."""
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
         handle, self.words = tempfile.mkstemp(prefix="tensorrt_py_")  # what it writes to stderr
@@ -870,7 +1042,7 @@ class Worker:
             self.connection.send((name, given))
 
     def answer(self) -> Any:
-        """Waits for the answer to a request, and meanwhile says and draws what the process asks for."""
+        """Waits for the answer to a request; meanwhile says and draws what the process asks for."""
         while True:
             kind, what = self.receive()
             if kind == "answer":
@@ -947,11 +1119,13 @@ def answer_requests(make: Callable[..., Any], args: Any, connection: Any, words:
     threading.Thread(target=die_with_parent, daemon=True).start()
     with open(words, "w") as file:
         os.dup2(file.fileno(), 2)
-    PARENT, answers = connection, None
+    PARENT = connection
+    answers = None
     while True:
         name, given = connection.recv()
         if not name:
-            os._exit(0)  # TensorFlow would take 1.5 s to clean up what the kernel takes back at once
+            # TensorFlow would take 1.5 s to clean up what the kernel takes back at once
+            os._exit(0)
         try:
             with failures_in_one_line():
                 answers = answers or make(*args)
@@ -970,13 +1144,17 @@ def die_with_parent() -> None:
 
 def last_words(exit_code: int, stderr: str) -> str:
     """Why a process died: the signal's name, and the end of what it wrote."""
-    how = f"died of {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
+    how = (
+        f"died of {signal.Signals(-exit_code).name}"
+        if exit_code < 0
+        else f"ended with status {exit_code}"
+    )
     hint = " (out of memory? pass a smaller --batch_size)" if exit_code == -signal.SIGKILL else ""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     return f"process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
 
 
-# --------------------------------------------------------------------------------------------------------- downloads
+# ---------------------------------------------------------------------------------------- downloads
 
 DOWNLOAD_TRIES = 3
 DOWNLOAD_TIMEOUT = (10, 60)  # seconds: to connect, and between two pieces
@@ -995,7 +1173,8 @@ def fetch(url: str, limit_mb: int) -> Path:
     """Downloads a file once and returns its path in the cache folder; resumes partial downloads.
 
     Raises:
-      UserError: not http(s), no answer, an error status, a web page instead of a file, a wrong length or too much.
+      UserError: not http(s), no answer, an error status, a web page instead of a file, a wrong
+        length or too much.
     """
     import requests
 
@@ -1014,8 +1193,10 @@ def fetch(url: str, limit_mb: int) -> Path:
             os.replace(part, final)
         except requests.RequestException as error:  # these are OSErrors too
             if not tries_left:
-                raise UserError(f"{url}: the download failed ({type(error).__name__}): check the address, or try "
-                                f"again to resume it") from error  # fmt: skip
+                raise UserError(
+                    f"{url}: the download failed ({type(error).__name__}): check the address, or "
+                    "try again to resume it"
+                ) from error
         except OSError as error:
             what = "the disk is full" if error.errno in NO_SPACE else error.strerror
             raise UserError(
@@ -1025,7 +1206,7 @@ def fetch(url: str, limit_mb: int) -> Path:
 
 
 def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
-    """Requests what `part` still lacks and appends it; starts over where the server cannot resume."""
+    """Requests what `part` still lacks and appends it; starts over if the server cannot resume."""
     import requests
 
     have = part.stat().st_size if part.exists() else 0
@@ -1035,14 +1216,22 @@ def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
             part.unlink()
             raise requests.ConnectionError("cannot resume")
         if not answer.ok:
-            raise UserError(f"{url}: the server answered {answer.status_code} {answer.reason}: check the address")
+            raise UserError(
+                f"{url}: the server answered {answer.status_code} {answer.reason}: check the "
+                "address"
+            )
         if "text/html" in answer.headers.get("Content-Type", ""):
-            raise UserError(f"{url} is a web page, not a model: pass the address of the file itself")
+            raise UserError(
+                f"{url} is a web page, not a model: pass the address of the file itself"
+            )
         have = have if answer.status_code == 206 else 0
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
         refuse_over(limit_mb, total or 0, url)
-        with open(part, "ab" if have else "wb") as file, progress(f"Downloading {name}", total, "bytes") as advance:
+        with (
+            open(part, "ab" if have else "wb") as file,
+            progress(f"Downloading {name}", total, "bytes") as advance,
+        ):
             advance(have)
             for piece in answer.iter_content(1 << 18):
                 file.write(piece)
@@ -1058,7 +1247,9 @@ def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
 
 def refuse_over(limit_mb: int, size: int, url: str) -> None:
     if size > limit_mb << 20:
-        raise UserError(f"{url} is over {limit_mb} MB: pass a larger --max_download_mb if you trust it")
+        raise UserError(
+            f"{url} is over {limit_mb} MB: pass a larger --max_download_mb if you trust it"
+        )
 
 
 def fetch_savedmodel(url: str, limit_mb: int) -> Path:
@@ -1069,7 +1260,9 @@ def fetch_savedmodel(url: str, limit_mb: int) -> Path:
         unpack(archive, folder, url, limit_mb)
     found = sorted(folder.rglob("saved_model.pb"))
     if not found:
-        raise UserError(f"{url}: no saved_model.pb in the archive: pass the .tar.gz of a SavedModel's folder")
+        raise UserError(
+            f"{url}: no saved_model.pb in the archive: pass the .tar.gz of a SavedModel's folder"
+        )
     return found[0].parent
 
 
@@ -1093,21 +1286,25 @@ def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise UserError(
-                f"{url} cannot be unpacked: the disk is full ({folder.parent}): set XDG_CACHE_HOME to another folder"
+                f"{url} cannot be unpacked: the disk is full ({folder.parent}): set "
+                "XDG_CACHE_HOME to another folder"
             ) from error
         archive.unlink()
-        raise UserError(f"{url} cannot be unpacked safely as a .tar.gz ({one_line(error)})") from error
+        raise UserError(
+            f"{url} cannot be unpacked safely as a .tar.gz ({one_line(error)})"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-# ------------------------------------------------------------------------------------------------------- input batch
+# -------------------------------------------------------------------------------------- input batch
 
 # name: (channels reversed to BGR, factor, offset) of pixels in [0, 255]
 PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
     "vgg": (False, 1.0, (-123.68, -116.78, -103.94)),  # tensorflow/models, vgg_preprocessing
     "inception": (False, 1 / 127.5, -1.0),
-    "torch": (False, (1 / 58.395, 1 / 57.12, 1 / 57.375), (-2.117904, -2.035714, -1.804444)),  # torchvision
+    # torchvision
+    "torch": (False, (1 / 58.395, 1 / 57.12, 1 / 57.375), (-2.117904, -2.035714, -1.804444)),
     "caffe": (True, 1.0, (-103.939, -116.779, -123.68)),
     "none": (False, 1.0, 0.0),
 }
@@ -1115,16 +1312,22 @@ PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """The different images of a batch: uint8 pixels [n, height, width, channels], their names, class ids if known."""
+    """The different images of a batch: uint8 [n, height, width, channels], names, class ids."""
 
     pixels: np.ndarray
     names: list[str]
     labels: list[int] | None = None
     random: bool = False
 
-    def batch(self, size: int, preprocessing: str, layout: str, dtype: str = "float32") -> np.ndarray:
-        """The first `size` images, repeated as needed, as the engine takes them: the only copy on the host."""
-        batch = self.pixels if len(self.pixels) == size else self.pixels[np.arange(size) % len(self.pixels)]
+    def batch(
+        self, size: int, preprocessing: str, layout: str, dtype: str = "float32"
+    ) -> np.ndarray:
+        """The first `size` images, repeated as needed, as the engine takes them."""
+        batch = (
+            self.pixels
+            if len(self.pixels) == size
+            else self.pixels[np.arange(size) % len(self.pixels)]
+        )
         if dtype != "uint8":
             reverse, factor, offset = PREPROCESSING[preprocessing]
             batch = (batch[..., ::-1] if reverse else batch).astype(np.float32)
@@ -1137,17 +1340,22 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
     """At most `count` different images for a graph: those of the flags, or random ones.
 
     Raises:
-      UserError: a path that is missing or holds no image, or a preprocessing that does not fit the graph's channels.
+      UserError: a path that is missing or holds no image, or a preprocessing that does not fit the
+        graph's channels.
     """
     shape = graph.image_shape
     refuse_too_large(graph.input, shape, count)
     coloured = np.ndim(PREPROCESSING[config.preprocessing][2]) and graph.dtype != "uint8"
     if shape[2] not in (1, 3) or (shape[2] == 1 and coloured):
-        raise UserError(f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {shape[2]}: "
-                        f"pass --preprocessing=none or inception, or another --input_node")  # fmt: skip
+        raise UserError(
+            f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes "
+            f"{shape[2]}: pass --preprocessing=none or inception, or another --input_node"
+        )
     if config.image_dir:
         zero_indexed = config.labels_are_zero_indexed
-        return read_folder(config.image_dir, shape, config.num_images, "--image_dir", zero_indexed)[0]
+        return read_folder(config.image_dir, shape, config.num_images, "--image_dir", zero_indexed)[
+            0
+        ]
     if config.image_file:
         if os.path.isdir(config.image_file):
             raise UserError(f"{config.image_file} is a folder: pass it with --image_dir")
@@ -1159,36 +1367,54 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
 
 
 def refuse_too_large(what: str, shape: tuple[int, int, int], count: int) -> None:
-    """Refuses images and batches that no network takes and no memory holds (as uint8 and float32)."""
-    needed, memory = 5 * math.prod(shape) * count, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Refuses images that no network takes and batches that no memory holds (uint8 and float32)."""
+    needed = 5 * math.prod(shape) * count
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if math.prod(shape) > LARGEST_IMAGE or needed > memory / 2:
-        raise UserError(f"{what} takes images of {' x '.join(map(str, shape))} values: {count} of them need "
-                        f"{needed / 1e9:,.1f} GB; pass a smaller --batch_size or another --input_node")  # fmt: skip
+        raise UserError(
+            f"{what} takes images of {' x '.join(map(str, shape))} values: {count} of them need "
+            f"{needed / 1e9:,.1f} GB; pass a smaller --batch_size or another --input_node"
+        )
 
 
 def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image as uint8 [height, width, channels]: shorter side scaled to 256/224 of the size, then its centre.
+    """An image as uint8 [height, width, channels]: resized by its shorter side, then cropped.
 
-    This is the evaluation preprocessing of the official TensorFlow ResNets (bilinear, no antialiasing).
+    This is the evaluation preprocessing of the official TensorFlow ResNets (bilinear, no
+    antialiasing).
     """
     import tensorflow as tf
 
     height, width, channels = shape
     image = decode_image(path, channels)
     scale = max(round(height * CENTRAL) / image.shape[0], round(width * CENTRAL) / image.shape[1])
-    rows, columns = (max(round(side * scale), crop) for side, crop in zip(image.shape[:2], (height, width)))
+    rows, columns = (
+        max(round(side * scale), crop) for side, crop in zip(image.shape[:2], (height, width))
+    )
     resized = tf.image.resize(image, (rows, columns)).numpy()
-    top, left = (rows - height) // 2, (columns - width) // 2
-    return np.clip(np.rint(resized[top : top + height, left : left + width]), 0, 255).astype(np.uint8)
+    top = (rows - height) // 2
+    left = (columns - width) // 2
+    return np.clip(np.rint(resized[top : top + height, left : left + width]), 0, 255).astype(
+        np.uint8
+    )
 
 
 EXIF_ORIENTATION = 0x0112  # the tag
-# its values: quarter turns against the clock, and whether left and right are swapped then (Exif 2.3, 4.6.4)
-TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (-1, True), 6: (-1, False), 7: (1, True), 8: (1, False)}
+# its values: quarter turns against the clock, and whether left and right are swapped then (Exif
+# 2.3, 4.6.4)
+TURNS = {
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (-1, True),
+    6: (-1, False),
+    7: (1, True),
+    8: (1, False),
+}
 
 
 def decode_image(path: str | Path, channels: int) -> np.ndarray:
-    """An image's pixels as uint8 [height, width, channels], turned as its EXIF data say, as viewers do.
+    """An image's pixels as uint8 [height, width, channels], turned as its EXIF data say.
 
     Raises:
       UserError: no whole image of a known format.
@@ -1200,13 +1426,28 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
         with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
             if math.prod(header.size) > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
-            wanted = 0 if header.format == "BMP" else channels  # of BMPs TensorFlow takes the channels that there are
+            # of BMPs TensorFlow takes the channels that there are
+            wanted = 0 if header.format == "BMP" else channels
             turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION, 1), (0, False))
-            image = tf.io.decode_image(tf.io.read_file(str(path)), channels=wanted, expand_animations=False)
+            image = tf.io.decode_image(
+                tf.io.read_file(str(path)), channels=wanted, expand_animations=False
+            )
             pixels = fit_channels(tf, image, channels)
-    except (tf.errors.OpError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        why = "no image's header" if isinstance(error, UnidentifiedImageError) else one_line(error, 80)
-        raise UserError(f"{path} is not a complete JPEG, PNG, GIF or BMP ({why}): pass another") from error
+    except (
+        tf.errors.OpError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:
+        why = (
+            "no image's header"
+            if isinstance(error, UnidentifiedImageError)
+            else one_line(error, 80)
+        )
+        raise UserError(
+            f"{path} is not a complete JPEG, PNG, GIF or BMP ({why}): pass another"
+        ) from error
     turned = np.rot90(pixels, turns)
     return turned[:, ::-1] if mirrored else turned
 
@@ -1223,7 +1464,7 @@ def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
 
 
 def image_paths(folder: str, flag: str) -> list[Path]:
-    """The images below a folder, one of each class folder in turn, so that a few images show many classes.
+    """The images below a folder, one of each class folder in turn, so that a few show many classes.
 
     Raises:
       UserError: no such folder, or no images in it.
@@ -1231,11 +1472,15 @@ def image_paths(folder: str, flag: str) -> list[Path]:
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: pass a folder of images with {flag}")
     groups = collections.defaultdict(list)
-    for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()):
+    for path in sorted(
+        p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+    ):
         groups[path.parent].append(path)
     in_turn = [path for row in itertools.zip_longest(*groups.values()) for path in row if path]
     if not in_turn:
-        raise UserError(f"{folder} holds no JPEG, PNG, GIF or BMP: pass a folder of images with {flag}")
+        raise UserError(
+            f"{folder} holds no JPEG, PNG, GIF or BMP: pass a folder of images with {flag}"
+        )
     return in_turn
 
 
@@ -1244,11 +1489,16 @@ def read_folder(
 ) -> tuple[Images, int]:
     """Up to `count` images below a folder, and the number of files that could not be read.
 
-    Images in folders named by class id or synset id have that class; one in another folder, and none has a class.
+    Images in folders named by class id or synset id have that class; one in another folder, and
+    none has a class.
     """
-    root, in_turn = Path(folder), image_paths(folder, flag)
+    root = Path(folder)
+    in_turn = image_paths(folder, flag)
     if flag == "--image_dir" and len(in_turn) > count:
-        say(f"{folder}: {count} of its {len(in_turn)} images are read; a larger --num_images takes more")
+        say(
+            f"{folder}: {count} of its {len(in_turn)} images are read; a larger --num_images "
+            "takes more"
+        )
     pixels: list[np.ndarray] = []
     paths: list[Path] = []
     unreadable = 0
@@ -1263,20 +1513,29 @@ def read_folder(
                     unreadable += 1
                     say(f"{error}: skipped")
     if not paths:
-        raise UserError(f"{folder}: none of its {unreadable} images can be read: pass another folder with {flag}")
-    labels = [class_id(path.parent.name, zero_indexed) if path.parent != root else None for path in paths]
+        raise UserError(
+            f"{folder}: none of its {unreadable} images can be read: pass another folder with "
+            f"{flag}"
+        )
+    labels = [
+        class_id(path.parent.name, zero_indexed) if path.parent != root else None for path in paths
+    ]
     known = [label for label in labels if label is not None]
     strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
     if flag == "--image_dir" and (strange - {root.name} or (strange and known)):
-        say(f"no accuracy: {', '.join(sorted(strange))} in {folder} is named by no class id or synset id")
+        say(
+            f"no accuracy: {', '.join(sorted(strange))} in {folder} is named by no class id or "
+            "synset id"
+        )
     names = [str(path.relative_to(root)) for path in paths]
     return Images(np.stack(pixels), names, known if len(known) == len(paths) else None), unreadable
 
 
 def class_id(folder: str, zero_indexed: bool = False) -> int | None:
-    """The class id that a class folder's name stands for: `282`, or an ILSVRC-2012 synset as `n02123045`.
+    """The class id that a class folder is named by: `282`, or a synset such as `n02123045`.
 
-    A number is taken as it stands; a synset's is counted as labellist.json counts, or `zero_indexed`.
+    A number is taken as it stands; a synset's is counted as labellist.json counts, or
+    `zero_indexed`.
     """
     if folder.isdecimal():
         return int(folder)
@@ -1284,11 +1543,17 @@ def class_id(folder: str, zero_indexed: bool = False) -> int | None:
     return synsets.index(folder) + int(not zero_indexed) if folder in synsets else None
 
 
-# ------------------------------------------------------------------------------------------------- loading the graph
+# -------------------------------------------------------------------------------- loading the graph
 
-FOREIGN = {b"PK\x03\x04": "a zip archive or .keras file (--keras_model takes that)", b"\x89HDF": "an HDF5 file "
-           "(--keras_model takes it)", b"\x1f\x8b": "a gzip archive", b"<": "a web page", b"node {": "in text format",
-           b"\x1c\x00\x00\x00TFL3": "a TensorFlow Lite model", b"\x08\x08\x12\x07pytorch": "an ONNX model"}  # fmt: skip
+FOREIGN = {
+    b"PK\x03\x04": "a zip archive or .keras file (--keras_model takes that)",
+    b"\x89HDF": "an HDF5 file (--keras_model takes it)",
+    b"\x1f\x8b": "a gzip archive",
+    b"<": "a web page",
+    b"node {": "in text format",
+    b"\x1c\x00\x00\x00TFL3": "a TensorFlow Lite model",
+    b"\x08\x08\x12\x07pytorch": "an ONNX model",
+}
 
 
 def load_graph(config: Config) -> Graph:
@@ -1304,13 +1569,16 @@ def load_graph(config: Config) -> Graph:
     outputs: dict[str, str] = {}
     if given := config.frozen_graph:
         path = fetch(given, config.max_download_mb) if is_url(given) else Path(given)
-        data, name = read_graph(path), Path(given.split("?")[0]).name
+        data = read_graph(path)
+        name = Path(given.split("?")[0]).name
         graph_def = parse_graph_def(data, path)
         refuse_risky(graph_def, path, config)
     else:
         with waiting("Freezing the graph"):
             graph_def, inputs, outputs = freeze(tf, config)
-        path, name, data = None, frozen_name(config), graph_def.SerializeToString(deterministic=True)
+        path = None
+        name = frozen_name(config)
+        data = graph_def.SerializeToString(deterministic=True)
     sha256 = hashlib.sha256(data).hexdigest()
     name = free_name(Path(config.output_dir), name, sha256)
     if path is None:
@@ -1324,14 +1592,14 @@ def load_graph(config: Config) -> Graph:
 
 
 def frozen_name(config: Config) -> str:
-    """The file name of what is frozen here: a SavedModel's as in 2018, a Keras file's own, the built-in network's."""
+    """The file name of what is frozen here: as in 2018 for a SavedModel, else the model's own."""
     if config.savedmodel_dir:
         return "frozen_graph.pb"
     return Path(config.keras_model).stem + ".pb" if config.keras_model else "resnet50_v2.pb"
 
 
 def free_name(folder: Path, name: str, sha256: str) -> str:
-    """The graph's name, with eight digits of its hash where the folder holds another graph's files under it.
+    """The graph's name, with eight digits of its hash if the folder has another graph of that name.
 
     Which graphs those are is told by the graph that lies there, and by the records.
     """
@@ -1346,7 +1614,7 @@ def free_name(folder: Path, name: str, sha256: str) -> str:
 
 
 def recorded_graphs(path: Path, name: str) -> set[str]:
-    """The hashes of the graphs of that name in a results.jsonl; lines that are not records are skipped."""
+    """The hashes of graphs of that name in a results.jsonl; skips lines that are no records."""
     found = set()
     with open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -1363,26 +1631,39 @@ RISKY_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile"
 
 
 def refuse_risky(graph_def: Any, name: str | Path, config: Config) -> None:
-    """Refuses a graph with ops that run Python or touch files: grappler may run them when it folds constants."""
-    nodes = itertools.chain(graph_def.node, *(function.node_def for function in graph_def.library.function))
-    if found := sorted({node.op for node in nodes} & RISKY_OPS - (RISKY_OPS if config.unsafe_model else set())):
-        raise UserError(f"{name} holds {', '.join(found)}, which can run code or touch files here: pass --unsafe_model "
-                        f"if you trust it")  # fmt: skip
+    """Refuses ops that run Python or touch files: grappler may run them as it folds constants."""
+    nodes = itertools.chain(
+        graph_def.node, *(function.node_def for function in graph_def.library.function)
+    )
+    if found := sorted(
+        {node.op for node in nodes} & RISKY_OPS - (RISKY_OPS if config.unsafe_model else set())
+    ):
+        raise UserError(
+            f"{name} holds {', '.join(found)}, which can run code or touch files here: pass "
+            "--unsafe_model if you trust it"
+        )
 
 
 def read_graph(path: str | Path) -> bytes:
     """The bytes of a file that should hold a GraphDef; a UserError where there is none."""
     if os.path.isdir(path):
-        raise UserError(f"{path} is a folder: --frozen_graph takes a file, --savedmodel_dir a SavedModel's folder")
+        raise UserError(
+            f"{path} is a folder: --frozen_graph takes a file, --savedmodel_dir a SavedModel's "
+            "folder"
+        )
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: pass the frozen graph's path with --frozen_graph") from error
+        raise UserError(
+            f"{path}: {error.strerror}: pass the frozen graph's path with --frozen_graph"
+        ) from error
 
 
 def graph_of(found: dict[str, Any]) -> Graph:
     """A graph from plain data."""
-    tensors = {name: tuple(Tensor(**tensor) for tensor in found[name]) for name in ("inputs", "outputs")}
+    tensors = {
+        name: tuple(Tensor(**tensor) for tensor in found[name]) for name in ("inputs", "outputs")
+    }
     return Graph(**{**found, **tensors})
 
 
@@ -1413,7 +1694,9 @@ def parse_graph_def(data: bytes, path: str | Path = "") -> Any:
     with contextlib.suppress(DecodeError):
         if saved_model_pb2.SavedModel.FromString(data).meta_graphs:
             folder = os.path.dirname(os.path.abspath(path))
-            raise UserError(f"{path} is a SavedModel: pass its folder instead: --savedmodel_dir={folder}")
+            raise UserError(
+                f"{path} is a SavedModel: pass its folder instead: --savedmodel_dir={folder}"
+            )
     raise UserError(f"{path} is truncated, or not a GraphDef: export the frozen graph again")
 
 
@@ -1421,15 +1704,20 @@ def freeze(tf: Any, config: Config) -> tuple[Any, list[str], dict[str, str]]:
     """The SavedModel, Keras or built-in model as a GraphDef without variables.
 
     Returns:
-      The GraphDef, the names of its inputs, and the names of its outputs by their keys in the signature or model.
+      The GraphDef, the names of its inputs, and the names of its outputs by their keys in the
+        signature or model.
     """
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    function, owner = savedmodel_function(tf, config) if config.savedmodel_dir else keras_function(tf, config)
+    function, owner = (
+        savedmodel_function(tf, config) if config.savedmodel_dir else keras_function(tf, config)
+    )
     try:
         frozen = convert_variables_to_constants_v2(function)
     except Exception as error:  # TensorFlow raises many classes here
-        raise UserError(f"the model cannot be frozen ({one_line(error)}): export it for inference first") from error
+        raise UserError(
+            f"the model cannot be frozen ({one_line(error)}): export it for inference first"
+        ) from error
     del owner  # the variables lived as long as it did
     inputs = [tensor.name for tensor in frozen.inputs]
     outputs = [tensor.name for tensor in frozen.outputs]
@@ -1438,46 +1726,67 @@ def freeze(tf: Any, config: Config) -> tuple[Any, list[str], dict[str, str]]:
 
 
 def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
-    """The serving signature of a SavedModel, and the loaded object that keeps its variables alive."""
+    """A SavedModel's serving signature, and the object that keeps its variables alive."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
     asked = config.savedmodel_dir
     folder = Path(fetch_savedmodel(asked, config.max_download_mb) if is_url(asked) else asked)
     if not (folder / "saved_model.pb").exists():
-        raise UserError(f"{folder} has no saved_model.pb: pass the folder that tf.saved_model.save or export wrote")
+        raise UserError(
+            f"{folder} has no saved_model.pb: pass the folder that tf.saved_model.save or export "
+            "wrote"
+        )
     try:
         saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     except DecodeError as error:
-        raise UserError(f"{folder}/saved_model.pb is truncated or foreign: export it again") from error
+        raise UserError(
+            f"{folder}/saved_model.pb is truncated or foreign: export it again"
+        ) from error
     tags = [set(meta.meta_info_def.tags) for meta in saved.meta_graphs]
     if {"serve"} not in tags:
         found = "; ".join("+".join(sorted(tag)) or "none" for tag in tags) or "none"
-        raise UserError(f"{folder} has no graph tagged 'serve' (tags found: {found}): export it for serving")
+        raise UserError(
+            f"{folder} has no graph tagged 'serve' (tags found: {found}): export it for serving"
+        )
     meta = saved.meta_graphs[tags.index({"serve"})]
     refuse_risky(meta.graph_def, folder, config)
     signatures = meta.signature_def
-    keys = [key for key, signature in signatures.items() if signature.outputs and not key.startswith("__")]
+    keys = [
+        key
+        for key, signature in signatures.items()
+        if signature.outputs and not key.startswith("__")
+    ]
     if not keys:
-        raise UserError(f"{folder} has no signature: save it with signatures=, or with model.export()")
+        raise UserError(
+            f"{folder} has no signature: save it with signatures=, or with model.export()"
+        )
     key = "serving_default" if "serving_default" in keys else keys[0]
     try:
         loaded = tf.saved_model.load(str(folder), tags=["serve"])
         return loaded.signatures[key], loaded
     except Exception as error:
-        raise UserError(f"{folder} cannot be loaded ({one_line(error)}): export it again") from error
+        raise UserError(
+            f"{folder} cannot be loaded ({one_line(error)}): export it again"
+        ) from error
 
 
 def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
-    """A Keras file's model, or the built-in ResNet-50 v2, as a concrete function that gives its outputs by name."""
+    """A Keras file's model, or the built-in one, as a concrete function with named outputs."""
     tf.keras.utils.set_random_seed(config.seed)
     model = load_keras(tf, config) if config.keras_model else built_in_model(tf, config)
     if len(model.inputs) != 1:
         shapes = ", ".join(f"{t.name} {t.shape}" for t in model.inputs)
-        raise UserError(f"{config.keras_model} has {len(model.inputs)} inputs ({shapes}): pass a model with one")
+        raise UserError(
+            f"{config.keras_model} has {len(model.inputs)} inputs ({shapes}): pass a model with one"
+        )
     (source,) = model.inputs
-    own_name = re.sub(r"[^A-Za-z0-9_]", "_", source.name.split(":")[0]).lstrip("_") or "input_tensor"
-    spec = tf.TensorSpec(source.shape, source.dtype, name=own_name if config.keras_model else "input_tensor")
+    own_name = (
+        re.sub(r"[^A-Za-z0-9_]", "_", source.name.split(":")[0]).lstrip("_") or "input_tensor"
+    )
+    spec = tf.TensorSpec(
+        source.shape, source.dtype, name=own_name if config.keras_model else "input_tensor"
+    )
 
     def call(images: Any) -> dict[str, Any]:
         return outputs_by_name(tf, model, model(images, training=False))
@@ -1486,7 +1795,7 @@ def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
 
 
 def outputs_by_name(tf: Any, model: Any, outputs: Any) -> dict[str, Any]:
-    """A Keras model's outputs by their names: a dict's keys, or the names of the layers that compute them."""
+    """A Keras model's outputs by name: a dict's keys, or the names of the layers behind them."""
     if isinstance(outputs, dict):
         return outputs
     outputs = tf.nest.flatten(outputs)
@@ -1508,18 +1817,23 @@ def load_keras(tf: Any, config: Config) -> Any:
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file: pass a .keras or .h5 file with --keras_model")
     if Path(path).suffix not in (".keras", ".h5", ".hdf5"):
-        raise UserError(f"{path} is not a .keras or .h5 file: --frozen_graph takes a .pb, --savedmodel_dir a folder")
+        raise UserError(
+            f"{path} is not a .keras or .h5 file: --frozen_graph takes a .pb, --savedmodel_dir a "
+            "folder"
+        )
     try:
         return tf.keras.models.load_model(path, compile=False, safe_mode=not config.unsafe_model)
     except Exception as error:  # Keras raises many classes here
         if "ambda" in str(error) and not config.unsafe_model:
-            raise UserError(f"{path} holds Python code (a Lambda layer), which loading would run: pass --unsafe_model "
-                            f"if you trust it") from error  # fmt: skip
+            raise UserError(
+                f"{path} holds Python code (a Lambda layer), which loading would run: pass "
+                "--unsafe_model if you trust it"
+            ) from error
         raise UserError(f"Keras cannot load {path}: {one_line(error)}") from error
 
 
 def built_in_model(tf: Any, config: Config) -> Any:
-    """ResNet-50 v2, as Keras has it; its trained weights are downloaded once, into Keras's own folder.
+    """Keras's ResNet-50 v2; its trained weights are downloaded once, into Keras's own folder.
 
     Raises:
       UserError: the download failed.
@@ -1544,10 +1858,13 @@ def import_graph(graph_def: Any) -> Any:
     with tf.Graph().as_default() as graph:
         try:
             tf.graph_util.import_graph_def(graph_def, name="")
-        except Exception as error:  # ValueError, OpError, KeyError, TypeError: whatever the file made of it
+        # ValueError, OpError, KeyError, TypeError: whatever the file made of it
+        except Exception as error:
             if any(node.op == "TRTEngineOp" for node in graph_def.node):
-                raise UserError("the graph was converted by TF-TRT, for one GPU and TensorFlow: pass the frozen graph "
-                                "that it was made of") from error  # fmt: skip
+                raise UserError(
+                    "the graph was converted by TF-TRT, for one GPU and TensorFlow: pass the "
+                    "frozen graph that it was made of"
+                ) from error
             raise UserError(f"the graph is damaged ({one_line(error)}): export it again") from error
     return graph
 
@@ -1562,26 +1879,42 @@ def describe_graph(
     """
     operations = graph.get_operations()
     holders = [op.outputs[0].name for op in operations if op.type == "Placeholder"]
-    ends = [op.outputs[0] for op in operations if len(op.outputs) == 1 and not op.outputs[0].consumers()]
-    classes = [t.name for t in ends if t.dtype.is_floating and t.op.type != "Const" and may_be_classes(t.shape)]
+    ends = [
+        op.outputs[0] for op in operations if len(op.outputs) == 1 and not op.outputs[0].consumers()
+    ]
+    classes = [
+        t.name
+        for t in ends
+        if t.dtype.is_floating and t.op.type != "Const" and may_be_classes(t.shape)
+    ]
     source = find_tensor(graph, config.input_node, "input", inputs or holders, "input_tensor")
     sink = find_tensor(
-        graph, config.output_node, "output", list(outputs.values()) or classes, "softmax_tensor", outputs
+        graph,
+        config.output_node,
+        "output",
+        list(outputs.values()) or classes,
+        "softmax_tensor",
+        outputs,
     )
     keys = {name: key for key, name in outputs.items()}
     if source.dtype.name not in ("float32", "uint8"):
-        raise UserError(f"input {source.name} takes {source.dtype.name}, not float32 or uint8 images: "
-                        f"pass --input_node with a tensor behind the decoding")  # fmt: skip
+        raise UserError(
+            f"input {source.name} takes {source.dtype.name}, not float32 or uint8 images: "
+            f"pass --input_node with a tensor behind the decoding"
+        )
     shape = source.shape.as_list() if source.shape.rank is not None else [None, None, None, 3]
     if len(shape) != 4:
-        raise UserError(f"input {source.name} has shape {shape_text(source.shape)}, not a batch of images "
-                        f"[batch, height, width, channels]: pass --input_node")  # fmt: skip
+        raise UserError(
+            f"input {source.name} has shape {shape_text(source.shape)}, not a batch of images "
+            f"[batch, height, width, channels]: pass --input_node"
+        )
     layout = "NCHW" if shape[1] in (1, 3) and shape[3] not in (1, 3) else "NHWC"
     feed = dataclasses.replace(tensor_of(source), shape=tuple(shape))
     return feed, tensor_of(sink, keys.get(sink.name, "")), layout
 
 
-PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "PreventGradient"}  # the values stay theirs
+# the values stay theirs
+PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "PreventGradient"}
 
 
 def tensor_of(tensor: Any, key: str = "") -> Tensor:
@@ -1598,11 +1931,20 @@ def may_be_classes(shape: Any) -> bool:
 
 
 def shape_text(shape: Any) -> str:
-    return "?" if shape.rank is None else "[" + ", ".join("?" if n is None else str(n) for n in shape.as_list()) + "]"
+    return (
+        "?"
+        if shape.rank is None
+        else "[" + ", ".join("?" if n is None else str(n) for n in shape.as_list()) + "]"
+    )
 
 
 def find_tensor(
-    graph: Any, asked: str | None, role: str, candidates: list[str], usual: str, keys: dict[str, str] | None = None
+    graph: Any,
+    asked: str | None,
+    role: str,
+    candidates: list[str],
+    usual: str,
+    keys: dict[str, str] | None = None,
 ) -> Any:
     """The tensor asked for by name or key, the usual one, or the only candidate.
 
@@ -1616,11 +1958,15 @@ def find_tensor(
         return graph.get_tensor_by_name(f"{usual}:0")
     tensors = [graph.get_tensor_by_name(name) for name in candidates]
     floats = [t for t in tensors if t.dtype.is_floating and may_be_classes(t.shape)]
-    if len(tensors) > 1 and len(floats) == 1:  # a signature may give class ids beside the probabilities
+    # a signature may give class ids beside the probabilities
+    if len(tensors) > 1 and len(floats) == 1:
         tensors = floats
     if len(tensors) != 1:
         names = described(keys, candidates)
-        found = ", ".join(f"{names[t.name]} {shape_text(t.shape)} {t.dtype.name}" for t in tensors[:8]) or "none"
+        found = (
+            ", ".join(f"{names[t.name]} {shape_text(t.shape)} {t.dtype.name}" for t in tensors[:8])
+            or "none"
+        )
         raise UserError(f"cannot tell the graph's {role} (candidates: {found}): pass --{role}_node")
     return tensors[0]
 
@@ -1631,33 +1977,44 @@ def described(keys: dict[str, str], candidates: list[str]) -> dict[str, str]:
     return {name: by_name.get(name, name) for name in candidates}
 
 
-def asked_tensor(graph: Any, asked: str, role: str, candidates: list[str], keys: dict[str, str]) -> Any:
-    """The tensor of that name, with or without its index; a UserError that names what is close to it."""
+def asked_tensor(
+    graph: Any, asked: str, role: str, candidates: list[str], keys: dict[str, str]
+) -> Any:
+    """The tensor of that name, with or without its index; a UserError names similar ones."""
     names = {op.name for op in graph.get_operations() if op.outputs}
     name, _, index = asked.partition(":")
     if name not in names:
         known = described(keys, candidates).values()
-        close = ", ".join(dict.fromkeys([*known, *difflib.get_close_matches(name, names, n=3)])) or "none"
+        close = (
+            ", ".join(dict.fromkeys([*known, *difflib.get_close_matches(name, names, n=3)]))
+            or "none"
+        )
         raise UserError(f"no node {asked!r} in the graph (closest: {close}): pass --{role}_node")
     tensors = graph.get_operation_by_name(name).outputs
     if not (index or "0").isdecimal() or int(index or 0) >= len(tensors):
-        raise UserError(f"node {name!r} has {len(tensors)} outputs, so no {asked!r}: pass --{role}_node={name}")
+        raise UserError(
+            f"node {name!r} has {len(tensors)} outputs, so no {asked!r}: pass --{role}_node={name}"
+        )
     return tensors[int(index or 0)]
 
 
-ELEMENTWISE = {"Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "BiasAdd"}  # what a scaling is made of
+# what a scaling is made of
+ELEMENTWISE = {"Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "BiasAdd"}
 CARRYING = {"Identity", "Cast", "Transpose", "StopGradient"}
-PIXEL_RANGE = 200.0  # an input whose values stay as far apart as pixels do is not scaled, though its mean may be taken
+# an input whose values stay as far apart as pixels do is not scaled, though its mean may be taken
+PIXEL_RANGE = 200.0
 
 
 def scaling_ops(tf: Any, graph: Any, source: Tensor) -> str:
-    """The arithmetic by which a graph brings pixels of 0 to 255 to its own range at its start; "" where there is none.
+    """The arithmetic that scales pixels of 0 to 255 at the start of a graph, or "".
 
-    Followed from the input as long as one op after the other takes it alone, with constants; then black and white are
-    sent through. What makes pixels small (Rescaling, Normalization) or takes a mean of pixels from them is a scaling;
-    what would make them larger, as 2x - 1 does, expects another range.
+    Followed from the input as long as one op after the other takes it alone, with constants; then
+    black and white are sent through. What makes pixels small (Rescaling, Normalization) or takes a
+    mean of pixels from them is a scaling; what would make them larger, as 2x - 1 does, expects
+    another range.
     """
-    tensor, ops = graph.get_tensor_by_name(source.name), []
+    tensor = graph.get_tensor_by_name(source.name)
+    ops = []
     while len(tensor.consumers()) == 1 and tensor.consumers()[0].type in ELEMENTWISE | CARRYING:
         op = tensor.consumers()[0]
         if any(depends_on_input(other) for other in op.inputs if other.name != tensor.name):
@@ -1671,7 +2028,8 @@ def scaling_ops(tf: Any, graph: Any, source: Tensor) -> str:
     try:
         with tf.compat.v1.Session(graph=graph) as session:
             low, high = (session.run(tensor, {source.name: black + level}) for level in (0, 255))
-    except Exception:  # TensorFlow raises many classes; what is wrong with the graph is told when it runs
+    # TensorFlow raises many classes; what is wrong with the graph is told when it runs
+    except Exception:
         return ""
     spread = float(np.max(np.abs(np.subtract(high, low, dtype=np.float64))))
     centred = spread < 2 * PIXEL_RANGE and np.all(low < -PIXEL_RANGE / 4)
@@ -1680,7 +2038,8 @@ def scaling_ops(tf: Any, graph: Any, source: Tensor) -> str:
 
 def depends_on_input(tensor: Any) -> bool:
     """Whether a tensor is computed from a placeholder."""
-    waiting_for, seen = [tensor.op], set()
+    waiting_for = [tensor.op]
+    seen = set()
     while waiting_for:
         op = waiting_for.pop()
         if op.type == "Placeholder":
@@ -1706,7 +2065,7 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
     return [fixed]
 
 
-# --------------------------------------------------------------------------------------------------------- precision
+# ---------------------------------------------------------------------------------------- precision
 
 FP16_SAMPLES = 4  # images on which float16's overflow is looked for
 
@@ -1727,11 +2086,14 @@ def missing_precision_py() -> str | None:
     """What prevents this program from writing ONNX graphs, and the remedy."""
     if (HERE / "precision.py").exists():
         return None
-    return "precision.py is missing: copy it to where tensorrt.py lies (native, XLA and TF-TRT do without)"
+    return (
+        "precision.py is missing: copy it to where tensorrt.py lies (native, XLA and TF-TRT do "
+        "without)"
+    )
 
 
 def int8_saturates() -> bool:
-    """Whether sums of two uint8 x int8 products overflow here: x86 without VNNI, where weights get 7 bits.
+    """Whether sums of two uint8 x int8 products overflow here, so that weights get 7 bits.
 
     Source: ONNX Runtime's documentation, "Quantize ONNX models", on VPMADDUBSW.
     """
@@ -1747,10 +2109,12 @@ class Calibration:
 
 
 class Onnx:
-    """The graph as ONNX, and the calibration: each made once, when it is first needed, and shared by all cases."""
+    """The graph as ONNX, and its calibration: each made once, when first needed, for all cases."""
 
     def __init__(self, config: Config, graph: Graph, images: Images) -> None:
-        self.config, self.graph, self.images = config, graph, images
+        self.config = config
+        self.graph = graph
+        self.images = images
 
     @functools.cached_property
     def precisions(self) -> Any:
@@ -1791,7 +2155,8 @@ class Onnx:
 
     def write(self, case: Case) -> Artifact:
         """Writes the ONNX file of a case's engine and precision into the output directory."""
-        start, path = time.perf_counter(), Path(self.config.output_dir) / case.file_name(self.graph, ".onnx")
+        start = time.perf_counter()
+        path = Path(self.config.output_dir) / case.file_name(self.graph, ".onnx")
         with waiting(f"Writing {path.name}"):
             model, proof = self.model(case.engine, case.precision)
             if self.config.host_dtype == "uint8" and self.graph.dtype != "uint8":
@@ -1813,7 +2178,8 @@ def precision_errors() -> Iterator[None]:
 def int8_settings(engine: str) -> Any:
     """How an engine wants its Q/DQ: ONNX Runtime's kernels for CPUs unsigned, TensorRT symmetric.
 
-    A strongly typed network falls back to nothing by itself: what is not quantised is written as float16 for it.
+    A strongly typed network falls back to nothing by itself: what is not quantised is written as
+    float16 for it.
     """
     module = precision_py()
     if engine != "onnxruntime":
@@ -1821,40 +2187,63 @@ def int8_settings(engine: str) -> Any:
     return module.Settings(unsigned=True, weight_bits=7 if int8_saturates() else 8)
 
 
-def feeds(graph: Graph, pixels: np.ndarray, preprocessing: str, size: int = 1) -> list[dict[str, np.ndarray]]:
-    """Images as inputs of the graph, `size` a step, or the graph's fixed batch; the last step is filled up."""
+def feeds(
+    graph: Graph, pixels: np.ndarray, preprocessing: str, size: int = 1
+) -> list[dict[str, np.ndarray]]:
+    """Images as the graph's inputs, `size` a step or its fixed batch; the last is filled up."""
     size = graph.shape[0] or size
     parts = (pixels[first : first + size] for first in range(0, len(pixels), size))
-    return [{graph.input: Images(part, []).batch(size, preprocessing, graph.layout, graph.dtype)} for part in parts]
+    return [
+        {graph.input: Images(part, []).batch(size, preprocessing, graph.layout, graph.dtype)}
+        for part in parts
+    ]
 
 
-def calibration_images(config: Config, graph: Graph, images: Images) -> tuple[np.ndarray, dict[str, Any]]:
-    """Pixels to calibrate on, from --calibration_dir or the input batch, and where they came from."""
-    unreadable, source, count = 0, "random" if images.random else "input batch", config.num_calibration_images
+def calibration_images(
+    config: Config, graph: Graph, images: Images
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Pixels to calibrate on, from --calibration_dir or the input batch, and their source."""
+    unreadable = 0
+    source = "random" if images.random else "input batch"
+    count = config.num_calibration_images
     predicted = {image.tobytes() for image in images.pixels}
     if config.calibration_dir:
-        images, unreadable = read_folder(config.calibration_dir, graph.image_shape, count, "--calibration_dir")
+        images, unreadable = read_folder(
+            config.calibration_dir, graph.image_shape, count, "--calibration_dir"
+        )
         source = "calibration_dir"
     pixels = images.pixels[:count]
-    return pixels, {"source": source, "images": len(pixels), "unreadable": unreadable,
-                    "predicted": sum(image.tobytes() in predicted for image in pixels),
-                    "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}  # fmt: skip
+    return pixels, {
+        "source": source,
+        "images": len(pixels),
+        "unreadable": unreadable,
+        "predicted": sum(image.tobytes() in predicted for image in pixels),
+        "sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+    }
 
 
 def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calibration:
     """Ranges for INT8, kept in a file and reused for the same question."""
     pixels, facts = calibration_images(config, graph, images)
     facts["method"] = config.calibration_method
-    key = {**facts, "predicted": None, "graph": graph.sha256, "output": graph.output,
-           "preprocessing": config.preprocessing,
-           "onnxruntime": version_of("onnxruntime-gpu", "onnxruntime")}  # fmt: skip
+    key = {
+        **facts,
+        "predicted": None,
+        "graph": graph.sha256,
+        "output": graph.output,
+        "preprocessing": config.preprocessing,
+        "onnxruntime": version_of("onnxruntime-gpu", "onnxruntime"),
+    }
     path = Path(config.output_dir) / f"calibration_{Path(graph.name).stem}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         kept = json.loads(path.read_text())
         if kept["key"] == key:
-            ranges = {name: (float(low), float(high)) for name, (low, high) in kept["ranges"].items()}
+            ranges = {
+                name: (float(low), float(high)) for name, (low, high) in kept["ranges"].items()
+            }
             return Calibration(ranges, {**facts, "reused": True})
-    samples, method = feeds(graph, pixels, config.preprocessing), config.calibration_method
+    samples = feeds(graph, pixels, config.preprocessing)
+    method = config.calibration_method
     ranges = precision_py().tensor_ranges(model, samples, method, progress)
     write_beside(path, json.dumps({"key": key, "ranges": ranges}).encode())
     return Calibration(ranges, {**facts, "reused": False})
@@ -1865,14 +2254,20 @@ def calibration_notes(facts: dict[str, Any]) -> list[str]:
     if not facts or (facts["source"] != "random" and not facts["predicted"]):
         return []
     if facts["source"] == "random":
-        return ["INT8 was calibrated on random data: its speed is real, its predictions not; pass --calibration_dir"]
+        return [
+            "INT8 was calibrated on random data: its speed is real, its predictions not; pass "
+            "--calibration_dir"
+        ]
     what = "the one image" if facts["images"] == 1 else f"{facts['predicted']} of the images"
     other = "other images with " if facts["source"] == "calibration_dir" else ""
-    return [f"INT8 was calibrated on {what} being predicted: pass {other}--calibration_dir to judge its predictions"]
+    return [
+        f"INT8 was calibrated on {what} being predicted: pass {other}--calibration_dir to judge "
+        "its predictions"
+    ]
 
 
 def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
-    """The model with raw uint8 pixels [n, height, width, channels] as its input, under the same name."""
+    """The model with uint8 pixels [n, height, width, channels] as its input, same name."""
     reverse, factor, offset = PREPROCESSING[preprocessing]
     order = np.arange(graph.image_shape[2])[:: -1 if reverse else 1]
     axes = [0, 3, 1, 2] if graph.layout == "NCHW" else [0, 1, 2, 3]
@@ -1880,14 +2275,15 @@ def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
     return precision_py().prepend_pixels(model, shape, order, factor, offset, axes)
 
 
-# ----------------------------------------------------------------------------------------------------------- engines
+# ------------------------------------------------------------------------------------------ engines
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Everything that a case's process is told; `source` is the ONNX file, for engines that take one.
+    """Everything a case's process is told; `source` is the ONNX file, if its engine takes one.
 
-    `error` says why the case cannot be run at all, `rounds` keeps each round on disk, `tried` says which batches fit.
+    `error` says why the case cannot be run at all, `rounds` keeps each round on disk, `tried` says
+    which batches fit.
     """
 
     case: Case
@@ -1906,8 +2302,13 @@ class Job:
 
     def batch(self, first: int = 0) -> np.ndarray:
         """The images from `first` on as the engine takes them, repeated to fill the batch."""
-        layout = self.graph.layout if self.dtype == self.graph.dtype else "NHWC"  # pixels are turned on the device
-        images = dataclasses.replace(self.images, pixels=self.images.pixels[first:]) if first else self.images
+        # pixels are turned on the device
+        layout = self.graph.layout if self.dtype == self.graph.dtype else "NHWC"
+        images = (
+            dataclasses.replace(self.images, pixels=self.images.pixels[first:])
+            if first
+            else self.images
+        )
         return images.batch(self.case.images, self.config.preprocessing, layout, self.dtype)
 
     def path(self, suffix: str | None = None) -> Path:
@@ -1928,7 +2329,7 @@ class Runner(Protocol):
         """Waits until all that was enqueued is done."""
 
     def feeder(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
-        """Makes ready, then returns, `steps` runs from host to host: the next copy overlaps the running step."""
+        """Prepares `steps` runs from host to host, each copied in while the one before it runs."""
 
 
 def repeat(step: Callable[[], Any], count: int) -> None:
@@ -1945,7 +2346,7 @@ class Engine:
     builds_slowly = False  # what it builds is kept from run to run
 
     def why_not_build(self, precision: str) -> str | None:
-        """What keeps this engine from building the precision's artifact here, and the remedy; None if nothing does."""
+        """What keeps this engine from building a precision here, and the remedy; None if it can."""
         return None if precision in self.precisions else f"{self.name} has no {precision.upper()}"
 
     def why_not(self, precision: str) -> str | None:
@@ -1969,7 +2370,8 @@ STEPS_AHEAD = 6  # steps whose outputs are still to come: on an H200 4 lost 5 %
 class TensorFlowRunner:
     """A frozen GraphDef run by TensorFlow, as it is or compiled by XLA.
 
-    On a GPU a call returns when its kernels are enqueued; `sync` waits for the device without fetching the output.
+    On a GPU a call returns when its kernels are enqueued; `sync` waits for the device without
+    fetching the output.
     """
 
     def __init__(self, job: Job, artifact: Artifact, batch: np.ndarray, compiled: bool) -> None:
@@ -1977,22 +2379,33 @@ class TensorFlowRunner:
         self.device = "/GPU:0" if tf.config.get_visible_devices("GPU") else "/CPU:0"
         graph_def = parse_graph_def(read_unchanged(artifact.path, artifact.sha256))
         self.refuse_channels_first(graph_def, job.graph)
-        wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
+        wrapped = tf.compat.v1.wrap_function(
+            lambda: tf.graph_util.import_graph_def(graph_def, name=""), []
+        )
         inner = wrapped.prune(job.graph.input, job.graph.output)
-        prepare = pixels_to_input(tf, job) if job.dtype != job.graph.dtype else lambda images: images
-        outer = tf.function(lambda images: inner(prepare(images)), jit_compile=compiled or None, autograph=False)
+        prepare = (
+            pixels_to_input(tf, job) if job.dtype != job.graph.dtype else lambda images: images
+        )
+        outer = tf.function(
+            lambda images: inner(prepare(images)), jit_compile=compiled or None, autograph=False
+        )
         self.step = outer.get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
         with tf.device(self.device):
             self.resident = tf.identity(tf.constant(batch))
         if "GPU" in self.device and not has_machine_code(tf, gpus()[0]["compute_capability"]):
-            artifact.proof = {**artifact.proof, "compiled_by_driver": gpus()[0]["compute_capability"]}
+            artifact.proof = {
+                **artifact.proof,
+                "compiled_by_driver": gpus()[0]["compute_capability"],
+            }
 
     def refuse_channels_first(self, graph_def: Any, graph: Graph) -> None:
-        """TensorFlow has no channels_first convolution on CPUs; its own message names a kernel, not a remedy."""
+        """Refuses a channels_first graph on a CPU: TensorFlow's own message names no remedy."""
         first = any(n.attr["data_format"].s == b"NCHW" for n in graph_def.node if "Conv" in n.op)
         if first and "CPU" in self.device:
-            raise UserError(f"{graph.name} is channels_first, which TensorFlow cannot compute on a CPU: "
-                            f"pass --fp32 --engine=onnxruntime, or export it channels_last")  # fmt: skip
+            raise UserError(
+                f"{graph.name} is channels_first, which TensorFlow cannot compute on a CPU: "
+                f"pass --fp32 --engine=onnxruntime, or export it channels_last"
+            )
 
     def enqueue(self) -> None:
         self.output = self.step(self.resident)
@@ -2008,18 +2421,24 @@ class TensorFlowRunner:
             return lambda: repeat(lambda: self.infer(batch), steps)
         tf = self.tf
         with tf.device("/CPU:0"):
-            staging, self.owner = pinned_tensor(tf, batch)  # filled once and reused, as a server's decoder would
+            # filled once and reused, as a server's decoder would
+            staging, self.owner = pinned_tensor(tf, batch)
             data = tf.data.Dataset.from_tensors(staging).repeat(steps + 2 * STEPS_AHEAD)
-        pipeline = iter(data.apply(tf.data.experimental.prefetch_to_device(self.device, buffer_size=2)))
-        self.drain(pipeline, 2 * STEPS_AHEAD)  # building the pipeline and growing memory are no part of a step
+        pipeline = iter(
+            data.apply(tf.data.experimental.prefetch_to_device(self.device, buffer_size=2))
+        )
+        # building the pipeline and growing memory are no part of a step
+        self.drain(pipeline, 2 * STEPS_AHEAD)
         return lambda: self.drain(pipeline, steps)
 
     def drain(self, pipeline: Iterator[Any], steps: int) -> None:
-        """Runs a step on each batch of the pipeline in one of STEPS_AHEAD threads, which then fetches its output.
+        """Runs steps on the pipeline's batches in STEPS_AHEAD threads, which fetch the outputs.
 
-        A fetch waits for all that was enqueued before it was asked for, so each is asked for right after its step.
+        A fetch waits for all that was enqueued before it was asked for, so each is asked for right
+        after its step.
         """
-        left, lock = itertools.islice(pipeline, steps), threading.Lock()
+        left = itertools.islice(pipeline, steps)
+        lock = threading.Lock()
 
         def serve(_: int) -> None:
             while True:
@@ -2034,7 +2453,7 @@ class TensorFlowRunner:
 
 
 def has_machine_code(tf: Any, capability: str) -> bool:
-    """Whether this TensorFlow was built for a GPU's compute capability, as `9.0`, or an earlier one of its generation.
+    """Whether this TensorFlow has kernels for a GPU's compute capability, such as `9.0`.
 
     Where it was not, the driver compiles TensorFlow's kernels when they are first used.
     """
@@ -2051,27 +2470,30 @@ def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
     reverse, factor, offset = PREPROCESSING[job.config.preprocessing]
 
     def prepare(pixels: Any) -> Any:
-        images = tf.cast(pixels[..., ::-1] if reverse else pixels, tf.float32) * np.float32(factor) + np.float32(offset)
+        images = tf.cast(pixels[..., ::-1] if reverse else pixels, tf.float32) * np.float32(
+            factor
+        ) + np.float32(offset)
         return tf.transpose(images, [0, 3, 1, 2]) if job.graph.layout == "NCHW" else images
 
     return prepare
 
 
 def pinned_array(memory: Any, like: np.ndarray) -> np.ndarray:
-    """NumPy's writable view of page-locked memory; np.from_dlpack's is read-only before NumPy 2.2."""
+    """A writable view of page-locked memory: np.from_dlpack's is read-only before NumPy 2.2."""
     raw = (ctypes.c_ubyte * like.nbytes).from_address(int(memory.handle))
     return np.ctypeslib.as_array(raw).view(like.dtype).reshape(like.shape)
 
 
 def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
-    """The batch as a host tensor in page-locked memory, which a GPU reads several times faster, and its owner."""
+    """The batch as a tensor in page-locked memory, which a GPU reads faster, and its owner."""
     try:
         from cuda.core import Device, LegacyPinnedMemoryResource
     except ImportError:
         return tf.constant(batch), None
     Device(0).set_current()
     owner = LegacyPinnedMemoryResource().allocate(batch.nbytes)
-    # Not by DLPack: NumPy would tell TensorFlow that the memory is CUDA's, which TensorFlow takes for no host memory.
+    # Not by DLPack: NumPy would tell TensorFlow that the memory is CUDA's, which TensorFlow takes
+    # for no host memory.
     memory = pinned_array(owner, batch)
     np.copyto(memory, batch)
     return tf.experimental.dlpack.from_dlpack(memory.__dlpack__()), owner
@@ -2106,23 +2528,30 @@ class Xla(Engine):
         graph_def = auto_mixed_precision(job.graph)
         proof = half_share(graph_def)
         if not proof["low_nodes"]:
-            raise UserError("auto_mixed_precision made no convolution or matrix product float16 here: XLA would time "
-                            "float32 as FP16 (it needs a GPU of compute capability 7.0 or newer)")  # fmt: skip
-        return write_artifact(job.path(), graph_def.SerializeToString(deterministic=True), start, proof)
+            raise UserError(
+                "auto_mixed_precision made no convolution or matrix product float16 here: XLA "
+                "would time float32 as FP16 (it needs a GPU of compute capability 7.0 or newer)"
+            )
+        return write_artifact(
+            job.path(), graph_def.SerializeToString(deterministic=True), start, proof
+        )
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         return TensorFlowRunner(job, artifact, batch, compiled=True)
 
 
 def auto_mixed_precision(graph: Graph) -> Any:
-    """The graph after grappler's auto_mixed_precision: float16 where it is safe, casts around it."""
+    """The graph after grappler's auto_mixed_precision: float16 where that is safe."""
     import tensorflow as tf
     from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
     from tensorflow.python.grappler import tf_optimizer
 
     loaded = import_graph(graph_def_of(graph))
-    meta = tf.compat.v1.train.export_meta_graph(graph_def=loaded.as_graph_def(), graph=loaded, clear_devices=True)
-    meta.collection_def["train_op"].node_list.value.append(graph.output)  # where grappler looks for what to keep
+    meta = tf.compat.v1.train.export_meta_graph(
+        graph_def=loaded.as_graph_def(), graph=loaded, clear_devices=True
+    )
+    # where grappler looks for what to keep
+    meta.collection_def["train_op"].node_list.value.append(graph.output)
     config = config_pb2.ConfigProto()
     options = config.graph_options.rewrite_options
     options.auto_mixed_precision = rewriter_config_pb2.RewriterConfig.ON
@@ -2132,23 +2561,30 @@ def auto_mixed_precision(graph: Graph) -> Any:
 
 
 def half_share(graph_def: Any) -> dict[str, Any]:
-    """How many convolutions and matrix products of a GraphDef compute in float16, and how many casts that took."""
+    """How many convolutions and matrix products of a GraphDef are float16, and its casts."""
     from tensorflow.core.framework.types_pb2 import DT_HALF
 
     kinds = ("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused")
     heavy = [node for node in graph_def.node if node.op.startswith(kinds)]
     low = sum(node.attr["T"].type == DT_HALF for node in heavy)
     casts = sum(node.op == "Cast" for node in graph_def.node)
-    return {"nodes": len(heavy), "low_nodes": low, "share_of_nodes": low / max(len(heavy), 1), "casts": casts}
+    return {
+        "nodes": len(heavy),
+        "low_nodes": low,
+        "share_of_nodes": low / max(len(heavy), 1),
+        "casts": casts,
+    }
 
 
-NVINFER = "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or docs/tftrt.md"
+NVINFER = (
+    "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or docs/tftrt.md"
+)
 TFTRT_WORKSPACE_MB = 2048  # its converter wants a number
 NATIVE_SEGMENTS = "TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"
 
 
 class TfTrt(Engine):
-    """TF-TRT: TensorFlow's own converter, as long as TensorFlow had one; GraphDef in, GraphDef out."""
+    """TF-TRT, TensorFlow's own converter up to 2.17: GraphDef in, GraphDef out."""
 
     name = "tftrt"
     precisions = ("fp32", "fp16", "int8")
@@ -2157,8 +2593,13 @@ class TfTrt(Engine):
     def why_not_build(self, precision: str) -> str | None:
         version = version_of("tensorflow") or "0"
         if tuple(map(int, version.split(".")[:2])) >= (2, 18):
-            return "removed after TensorFlow 2.17: use --engine=tensorrt, or pip install -r requirements-tftrt.txt"
-        return super().why_not_build(precision) or missing_nvinfer() or (None if gpus() else "no NVIDIA GPU")
+            remedy = "use --engine=tensorrt, or pip install -r requirements-tftrt.txt"
+            return f"removed after TensorFlow 2.17: {remedy}"
+        return (
+            super().why_not_build(precision)
+            or missing_nvinfer()
+            or (None if gpus() else "no NVIDIA GPU")
+        )
 
     def build(self, job: Job) -> Artifact:
         tf = import_tensorflow(job.config)
@@ -2169,7 +2610,10 @@ class TfTrt(Engine):
             graph_def, calibration = convert_by_tftrt(tf, TrtGraphConverter, job)
         proof = {**tftrt_share(graph_def), "log": tftrt_complaints(logged)}
         if not proof["trt_engines"]:
-            raise UserError("TF-TRT converted nothing of this graph: TensorFlow would run all of it; try --engine=xla")
+            raise UserError(
+                "TF-TRT converted nothing of this graph: TensorFlow would run all of it; try "
+                "--engine=xla"
+            )
         data = graph_def.SerializeToString(deterministic=True)
         return write_artifact(job.path(), data, start, {**proof, **calibration})
 
@@ -2177,10 +2621,12 @@ class TfTrt(Engine):
         """The converted graph, each of whose engines has run once on the batch.
 
         Raises:
-          UserError: an engine cannot run; TF-TRT would have TensorFlow run its part of the graph, and not say so.
+          UserError: an engine cannot run; TF-TRT would have TensorFlow run its part of the graph,
+            and not say so.
         """
         import_tensorflow(job.config)
-        from tensorflow.python.compiler.tensorrt import trt_convert  # noqa: F401  it registers TRTEngineOp
+        # It registers TRTEngineOp.
+        from tensorflow.python.compiler.tensorrt import trt_convert  # noqa: F401
 
         os.environ[NATIVE_SEGMENTS] = "False"
         start = time.perf_counter()
@@ -2192,7 +2638,9 @@ class TfTrt(Engine):
                 if "native segment" not in str(error):
                     raise
                 why = "; ".join(tftrt_complaints(logged)) or "TF-TRT does not say why"
-                raise UserError(f"a TF-TRT engine cannot run ({why}): try --engine=tensorrt") from error
+                raise UserError(
+                    f"a TF-TRT engine cannot run ({why}): try --engine=tensorrt"
+                ) from error
         artifact.proof = {**artifact.proof, "engines_ran": True}
         if job.case.precision == "int8":
             artifact.proof["engine_build_seconds"] = time.perf_counter() - start
@@ -2202,7 +2650,7 @@ class TfTrt(Engine):
 
 @contextlib.contextmanager
 def stderr_lines() -> Iterator[list[str]]:
-    """Collects what C++ writes to the process's stderr, line by line; the list is filled when the context ends."""
+    """Collects the lines that C++ writes to stderr; the list is filled when the context ends."""
     lines: list[str] = []
     sys.stderr.flush()
     saved = os.dup(2)
@@ -2218,7 +2666,7 @@ def stderr_lines() -> Iterator[list[str]]:
 
 
 def tftrt_complaints(lines: list[str]) -> list[str]:
-    """What TF-TRT or TensorRT logged as going wrong, each once, without time and place; at most five."""
+    """At most five different complaints that TF-TRT or TensorRT logged, without time and place."""
     found = []
     for line in lines:
         speaks = re.search(r"TensorRT|TF-TRT|TRTEngine", line)
@@ -2228,7 +2676,7 @@ def tftrt_complaints(lines: list[str]) -> list[str]:
 
 
 def missing_nvinfer() -> str | None:
-    """What TF-TRT lacks. TensorFlow aborts the process when it is asked more than this without libnvinfer."""
+    """What TF-TRT lacks here; asked for more without libnvinfer, TensorFlow aborts the process."""
     with quiet():
         from tensorflow.compiler.tf2tensorrt import _pywrap_py_utils as linked
     if linked.is_tensorrt_enabled():
@@ -2240,8 +2688,9 @@ def missing_nvinfer() -> str | None:
 
 
 def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
-    """The graph after TF-TRT, calibrated for int8, and the calibration's facts; writes the uncalibrated graph too."""
-    calibrated, output = job.case.precision == "int8", job.graph.output
+    """The graph after TF-TRT, and the calibration's facts; keeps the uncalibrated graph too."""
+    calibrated = job.case.precision == "int8"
+    output = job.graph.output
     facts: dict[str, Any] = {}
     if calibrated:
         pixels, facts = calibration_images(job.config, job.graph, job.images)
@@ -2250,7 +2699,8 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
         converter = converter_class(
             input_graph_def=graph_def_of(job.graph),
             nodes_denylist=[output.split(":")[0]],
-            max_batch_size=None if calibrated else job.case.batch_size,  # int8 builds its engines when they are run
+            # int8 builds its engines when they are run
+            max_batch_size=None if calibrated else job.case.batch_size,
             max_workspace_size_bytes=(job.config.workspace_size or TFTRT_WORKSPACE_MB) << 20,
             precision_mode=job.case.precision.upper(),
             is_dynamic_op=calibrated,
@@ -2266,8 +2716,10 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
 
 
 def tftrt_share(graph_def: Any) -> dict[str, Any]:
-    """Number of TRTEngineOps, and the share of the graph's nodes inside them: their segments are library functions."""
-    segments = {function.signature.name: len(function.node_def) for function in graph_def.library.function}
+    """The number of TRTEngineOps and the share of the graph's nodes that are inside them."""
+    segments = {
+        function.signature.name: len(function.node_def) for function in graph_def.library.function
+    }
     engines = [node for node in graph_def.node if node.op == "TRTEngineOp"]
     inside = sum(segments.get(node.attr["segment_func"].func.name, 0) for node in engines)
     total = inside + len(graph_def.node) - len(engines)
@@ -2301,19 +2753,24 @@ class OnnxRuntime(Engine):
         import onnxruntime
 
         cuda = "CUDAExecutionProvider"
-        return cuda if gpus() and cuda in onnxruntime.get_available_providers() else "CPUExecutionProvider"
+        return (
+            cuda
+            if gpus() and cuda in onnxruntime.get_available_providers()
+            else "CPUExecutionProvider"
+        )
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         return OnnxRuntimeRunner(job, artifact, batch, self.provider())
 
 
 class OnnxRuntimeRunner:
-    """A session with its input and output bound to where it computes, so that a step copies nothing."""
+    """A session whose input and output are bound to the device, so that a step copies nothing."""
 
     def __init__(self, job: Job, artifact: Artifact, batch: np.ndarray, provider: str) -> None:
         import onnxruntime
 
-        self.runtime, self.device = onnxruntime, "cuda" if provider.startswith("CUDA") else "cpu"
+        self.runtime = onnxruntime
+        self.device = "cuda" if provider.startswith("CUDA") else "cpu"
         options = session_options(job.config)
         model = read_unchanged(artifact.path, artifact.sha256)
         with tempfile.TemporaryDirectory() as scratch:
@@ -2321,7 +2778,8 @@ class OnnxRuntimeRunner:
             self.session = create_session(model, options, provider, job.config)
             prove_what_ran(artifact, options.optimized_model_filepath, job.case.precision)
         artifact.proof = {**artifact.proof, "provider": provider}
-        self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
+        self.input = self.session.get_inputs()[0].name
+        self.output = self.session.get_outputs()[0].name
         self.resident = self.bind(batch)
         self.options = onnxruntime.RunOptions()
         if self.device == "cuda":
@@ -2329,7 +2787,9 @@ class OnnxRuntimeRunner:
 
     def bind(self, batch: np.ndarray) -> Any:
         binding = self.session.io_binding()
-        binding.bind_ortvalue_input(self.input, self.runtime.OrtValue.ortvalue_from_numpy(batch, self.device, 0))
+        binding.bind_ortvalue_input(
+            self.input, self.runtime.OrtValue.ortvalue_from_numpy(batch, self.device, 0)
+        )
         binding.bind_output(self.output, self.device, 0)
         return binding
 
@@ -2359,7 +2819,7 @@ class OnnxRuntimeRunner:
 
 
 def create_session(model: bytes, options: Any, provider: str, config: Config) -> Any:
-    """A session that really has the provider: ONNX Runtime silently takes the CPU where CUDA's does not load.
+    """A session that has the provider: ONNX Runtime silently takes the CPU where CUDA fails.
 
     Raises:
       UserError: the session has another provider.
@@ -2370,18 +2830,19 @@ def create_session(model: bytes, options: Any, provider: str, config: Config) ->
     if provider.startswith("CUDA"):
         settings["use_tf32"] = int(config.tf32)
         if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # its CUDA and cuDNN may be others than TensorFlow's: from pip's packages
+            # its CUDA and cuDNN may be others than TensorFlow's: from pip's packages
+            onnxruntime.preload_dlls()
     session = onnxruntime.InferenceSession(model, options, [(provider, settings)])
     if session.get_providers()[0] != provider:
         raise UserError(
-            f"ONNX Runtime has no {provider} here, it took {session.get_providers()[0]}: its CUDA is another than "
-            "TensorFlow's, pip install 'onnxruntime-gpu[cuda,cudnn]' brings it"
+            f"ONNX Runtime has no {provider} here, it took {session.get_providers()[0]}: its CUDA "
+            "is another than TensorFlow's, pip install 'onnxruntime-gpu[cuda,cudnn]' brings it"
         )
     return session
 
 
 def session_options(config: Config) -> Any:
-    """ONNX Runtime with the asked number of threads, each on a core of its own with --pin_threads."""
+    """ONNX Runtime's options: the number of threads, each on its own core with --pin_threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -2413,18 +2874,27 @@ def prove_what_ran(artifact: Artifact, optimised: str, precision: str) -> None:
     if precision == "int8":
         artifact.proof["weight_bits"] = 7 if int8_saturates() else 8
         if not ran["low_nodes"]:
-            raise UserError("ONNX Runtime runs none of this graph's convolutions in int8: try --engine=tensorrt")
+            raise UserError(
+                "ONNX Runtime runs none of this graph's convolutions in int8: try --engine=tensorrt"
+            )
 
 
-TENSORRT_VERSIONS = (8, 5), (12,)  # the first that the section below was run on, and the first that is not known
+# the first that the section below was run on, and the first that is not known
+TENSORRT_VERSIONS = (8, 5), (12,)
 TENSORRT_WHEELS = {  # a module, and the distributions that bring it
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11", "tensorrt-bindings"),
+    "tensorrt": (
+        "tensorrt",
+        "tensorrt-cu13",
+        "tensorrt-cu12",
+        "tensorrt-cu11",
+        "tensorrt-bindings",
+    ),
     "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
 }
 
 
 class TensorRt(Engine):
-    """TensorRT 8.5 to 11 or TensorRT-RTX 1.x, on one path: ONNX, a network, a plan for one batch size, CUDA."""
+    """TensorRT 8.5 to 11, or TensorRT-RTX 1.x: ONNX, a network, a plan for one batch size, CUDA."""
 
     name = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
@@ -2437,7 +2907,10 @@ class TensorRt(Engine):
         if len(found) < 2:
             return (found or [""])[0], ""
         if not gpus():
-            return "tensorrt_rtx", "tensorrt builds only where there is an NVIDIA GPU, tensorrt-rtx anywhere"
+            return (
+                "tensorrt_rtx",
+                "tensorrt builds only where there is an NVIDIA GPU, tensorrt-rtx anywhere",
+            )
         return "tensorrt", "it takes every NVIDIA GPU, tensorrt-rtx those of GeForce and RTX"
 
     @property
@@ -2454,13 +2927,13 @@ class TensorRt(Engine):
             return importlib.import_module(self.package)
         except Exception as error:  # ImportError, OSError of a library, RuntimeError of a stub
             raise UserError(
-                f"{self.package} is installed but does not load ({one_line(error)}): pip install --force-reinstall "
-                f"{self.package.replace('_', '-')}"
+                f"{self.package} is installed but does not load ({one_line(error)}): pip install "
+                f"--force-reinstall {self.package.replace('_', '-')}"
             ) from error
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The version as numbers, by the installed distribution where that tells: importing takes seconds."""
+        """The version as numbers, from the installed distribution: importing takes seconds."""
         version = version_of(*TENSORRT_WHEELS[self.package]) or self.module().__version__
         return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
@@ -2469,22 +2942,25 @@ class TensorRt(Engine):
 
     @property
     def opset(self) -> int:
-        """The ONNX operator set that its parser takes: TensorRT 8.5 and 8.6 know 17 and none that is newer."""
+        """The ONNX operator set for its parser: TensorRT 8.5 and 8.6 know nothing newer than 17."""
         return 17 if self.weakly_typed else 18
 
     @property
     def weakly_typed(self) -> bool:
-        """Whether TensorRT chooses types itself, within flags: up to 9 it cannot keep to the graph's."""
+        """Whether TensorRT chooses types itself, within flags: up to 9 it ignores the graph's."""
         return self.package == "tensorrt" and self.numbers < (9,)
 
     def why_not_build(self, precision: str) -> str | None:
         if not self.package:
-            return "missing: pip install tensorrt (tensorrt-rtx for RTX GPUs, or to build without a GPU)"
+            other = "tensorrt-rtx for RTX GPUs, or to build without a GPU"
+            return f"missing: pip install tensorrt ({other})"
         first, unknown = TENSORRT_VERSIONS
         if self.package == "tensorrt" and not first <= self.numbers < unknown:
-            return f"TensorRT {self.version().split()[1]} is none of 8.5 to 11: pip install 'tensorrt>=10,<12'"
+            number = self.version().split()[1]
+            return f"TensorRT {number} is none of 8.5 to 11: pip install 'tensorrt>=10,<12'"
         if self.package == "tensorrt" and not gpus():
-            return "tensorrt builds only where there is an NVIDIA GPU: pip install tensorrt-rtx, which builds anywhere"
+            remedy = "pip install tensorrt-rtx, which builds anywhere"
+            return f"tensorrt builds only where there is an NVIDIA GPU: {remedy}"
         return missing_precision_py() or super().why_not_build(precision)
 
     def why_not(self, precision: str) -> str | None:
@@ -2510,11 +2986,12 @@ class TensorRt(Engine):
 
 
 def rtx_refuses(rtx: Any, gpu: dict[str, Any]) -> str | None:
-    """Why TensorRT-RTX does not run on this GPU: it lists the compute capabilities that it supports."""
+    """Why TensorRT-RTX, which lists what compute capabilities it supports, refuses a GPU."""
     capability = gpu["compute_capability"]
     if f"SM{capability.replace('.', '')}" in rtx.ComputeCapability.__members__:
         return None
-    return f"TensorRT-RTX does not support this GPU's compute capability {capability}: pip install tensorrt"
+    why = f"TensorRT-RTX does not support this GPU's compute capability {capability}"
+    return f"{why}: pip install tensorrt"
 
 
 def trt_logger(trt: Any) -> Any:
@@ -2532,18 +3009,19 @@ def trt_logger(trt: Any) -> Any:
     return Logger()
 
 
-TENSORRT_REMEDIES = {  # what its log says, and what helps
-    r"error: 35\b": "the NVIDIA driver is older than this TensorRT's CUDA: update it, or take an older TensorRT",
+# What its log says, and what helps.
+TENSORRT_REMEDIES = {
+    r"error: 35\b": "the NVIDIA driver is older than this TensorRT's CUDA: update the driver",
     r"error: 100\b|no CUDA-capable device": "it needs an NVIDIA GPU that this process may use",
     r"[Oo]ut.?[Oo]f.?[Mm]emory": "out of memory: pass a smaller --batch_size",
     r"implementation for node": "leave --workspace_size out, or pass a larger one",
     r"Assertion": "a fault of this TensorRT's: try another version of it, or another precision",
-    r"[Dd]eserializ|magic tag|version tag": "it was written by another TensorRT or for another GPU: remove it",
+    r"[Dd]eserializ|(magic|version) tag": "it was written by another TensorRT or GPU: remove it",
 }
 
 
 def trt_error(what: str, errors: list[str]) -> UserError:
-    """What TensorRT logged as one line with the remedy: the first error that has a known one, or the first of all."""
+    """TensorRT's logged errors as one line: the first with a known remedy, else the first."""
     for text in errors:
         for pattern, remedy in TENSORRT_REMEDIES.items():
             if re.search(pattern, text):
@@ -2582,7 +3060,9 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     cache = timing_cache_path(trt, job)
     warm = cache is not None and cache.exists()
     if cache:
-        config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if warm else b""), False)
+        config.set_timing_cache(
+            config.create_timing_cache(cache.read_bytes() if warm else b""), False
+        )
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise trt_error("build the plan", logger.errors)
@@ -2592,7 +3072,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
 
 
 def network_flags(trt: Any) -> int:
-    """Strongly typed where TensorRT can (10 and later); before that with the batch as a dimension."""
+    """Strongly typed where TensorRT can be (10 and later), else with an explicit batch."""
     kinds = trt.NetworkDefinitionCreationFlag
     wanted = getattr(kinds, "STRONGLY_TYPED", None)
     if wanted is None:
@@ -2601,7 +3081,7 @@ def network_flags(trt: Any) -> int:
 
 
 def fix_shapes(network: Any, batch_size: int, graph: Graph) -> None:
-    """Static shapes: the plan is built for the batch that is timed, and the inspector can name every type."""
+    """Builds for the batch that is timed: only with static shapes the inspector names types."""
     height, width, channels = graph.image_shape
     sides = (channels, height, width) if graph.layout == "NCHW" else (height, width, channels)
     for index in range(network.num_inputs):
@@ -2618,20 +3098,22 @@ def builder_config(trt: Any, builder: Any, job: Job) -> Any:
     config = builder.create_builder_config()
     if job.config.workspace_size:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector tells precisions only then
+    # the inspector tells precisions only then
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.avg_timing_iterations = TIMING_ITERATIONS
     if job.config.tf32:
         config.set_flag(trt.BuilderFlag.TF32)
     else:
         config.clear_flag(trt.BuilderFlag.TF32)
-    if gpus() and hasattr(config, "set_compute_capability"):  # RTX builds for Ampere and newer unless told
+    # RTX builds for Ampere and newer unless told
+    if gpus() and hasattr(config, "set_compute_capability"):
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
     return config
 
 
 def allow_precision(trt: Any, network: Any, config: Any, precision: str, model: bytes) -> None:
-    """Up to TensorRT 9, which chooses types itself: allows the precision's, and holds to float32 what must stay so.
+    """Up to TensorRT 9, which chooses types: allows a precision, and pins what stays float32.
 
     A strongly typed network needs no word: there the ONNX graph's types are the plan's.
     """
@@ -2652,7 +3134,7 @@ def allow_precision(trt: Any, network: Any, config: Any, precision: str, model: 
 
 
 def timing_cache_path(trt: Any, job: Job) -> Path | None:
-    """The file of kernel timings, of one TensorRT version and GPU; RTX has none: it chooses kernels when it runs."""
+    """The file of kernel timings of one TensorRT version and GPU; RTX times at run time."""
     if trt.__name__ != "tensorrt":
         return None
     gpu = re.sub(r"\W+", "_", gpus()[0]["name"]) if gpus() else "none"
@@ -2672,7 +3154,8 @@ def build_facts(trt: Any, config: Any, warm: bool) -> dict[str, Any]:
     return facts
 
 
-NUMPY_TYPES = {  # by the names of TensorRT's DataType; its own nptype fails on NumPy 1.24 and later (8.5)
+# by the names of TensorRT's DataType; its own nptype fails on NumPy 1.24 and later (8.5)
+NUMPY_TYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
     "INT8": "int8",
@@ -2700,19 +3183,22 @@ class Slot:
 
 
 class TensorRtRunner:
-    """A plan with two slots and two streams: the second stream copies in while the first computes."""
+    """A plan with two slots and two streams: one stream copies in while the other computes."""
 
     def __init__(self, trt: Any, job: Job, artifact: Artifact, batch: np.ndarray) -> None:
         from cuda.core import Device
 
         gpu = Device(0)
         gpu.set_current()
-        self.stream, self.copies = gpu.create_stream(), gpu.create_stream()  # non-blocking, both
+        self.stream = gpu.create_stream()
+        self.copies = gpu.create_stream()  # non-blocking, both
         self.runtime, self.engine = load_plan(trt, artifact)
         cache = Path(job.config.output_dir) / "tensorrt_rtx_runtime.cache"
         self.context, kernels = create_context(self.engine, cache)
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
-        self.input = next(n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
+        self.input = next(
+            n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT
+        )
         self.output = next(n for n in names if n != self.input)
         self.context.set_input_shape(self.input, batch.shape)
         shape = tuple(self.context.get_tensor_shape(self.output))
@@ -2720,7 +3206,9 @@ class TensorRtRunner:
         self.slots = [Slot(gpu, self.stream, batch, result) for _ in range(2)]
         self.infer(batch)  # allocates and, with RTX, compiles; a capture allows neither
         self.graph = self.capture()
-        proof = inspect_plan(trt, self.engine, job.case.precision, Path(artifact.path).with_suffix(".json"))
+        proof = inspect_plan(
+            trt, self.engine, job.case.precision, Path(artifact.path).with_suffix(".json")
+        )
         artifact.proof = {**artifact.proof, **proof, "cuda_graph": self.graph is not None}
         if kernels is not None:
             write_beside(cache, bytes(kernels.serialize()))
@@ -2740,7 +3228,9 @@ class TensorRtRunner:
             builder = self.stream.create_graph_builder().begin_building("thread_local")
             self.launch(self.slots[0], builder.stream)
             return builder.end_building().complete()
-        except Exception:  # CUDA says only at capture that a kernel cannot be captured; the record says that it was not
+        # CUDA says only at capture that a kernel cannot be captured; the record says that it was
+        # not
+        except Exception:
             return None
 
     def enqueue(self) -> None:
@@ -2794,19 +3284,20 @@ def load_plan(trt: Any, artifact: Artifact) -> tuple[Any, Any]:
 
 
 def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
-    """An execution context; with TensorRT-RTX also its cache of compiled kernels, read from a file if it fits."""
+    """An execution context and, with TensorRT-RTX, its cache of compiled kernels."""
     config = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
     if config is None or not hasattr(config, "create_runtime_cache"):
         return engine.create_execution_context(), None
     kernels = config.create_runtime_cache()
     if cache.exists():
-        kernels.deserialize(cache.read_bytes())  # refuses by itself what another GPU or version wrote
+        # refuses by itself what another GPU or version wrote
+        kernels.deserialize(cache.read_bytes())
     config.set_runtime_cache(kernels)
     return engine.create_execution_context(config), kernels
 
 
 def inspect_plan(trt: Any, engine: Any, precision: str, listing: Path) -> dict[str, Any]:
-    """The share of a plan's convolutions and matrix products that have the precision; its layers go to `listing`.
+    """The share of a plan's heavy layers that have the precision; its layers go to `listing`.
 
     Raises:
       UserError: the plan computes nothing at the precision asked for.
@@ -2815,14 +3306,18 @@ def inspect_plan(trt: Any, engine: Any, precision: str, listing: Path) -> dict[s
     write_beside(listing, text.encode())
     share = plan_share(read_inspector(text), precision)
     if precision in ("fp16", "int8") and share.get("executed_share_of_nodes") == 0:
-        raise UserError(f"TensorRT computes nothing in {precision.upper()} here: it would time another precision")
+        raise UserError(
+            f"TensorRT computes nothing in {precision.upper()} here: it would time another "
+            "precision"
+        )
     return share
 
 
 def read_inspector(text: str) -> list[dict[str, Any]]:
-    """The layers of the engine inspector's JSON, which from 8.6 on holds raw control characters between names."""
+    """The layers in the inspector's JSON, which from 8.6 on holds raw control characters."""
     layers = json.loads(text, strict=False).get("Layers", [])
-    return [layer for layer in layers if isinstance(layer, dict)]  # names only, where it was built without DETAILED
+    # names only, where it was built without DETAILED
+    return [layer for layer in layers if isinstance(layer, dict)]
 
 
 HEAVY_LAYERS = re.compile("conv|correlation|gemm|matmul|matrix", re.I)
@@ -2835,17 +3330,22 @@ ANY_TYPE = re.compile(r"\b(half|b?float(16|32)?|[bf]p?\d+|u?int\d+|bool)\b", re.
 
 
 def plan_share(layers: list[dict[str, Any]], precision: str) -> dict[str, Any]:
-    """How many of a plan's convolutions and matrix products take in the precision, of those whose type is told.
+    """The share of a plan's convolutions and matrix products whose input has the precision.
 
-    TensorRT 8 and 10 tell a tensor's type in `Format/Datatype`, RTX and 11 in `Datatype`. `unknown_nodes` counts those
-    that do not tell it; blocks that TensorRT fuses tell nothing of what is inside.
+    TensorRT 8 and 10 tell a tensor's type in `Format/Datatype`, RTX and 11 in `Datatype`.
+    `unknown_nodes` counts those that do not tell it; blocks that TensorRT fuses tell nothing of
+    what is inside.
     """
     word = re.compile(TYPE_WORDS.get(precision, TYPE_WORDS["fp32"]), re.I)
-    told = [input_type(layer) for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))]
+    told = [
+        input_type(layer) for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))
+    ]
     known = [kind for kind in told if ANY_TYPE.search(kind)]
     share: dict[str, Any] = {"executed_nodes": len(known), "unknown_nodes": len(told) - len(known)}
     if known:
-        share["executed_share_of_nodes"] = sum(bool(word.search(kind)) for kind in known) / len(known)
+        share["executed_share_of_nodes"] = sum(bool(word.search(kind)) for kind in known) / len(
+            known
+        )
     return share
 
 
@@ -2854,19 +3354,27 @@ def input_type(layer: dict[str, Any]) -> str:
     source = (layer.get("Inputs") or [{}])[0]
     if not isinstance(source, dict):
         return ""
-    return str(source.get("Datatype") or source.get("DataType") or source.get("Format/Datatype") or "")
+    return str(
+        source.get("Datatype") or source.get("DataType") or source.get("Format/Datatype") or ""
+    )
 
 
 TENSORRT = TensorRt()
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Native(), TENSORRT, TfTrt(), Xla(), OnnxRuntime())}
+ENGINES: dict[str, Engine] = {
+    engine.name: engine for engine in (Native(), TENSORRT, TfTrt(), Xla(), OnnxRuntime())
+}
 AUTO = ("tensorrt", "tftrt", "xla", "onnxruntime")  # the order in which auto looks
 
 
-# ------------------------------------------------------------------------------------------------------------ timing
+# ------------------------------------------------------------------------------------------- timing
 
 
-def time_steps(step: Callable[[], Any], count: int, clock: Callable[[], float] = time.perf_counter,
-               after: Callable[[], Any] = lambda: None) -> list[float]:  # fmt: skip
+def time_steps(
+    step: Callable[[], Any],
+    count: int,
+    clock: Callable[[], float] = time.perf_counter,
+    after: Callable[[], Any] = lambda: None,
+) -> list[float]:
     """Seconds of each of `count` steps; `after` is called between them and not timed."""
     seconds = []
     for _ in range(count):
@@ -2878,7 +3386,7 @@ def time_steps(step: Callable[[], Any], count: int, clock: Callable[[], float] =
 
 
 def waited_step(runner: Runner, batch: np.ndarray, inputs: str) -> Callable[[], Any]:
-    """A step that is waited for: on the batch that lies where the engine computes, or from NumPy to NumPy."""
+    """A step that is waited for: on the resident batch, or from NumPy to NumPy."""
     if inputs == "host":
         return functools.partial(runner.infer, batch)
 
@@ -2890,7 +3398,7 @@ def waited_step(runner: Runner, batch: np.ndarray, inputs: str) -> Callable[[], 
 
 
 def burst_of(runner: Runner, batch: np.ndarray, inputs: str, steps: int) -> Callable[[], Any]:
-    """`steps` steps that are waited for once; from the host the next copy overlaps the running step."""
+    """A throughput loop: `steps` steps that are waited for once; from the host with prefetch."""
     if inputs == "host":
         return runner.feeder(batch, steps)
 
@@ -2901,17 +3409,21 @@ def burst_of(runner: Runner, batch: np.ndarray, inputs: str, steps: int) -> Call
     return burst
 
 
-WARM_LEAST, WARM_MOST = 1.0, 10.0  # seconds of a warm-up that lasts until the speed has stopped rising
+# seconds of a warm-up that lasts until the speed has stopped rising
+WARM_LEAST = 1.0
+WARM_MOST = 10.0
 WARM_WINDOW = 0.25  # seconds of steps whose median is one speed in it
 RISING = 0.02  # a speed that rises by less has stopped
 ROUND_SECONDS = 0.5  # of waited steps in a round, where the flags leave their number open
 LEAST_STEPS = 4  # in a round, where the flags say how many steps there are
-REST_MOST = 1.0  # seconds that an engine's idle threads may spin on before the next case is timed all the same
+# seconds that an engine's idle threads may spin on before the next case is timed all the same
+REST_MOST = 1.0
 
 
 def warm_up(step: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
     """Runs a step until its speed has stopped rising; its seconds by then."""
-    begun, medians = clock(), list[float]()
+    begun = clock()
+    medians = list[float]()
     while is_rising(medians, clock() - begun):
         window = time_steps(step, 1, clock)
         while sum(window) < WARM_WINDOW:
@@ -2921,7 +3433,7 @@ def warm_up(step: Callable[[], Any], clock: Callable[[], float] = time.perf_coun
 
 
 def is_rising(medians: list[float], elapsed: float) -> bool:
-    """Whether a warm-up goes on: the last two windows' best step is still faster than the best before.
+    """Whether a warm-up goes on: the last two windows are still faster than the best before.
 
     Args:
       medians: seconds of a step in each window.
@@ -2937,7 +3449,7 @@ def is_rising(medians: list[float], elapsed: float) -> bool:
 
 
 def plan_rounds(loops: int, rounds: int | None) -> list[int]:
-    """So many steps as evenly as can be over the rounds; without a number over as many as tell something."""
+    """The steps of each round: `loops` in all, as evenly as possible."""
     rounds = min(loops, rounds or min(LEAST_ROUNDS, max(1, loops // LEAST_STEPS)))
     return [loops // rounds + (turn < loops % rounds) for turn in range(rounds)]
 
@@ -2952,20 +3464,27 @@ def come_to_rest() -> None:
             return
 
 
-# NVML's nvmlClocksEventReason bits that mean a GPU runs slower than it could; idle and user settings are none of them.
-THROTTLES = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal",
-             0x80: "power brake"}  # fmt: skip
+# NVML's nvmlClocksEventReason bits that mean a GPU runs slower than it could; idle and user
+# settings are none of them.
+THROTTLES = {
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x20: "software thermal",
+    0x40: "hardware thermal",
+    0x80: "power brake",
+}
 
 
 class Clocks(threading.Thread):
-    """Samples an NVIDIA GPU's SM clock, power, temperature and throttling ten times a second, as a context."""
+    """Samples a GPU's SM clock, power, temperature and throttling ten times a second: a context."""
 
     PERIOD = 0.1  # seconds
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.samples: list[dict[str, int]] = []
-        self.cost, self.over = 0.0, threading.Event()
+        self.cost = 0.0
+        self.over = threading.Event()
         self.waiting = False
 
     def __enter__(self) -> Clocks:
@@ -3021,12 +3540,13 @@ class Clocks(threading.Thread):
         return [sample[name] for sample in self.samples if name in sample]
 
     def facts(self, images: int, seconds: float) -> dict[str, Any]:
-        """Lowest, median and highest MHz, W and degrees Celsius, images per joule, what slowed the GPU, own cost.
+        """Lowest, median and highest clocks (MHz), power (W) and temperature (Celsius), and more.
 
         What the board has no sensor for is left out. images/J = images / (median W x seconds).
 
         Args:
-          images: how many were computed in so many `seconds`; waiting for others is no part of them.
+          images: how many were computed in so many `seconds`; waiting for others is no part of
+            them.
         """
         if not self.samples:
             return {}
@@ -3059,7 +3579,8 @@ class Surroundings:
         tells here is left out.
         """
         gone = {name: self.after[name] - before for name, before in self.before.items()}
-        seconds, facts = gone.pop("seconds"), {}
+        seconds = gone.pop("seconds")
+        facts = {}
         if "busy" in gone:
             facts["other_cores"] = max(0.0, gone["busy"] - gone["own"]) / seconds
             facts["stolen_cores"] = gone["stolen"] / seconds
@@ -3112,7 +3633,7 @@ CAUSES = (
 
 
 def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
-    """What was seen during the rounds that may have moved the speed, by what Clocks kept of each."""
+    """What may have moved the speed during the rounds, from what Clocks saw in each."""
     slowed = sorted({reason for clocks in rounds for reason in clocks.get("throttled", ())})
     if slowed:
         return f"the GPU slowed itself: {', '.join(slowed)}"
@@ -3124,13 +3645,14 @@ def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
     return "nothing else was seen"
 
 
-# -------------------------------------------------------------------------------------------------------- statistics
+# --------------------------------------------------------------------------------------- statistics
 
 
 def statistics(seconds: list[float], batch_size: int) -> dict[str, float]:
     """The statistics of log.txt, images/s and seconds; formulas in docs/records.md.
 
-    jitter is 1.4826 x the median absolute deviation, which estimates a normal distribution's standard deviation.
+    jitter is 1.4826 x the median absolute deviation, which estimates a normal distribution's
+    standard deviation.
     """
     times = np.asarray(seconds)
     speeds = batch_size / times
@@ -3145,20 +3667,27 @@ def statistics(seconds: list[float], batch_size: int) -> dict[str, float]:
         "latency_median": float(np.median(times)),
         "latency_mean": float(np.mean(times)),
         "latency_99th": float(np.percentile(times, 99)),
-        "latency_99th_uncertainty": float(abs(np.percentile(times[0::2], 99) - np.percentile(times[1::2], 99))),
+        "latency_99th_uncertainty": float(
+            abs(np.percentile(times[0::2], 99) - np.percentile(times[1::2], 99))
+        ),
     }
 
 
 def median_interval(values: Any, confidence: float = 0.95) -> tuple[float, float]:
-    """An interval that holds the population's median with at least this confidence, whatever the distribution.
+    """An interval that holds the median with at least this confidence, for any distribution.
 
-    The k-th smallest and k-th largest value, k as large as the binomial distribution allows (order statistics; David
-    and Nagaraja, Order Statistics, 7.1). Under 6 values no interval is that sure: lowest and highest then.
+    The k-th smallest and k-th largest value, k as large as the binomial distribution allows (order
+    statistics; David and Nagaraja, Order Statistics, 7.1). Under 6 values no interval is that sure:
+    lowest and highest then.
     """
-    ordered, outside, k = np.sort(values), 0.0, 0
+    ordered = np.sort(values)
+    outside = 0.0
+    k = 0
     n = len(ordered)
     while k < n // 2:
-        outside += 2 * math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
+        outside += 2 * math.exp(
+            math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
+        )
         if outside > 1 - confidence:
             break
         k += 1
@@ -3170,9 +3699,15 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
     """One sentence when the GPU throttled or its clocks moved."""
     low, middle, high = clocks.get("sm_mhz", (0, 0, 0))
     if clocks.get("throttled"):
-        return [f"the GPU slowed itself ({', '.join(clocks['throttled'])}): let it cool, or compare at equal clocks"]
+        return [
+            f"the GPU slowed itself ({', '.join(clocks['throttled'])}): let it cool, or compare "
+            "at equal clocks"
+        ]
     if high - low > CLOCKS_MOVED * middle:
-        return [f"the SM clock moved between {low:.0f} and {high:.0f} MHz: raise --num_warmup, or lock the clocks"]
+        return [
+            f"the SM clock moved between {low:.0f} and {high:.0f} MHz: raise --num_warmup, or "
+            "lock the clocks"
+        ]
     return []
 
 
@@ -3224,18 +3759,19 @@ def times_native(rounds: Rounds, native: Rounds) -> Estimate:
     What slows both rounds of a pair cancels. Rounds that only one of them has are left out.
     """
     pairs = min(len(rounds), len(native))
-    ours, theirs = levels(rounds[:pairs], 0.5), levels(native[:pairs], 0.5)
+    ours = levels(rounds[:pairs], 0.5)
+    theirs = levels(native[:pairs], 0.5)
     both = min(len(ours), len(theirs))
     return Estimate(*np.exp(middle(theirs[:both] - ours[:both])).tolist())
 
 
 def levels(rounds: Rounds, share: float) -> np.ndarray:
-    """The logarithm of that quantile of the seconds of each round, or of each part of few rounds."""
+    """The logarithm of a quantile of the seconds of each round, or of each part of few rounds."""
     return np.log([np.quantile(part, share) for part in in_parts(rounds)])
 
 
 def in_parts(rounds: Rounds) -> list[np.ndarray]:
-    """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES parts, which is all that they tell."""
+    """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES parts in all."""
     if len(rounds) >= LEAST_ROUNDS:
         return [np.asarray(seconds) for seconds in rounds]
     each = math.ceil(BATCHES / len(rounds))
@@ -3291,7 +3827,9 @@ def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | Non
     this probability, by the binomial distribution (order statistics; David and Nagaraja, Order
     Statistics, 7.1): 0.99 ** 299 < 0.05.
     """
-    n, beyond, bound = len(seconds), 0.0, None
+    n = len(seconds)
+    beyond = 0.0
+    bound = None
     for k in range(n, 0, -1):
         ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
         beyond += math.exp(ways + k * math.log(P99) + (n - k) * math.log1p(-P99))
@@ -3308,7 +3846,7 @@ def rounds_of(result: Result, inputs: str) -> Rounds:
 
 
 def clocks_of(result: Result, inputs: str) -> list[dict[str, Any]]:
-    """What was seen of the machine in each round of a result; in its one loop where there were none."""
+    """The clocks and surroundings of each round of a result, or of its one loop."""
     whole = [{inputs: {"clocks": result.timings[inputs].clocks}}]
     return [of_round[inputs]["clocks"] for of_round in result.facts.get("rounds", whole)]
 
@@ -3347,11 +3885,13 @@ def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]
     return "noisy", f"{moved}{seen} in {steps:,} steps: quiet the machine, or measure longer"
 
 
-# ----------------------------------------------------------------------------------------- predictions and agreement
+# ------------------------------------------------------------------------ predictions and agreement
 
 
-SAME_TOP1 = 0.99  # share of the images that must keep native's first class, or of the decisions, to be the same model
-SAME_SNR_DB = 20.0  # an error of a hundredth of native's power, which turns outputs by a cosine of 0.995
+# share of the images that must keep native's first class, or of the decisions, to be the same model
+SAME_TOP1 = 0.99
+# an error of a hundredth of native's power, which turns outputs by a cosine of 0.995
+SAME_SNR_DB = 20.0
 DECISION = 0.5  # independent scores from here up say yes
 SUMS_TO_ONE = 1e-2  # how far from one a row of probabilities may add up, in float16
 CLASS_KINDS = ("probabilities", "logits")  # kinds of outputs whose largest value is the answer
@@ -3365,7 +3905,7 @@ def labels() -> dict[str, str]:
 
 
 def shift(classes: int, one_indexed: bool) -> int:
-    """What is added to an output's index to get labellist.json's class id: 1 where there is no background class."""
+    """What turns an output's index into labellist.json's class id: 1 if it has no background."""
     return int(one_indexed or classes == 1000)
 
 
@@ -3384,8 +3924,9 @@ def rows_of(values: np.ndarray) -> np.ndarray:
 def kind_of(op: str, values: np.ndarray) -> str:
     """What an output says, by the op that computes it and native's values [images, ...].
 
-    `probabilities` (a row sums to one), `logits` (a row's largest is its class), `scores` (each in [0, 1] by itself:
-    several may be true) or `values` (one number, a map, an embedding: nothing that has classes).
+    `probabilities` (a row sums to one), `logits` (a row's largest is its class), `scores` (each in
+    [0, 1] by itself: several may be true) or `values` (one number, a map, an embedding: nothing
+    that has classes).
     """
     if sum(side > 1 for side in values.shape[1:]) > 1:
         return "values"
@@ -3412,22 +3953,27 @@ def top(outputs: np.ndarray, count: int) -> np.ndarray:
 
 
 def predictions(values: np.ndarray, kind: str, config: Config) -> list[tuple[str, float]]:
-    """Labels and probabilities (or independent scores) of the first image's best classes; none of mere numbers."""
+    """Labels and probabilities (or scores) of the first image's best classes, if it has classes."""
     row = rows_of(values[:1])
     if kind == "values" or row.shape[1] == 1:
         return []
     shown = probabilities(row) if kind == "logits" else row
     best = top(row, config.predictions_to_print)[0]
-    return [(label_of(int(index), row.shape[1], config.ids_are_one_indexed), float(shown[0, index])) for index in best]
+    return [
+        (label_of(int(index), row.shape[1], config.ids_are_one_indexed), float(shown[0, index]))
+        for index in best
+    ]
 
 
 def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | None]:
     """How far two outputs [images, values] are apart as numbers.
 
-    cosine: lowest cosine similarity of an image's values; difference: largest absolute difference; snr_db:
-    signal-to-noise ratio over all images, 10 log10(sum theirs^2 / sum (theirs - ours)^2), None where nothing differs.
+    cosine: lowest cosine similarity of an image's values; difference: largest absolute difference;
+    snr_db: signal-to-noise ratio over all images, 10 log10(sum theirs^2 / sum (theirs - ours)^2),
+    None where nothing differs.
     """
-    noise, signal = float(np.sum((theirs - ours) ** 2)), float(np.sum(theirs**2))
+    noise = float(np.sum((theirs - ours) ** 2))
+    signal = float(np.sum(theirs**2))
     tiny = np.finfo(float).tiny
     return {
         "cosine": float(np.min(cosines(ours, theirs))),
@@ -3446,12 +3992,14 @@ def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any], list[int]]:
     """Agreement of two outputs [images, classes] on the classes, and which images changed theirs.
 
-    An image whose first two outputs in `theirs` are nearer than SAME_OUTPUT of its largest is undecided: rounding of
-    any kind may turn it, so it is neither the same nor changed. top1: share of the decided images with the same first
-    class; top5: mean share of the five best in common, over all images.
+    An image whose first two outputs in `theirs` are nearer than SAME_OUTPUT of its largest is
+    undecided: rounding of any kind may turn it, so it is neither the same nor changed. top1: share
+    of the decided images with the same first class; top5: mean share of the five best in common,
+    over all images.
     """
     count = min(5, ours.shape[1])
-    best, wanted = top(ours, count), top(theirs, count)
+    best = top(ours, count)
+    wanted = top(theirs, count)
     common = [len(set(mine) & set(native)) / count for mine, native in zip(best, wanted)]
     first, second = (np.take_along_axis(theirs, wanted[:, at : at + 1], 1)[:, 0] for at in (0, 1))
     decided = first - second >= SAME_OUTPUT * np.max(np.abs(theirs), axis=1)
@@ -3462,13 +4010,14 @@ def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any
 
 
 def score_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, int]:
-    """Counts of equal decisions at DECISION; those nearer to it than SAME_OUTPUT in `theirs` are undecided."""
+    """Counts of equal decisions at DECISION; within SAME_OUTPUT of it `theirs` are undecided."""
     decided = np.abs(theirs - DECISION) >= SAME_OUTPUT
     return counts_of((ours >= DECISION) == (theirs >= DECISION), decided)
 
 
 def counts_of(equal: np.ndarray, decided: np.ndarray) -> dict[str, int]:
-    same, sure = int(np.sum(equal & decided)), int(np.sum(decided))
+    same = int(np.sum(equal & decided))
+    sure = int(np.sum(decided))
     return {"same": same, "decided": sure, "undecided": equal.size - sure}
 
 
@@ -3477,9 +4026,12 @@ def share_same(counts: dict[str, Any]) -> float | None:
     return counts["same"] / counts["decided"] if counts["decided"] else None
 
 
-def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[dict[str, Any], list[int]]:
-    """All agreement of one output with native's for the same images, and which images changed their class."""
-    ours, theirs = rows_of(ours), rows_of(theirs)
+def output_agreement(
+    ours: np.ndarray, theirs: np.ndarray, kind: str
+) -> tuple[dict[str, Any], list[int]]:
+    """One output's agreement with native's for the same images, and the images that changed."""
+    ours = rows_of(ours)
+    theirs = rows_of(theirs)
     changed: list[int] = []
     found: dict[str, Any] = {"kind": kind, **numeric_agreement(ours, theirs)}
     if kind in CLASS_KINDS:
@@ -3490,11 +4042,12 @@ def output_agreement(ours: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[d
     return found, changed
 
 
-Natives = dict[tuple[int, str], list[dict[str, Timing]]]  # native's newest rounds by batch size and device
+# native's newest rounds by batch size and device
+Natives = dict[tuple[int, str], list[dict[str, Timing]]]
 
 
 def rate(result: Result, natives: Natives) -> None:
-    """Adds how many times as fast as native a result is: in the same turns, else where native ran on its device."""
+    """Adds times native to a result: from the same turns, else from native's on its device."""
     key = (result.case.images, result.machine["device"])
     if result.case.precision == "native":
         natives[key] = result.rounds
@@ -3503,11 +4056,13 @@ def rate(result: Result, natives: Natives) -> None:
     if native and result.rounds:
         both = [inputs for inputs in result.timings if inputs in native[0]]
         rated = {i: times_native(loops_of(result.rounds, i), loops_of(native, i)) for i in both}
-        result.facts["times_native"] = {inputs: estimate._asdict() for inputs, estimate in rated.items()}
+        result.facts["times_native"] = {
+            inputs: estimate._asdict() for inputs, estimate in rated.items()
+        }
 
 
 def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
-    """The outputs' indices of class ids in the user's counting, for a network of so many classes."""
+    """Indices into an output of so many classes, for class ids as the user counts them."""
     if config.labels_are_zero_indexed:
         has_background = classes == 1001 and not config.ids_are_one_indexed
         return np.asarray(ids) + int(has_background)
@@ -3515,25 +4070,35 @@ def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
 
 
 def accuracy(values: np.ndarray, indices: np.ndarray) -> dict[str, float | int]:
-    """Share of images [images, classes] whose class is the first, or among the first five, and of how many."""
+    """Share of images [images, classes] whose class is the first, or one of the first five."""
     hits = top(rows_of(values), 5) == indices[:, None]
-    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean()), "images": len(indices)}
+    return {
+        "top1": float(hits[:, 0].mean()),
+        "top5": float(hits.any(axis=1).mean()),
+        "images": len(indices),
+    }
 
 
 def judge(
-    result: Result, reference: dict[str, np.ndarray] | None, images: Images, config: Config, graph: Graph
+    result: Result,
+    reference: dict[str, np.ndarray] | None,
+    images: Images,
+    config: Config,
+    graph: Graph,
 ) -> None:
-    """Adds kinds of outputs, predictions, agreement with native and accuracy to a result, and what is suspicious.
+    """Adds kinds of outputs, predictions, agreement, accuracy and what is doubtful to a result.
 
     Args:
-      result: its outputs hold any number of images, the first rows those of `images`; the rest are copies.
+      result: its outputs hold any number of images, the first rows those of `images`; the rest are
+        copies.
       reference: native's outputs for the same images, or None where there are none.
     """
     if result.outputs is None:
         return
     outputs = {name: values[: len(images.pixels)] for name, values in result.outputs.items()}
     kinds = result.facts["kinds"] = kinds_of(graph, reference or outputs)
-    main, kind = outputs[graph.output], kinds[graph.output]
+    main = outputs[graph.output]
+    kind = kinds[graph.output]
     if best := predictions(main, kind, config):
         result.facts["predictions"] = best
     result.notes += meaning_notes(main, kind, config)
@@ -3547,11 +4112,13 @@ def judge(
     judge_accuracy(result, main, kind, images, config)
 
 
-UNSURE = 0.2  # photographs whose best class is under it suggest that the network sees other pixels than in training
+# photographs whose best class is under it suggest that the network sees other pixels than in
+# training
+UNSURE = 0.2
 
 
 def unsure(rows: np.ndarray, result: Result, images: Images, config: Config) -> str:
-    """A sentence where native, with trained weights, knows the class of hardly a photograph; "" otherwise.
+    """A sentence where native, with trained weights, is sure of hardly any photograph, or "".
 
     Args:
       rows: probabilities [images, classes].
@@ -3571,7 +4138,9 @@ def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
     """Sentences on what the predictions mean."""
     notes = []
     if built_in(config) and config.weights == "random":
-        notes.append("random weights: the speed is real, the predictions mean nothing (--weights=imagenet)")
+        notes.append(
+            "random weights: the speed is real, the predictions mean nothing (--weights=imagenet)"
+        )
     if kind in CLASS_KINDS and rows_of(values).shape[1] == 1000 and not config.ids_are_one_indexed:
         notes.append("1000 classes: class ids are shifted by one, there is no background class")
     return notes
@@ -3587,7 +4156,11 @@ def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
 
 
 def judge_agreement(
-    result: Result, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray], images: Images, config: Config
+    result: Result,
+    outputs: dict[str, np.ndarray],
+    reference: dict[str, np.ndarray],
+    images: Images,
+    config: Config,
 ) -> None:
     """Adds the agreement of each output with native's, and a sentence where it changed."""
     if not all_finite(reference):
@@ -3596,7 +4169,8 @@ def judge_agreement(
     count = min(len(next(iter(outputs.values()))), len(next(iter(reference.values()))))
     found: dict[str, Any] = {}
     for name, kind in result.facts["kinds"].items():
-        ours, theirs = outputs[name][:count], reference[name][:count]
+        ours = outputs[name][:count]
+        theirs = reference[name][:count]
         found[name], changed = output_agreement(ours, theirs, kind)
         if kind in CLASS_KINDS:
             found[name]["changed"] = changed_classes(ours, theirs, changed, images, config)
@@ -3610,21 +4184,25 @@ def changed_classes(
     ours: np.ndarray, theirs: np.ndarray, changed: list[int], images: Images, config: Config
 ) -> list[dict[str, str]]:
     """The images whose first class changed: their names, native's class, and the one now."""
-    ours, theirs = rows_of(ours), rows_of(theirs)
+    ours = rows_of(ours)
+    theirs = rows_of(theirs)
 
     def named(rows: np.ndarray, image: int) -> str:
         return label_of(int(np.argmax(rows[image])), rows.shape[1], config.ids_are_one_indexed)
 
-    return [{"image": images.names[at], "native": named(theirs, at), "now": named(ours, at)} for at in changed]
+    return [
+        {"image": images.names[at], "native": named(theirs, at), "now": named(ours, at)}
+        for at in changed
+    ]
 
 
 def is_same(found: dict[str, Any]) -> bool:
-    """Whether an output's agreement is that of the same model: its classes or decisions, and its values."""
+    """Whether an output is the same model's: its classes or decisions, and its values."""
     return keeps_decisions(found) and (found["snr_db"] is None or found["snr_db"] >= SAME_SNR_DB)
 
 
 def keeps_decisions(found: dict[str, Any]) -> bool:
-    """Whether SAME_TOP1 of what was decided is as in native; an output without classes or scores decides nothing."""
+    """Whether SAME_TOP1 of the decisions are native's; true of an output that decides nothing."""
     share = share_same(found) if "decided" in found else None
     return share is None or share >= SAME_TOP1
 
@@ -3632,19 +4210,30 @@ def keeps_decisions(found: dict[str, Any]) -> bool:
 def agreement_note(precision: str, found: dict[str, Any]) -> str:
     """The sentence on an output that a precision changed."""
     if keeps_decisions(found):
-        return (f"{precision.upper()} changed the outputs: {found['snr_db']:.1f} dB signal to noise, lowest cosine "
-                f"{found['cosine']:.3f}")  # fmt: skip
+        return (
+            f"{precision.upper()} changed the outputs: {found['snr_db']:.1f} dB signal to noise, "
+            f"lowest cosine {found['cosine']:.3f}"
+        )
     what = "decisions" if found["kind"] == "scores" else "images"
-    return f"{precision.upper()} changed the predictions: {found['same']} of {found['decided']} {what} as in native"
+    share = f"{found['same']} of {found['decided']} {what} as in native"
+    return f"{precision.upper()} changed the predictions: {share}"
 
 
-NO_ACCURACY, GOOD_ACCURACY = 0.01, 0.5  # under the one, and over the other with ids one off: counted otherwise
+# under the one, and over the other with ids one off: counted otherwise
+NO_ACCURACY = 0.01
+GOOD_ACCURACY = 0.5
 
 
-def judge_accuracy(result: Result, values: np.ndarray, kind: str, images: Images, config: Config) -> None:
+def judge_accuracy(
+    result: Result, values: np.ndarray, kind: str, images: Images, config: Config
+) -> None:
     """Adds accuracy where the images' classes are known, or a sentence on why there is none."""
     count = rows_of(values).shape[1]
-    ids = [config.label] * len(values) if config.label is not None else (images.labels or [])[: len(values)]
+    ids = (
+        [config.label] * len(values)
+        if config.label is not None
+        else (images.labels or [])[: len(values)]
+    )
     if not ids:
         return
     indices = indices_of(ids, count, config)
@@ -3652,8 +4241,10 @@ def judge_accuracy(result: Result, values: np.ndarray, kind: str, images: Images
     if kind not in CLASS_KINDS:
         result.notes.append("no accuracy: the output has no classes of which one is right")
     elif strange:
-        result.notes.append(f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
-                            f"--label, or the names of the class folders")  # fmt: skip
+        result.notes.append(
+            f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
+            f"--label, or the names of the class folders"
+        )
     elif images.random:
         result.notes.append("no accuracy: --label can be the class of no random image")
     else:
@@ -3661,7 +4252,9 @@ def judge_accuracy(result: Result, values: np.ndarray, kind: str, images: Images
         result.notes += counting_notes(found["top1"], values, indices, config)
 
 
-def counting_notes(share: float, values: np.ndarray, indices: np.ndarray, config: Config) -> list[str]:
+def counting_notes(
+    share: float, values: np.ndarray, indices: np.ndarray, config: Config
+) -> list[str]:
     """A sentence where the images are right, but for class ids that begin at another number."""
     if share >= NO_ACCURACY:
         return []
@@ -3669,7 +4262,10 @@ def counting_notes(share: float, values: np.ndarray, indices: np.ndarray, config
         other = accuracy(values, indices + step)["top1"]
         if other >= GOOD_ACCURACY:
             remedy = counting_remedy(step, rows_of(values).shape[1], config)
-            return [f"accuracy is {share:.1%}, and {other:.1%} where class ids begin at another number: {remedy}"]
+            return [
+                f"accuracy is {share:.1%}, and {other:.1%} where class ids begin at another "
+                f"number: {remedy}"
+            ]
     return []
 
 
@@ -3682,27 +4278,47 @@ def counting_remedy(step: int, classes: int, config: Config) -> str:
     return "check --label, or the names of the class folders"
 
 
-# ---------------------------------------------------------------------------------------------------- log and report
+# ----------------------------------------------------------------------------------- log and report
 
 
 def timings_of(result: Result) -> dict[str, dict[str, Any]]:
     """A record's timings with their statistics; adds sentences on them to the result."""
-    timings, size = {}, result.case.images
+    timings = {}
+    size = result.case.images
     for inputs, timing in result.timings.items():
         cause = likeliest_cause(clocks_of(result, inputs))
         steady, remedy = verdict(rounds_of(result, inputs), size, cause)
-        numbers = statistics(timing.seconds, size) | round_statistics(rounds_of(result, inputs), size)
+        numbers = statistics(timing.seconds, size) | round_statistics(
+            rounds_of(result, inputs), size
+        )
         timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
-        result.notes += [f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note]
+        result.notes += [
+            f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note
+        ]
     return timings
 
 
 def make_record(result: Result, job: Job) -> dict[str, Any]:
     """A self-contained JSON object of one case: what ran on what, raw seconds, proofs and notes."""
-    config, case, artifact = job.config, result.case, result.artifact
+    config = job.config
+    case = result.case
+    artifact = result.artifact
     timings = timings_of(result)
-    settings = ("num_loops", "num_warmup", "rounds", "preprocessing", "tf32", "seed", "workspace_size", "threads",
-                "pin_threads", "host_dtype", "label", "gpus", "spread")  # fmt: skip
+    settings = (
+        "num_loops",
+        "num_warmup",
+        "rounds",
+        "preprocessing",
+        "tf32",
+        "seed",
+        "workspace_size",
+        "threads",
+        "pin_threads",
+        "host_dtype",
+        "label",
+        "gpus",
+        "spread",
+    )
     recorded = {*settings, "weights"} if built_in(config) else {*settings}
     return {
         "record": RECORD_VERSION,
@@ -3717,16 +4333,23 @@ def make_record(result: Result, job: Job) -> dict[str, Any]:
         "batch_size": case.batch_size,
         "input_dtype": job.dtype,
         "timings": timings,
-        "graph": {name: value for name, value in dataclasses.asdict(job.graph).items() if name != "path"},
+        "graph": {
+            name: value for name, value in dataclasses.asdict(job.graph).items() if name != "path"
+        },
         "images": "random" if job.images.random else len(job.images.pixels),
         "first_image": job.images.names[0],
-        "artifact": artifact and {"name": Path(artifact.path).name, "bytes": artifact.bytes,
-                                  "build_seconds": artifact.seconds, "proof": artifact.proof},
+        "artifact": artifact
+        and {
+            "name": Path(artifact.path).name,
+            "bytes": artifact.bytes,
+            "build_seconds": artifact.seconds,
+            "proof": artifact.proof,
+        },
         **result.machine,
         "flags": {name: value for name, value in vars(config).items() if name in recorded},
         "notes": result.notes,
         **result.facts,
-    }  # fmt: skip
+    }
 
 
 def log_block(record: dict[str, Any]) -> str:
@@ -3735,18 +4358,23 @@ def log_block(record: dict[str, Any]) -> str:
     for inputs, timing in record["timings"].items():
         s = timing["statistics"]
         lines += [
-            f"network: {record['network']},\t batchsize {record['batch_size']}, steps {len(timing['seconds'])}",
+            f"network: {record['network']},\t batchsize {record['batch_size']}, steps "
+            f"{len(timing['seconds'])}",
             f"  fps \tmedian: {s['fps_median']:.1f}, \tmean: {s['fps_mean']:.1f}, "
             f"\tuncertainty: {s['fps_uncertainty']:.1f}, \tjitter: {s['fps_jitter']:.1f}",
             f"  latency \tmedian: {s['latency_median']:.5f}, \tmean: {s['latency_mean']:.5f}, "
-            f"\t99th_p: {s['latency_99th']:.5f}, \t99th_uncertainty: {s['latency_99th_uncertainty']:.5f}",
-            f"  inputs \t{inputs} {record['input_dtype']}, \tthroughput: {timing['throughput']:.1f} images/s, "
-            f"\tfirst run: {timing['first_run']:.3f} s, \t{timing['verdict']}",
+            f"\t99th_p: {s['latency_99th']:.5f}, \t99th_uncertainty: "
+            f"{s['latency_99th_uncertainty']:.5f}",
+            f"  inputs \t{inputs} {record['input_dtype']}, \tthroughput: "
+            f"{timing['throughput']:.1f} images/s, \tfirst run: {timing['first_run']:.3f} s, "
+            f"\t{timing['verdict']}",
         ]
     if record["status"] != "ok":
         lines.append(f"network: {record['network']},\t batchsize {record['batch_size']}, steps 0")
         lines.append(f"  {record['status']} \t{record['error']}".rstrip())
-    lines.append(f"  engine \t{record['engine']} {record['engine_version']}, \tdevice: {record['device']}")
+    lines.append(
+        f"  engine \t{record['engine']} {record['engine_version']}, \tdevice: {record['device']}"
+    )
     if "together" in record:
         devices, sums = (record["together"][name] for name in ("devices", "throughput"))
         speeds = ", \t".join(f"{inputs} {speed:.1f} images/s" for inputs, speed in sums.items())
@@ -3759,23 +4387,28 @@ def judged_lines(record: dict[str, Any]) -> list[str]:
     lines = []
     for found in (record.get("agreement") or {"outputs": {}})["outputs"].values():
         numbers = {
-            name: found[name] for name in ("top1", "top5", "cosine", "difference") if found.get(name) is not None
+            name: found[name]
+            for name in ("top1", "top5", "cosine", "difference")
+            if found.get(name) is not None
         }
         parts = [f"{name}: {value:.4f}" for name, value in numbers.items()]
         parts.append(f"snr: {math.inf if found['snr_db'] is None else found['snr_db']:.1f} dB")
         if "decided" in found:
             parts.append(f"same: {found['same']} of {found['decided']}")
             parts += [f"undecided: {found['undecided']}"] if found["undecided"] else []
-        lines.append("  agreement \t" + ", \t".join([*parts, f"images: {record['agreement']['images']}"]))
+        lines.append(
+            "  agreement \t" + ", \t".join([*parts, f"images: {record['agreement']['images']}"])
+        )
     if found := record.get("accuracy"):
         lines.append(
-            f"  accuracy \ttop1: {found['top1']:.4f}, \ttop5: {found['top5']:.4f}, \timages: {found['images']}"
+            f"  accuracy \ttop1: {found['top1']:.4f}, \ttop5: {found['top5']:.4f}, \timages: "
+            f"{found['images']}"
         )
     return lines
 
 
 def append(path: Path, text: str) -> None:
-    """Appends a whole block or, where the disk is full, nothing; on disk before this returns, apart from other runs'.
+    """Appends a whole block or, where the disk is full, nothing; locked, and on disk at return.
 
     Raises:
       OSError: the folder cannot be made, or the file not written.
@@ -3801,8 +4434,10 @@ def keep(record: dict[str, Any], config: Config) -> None:
         append(Path(config.output_dir) / "log.txt", log_block(record))
         append(Path(config.output_dir) / "results.jsonl", json.dumps(record) + "\n")
     except OSError as error:
-        raise UserError(f"{config.output_dir} cannot be written any more ({error.strerror}): what was measured stands "
-                        f"above; pass another --output_dir") from error  # fmt: skip
+        raise UserError(
+            f"{config.output_dir} cannot be written any more ({error.strerror}): what was "
+            "measured stands above; pass another --output_dir"
+        ) from error
 
 
 def check_output_dir(folder: str) -> None:
@@ -3816,7 +4451,9 @@ def check_output_dir(folder: str) -> None:
         for name in ("log.txt", "results.jsonl"):
             append(Path(folder) / name, "")
     except OSError as error:
-        raise UserError(f"--output_dir={folder} cannot be written ({error.strerror}): pass another folder") from error
+        raise UserError(
+            f"--output_dir={folder} cannot be written ({error.strerror}): pass another folder"
+        ) from error
 
 
 def load_file(name: str, path: Path) -> Any:
@@ -3829,7 +4466,7 @@ def load_file(name: str, path: Path) -> Any:
 
 
 def print_report(records: list[dict[str, Any]]) -> None:
-    """What a person reads on stdout: the 2018 script's predictions lines, then report.py's tables and sentences."""
+    """Prints the 2018 script's predictions lines, then report.py's tables and sentences."""
     shown = {(r["precision"], r["engine"]): r["predictions"] for r in records if "predictions" in r}
     engines = collections.Counter(precision for precision, _ in shown)
     if shown:
@@ -3849,15 +4486,16 @@ def precision_name(precision: str) -> str:
 class RoundsOnDisk:
     """Keeps the rounds of cases whose records are not written yet, so that a kill loses none.
 
-    A line for each round in a file of this run's own. Where a run was killed, the next into the same folder makes
-    records of them.
+    A line for each round in a file of this run's own. Where a run was killed, the next into the
+    same folder makes records of them.
     """
 
     PREFIX = "unfinished_"
 
     def __init__(self, folder: str | Path) -> None:
         handle, name = tempfile.mkstemp(prefix=self.PREFIX, suffix=".jsonl", dir=folder)
-        self.path, self.file = Path(name), os.fdopen(handle, "a")
+        self.path = Path(name)
+        self.file = os.fdopen(handle, "a")
         fcntl.flock(self.file, fcntl.LOCK_EX)  # a run that has died holds none
         self.unwritten: set[str] = set()  # cases whose record is still to come
         self.lock = threading.Lock()  # several devices' rounds may come at once
@@ -3872,21 +4510,32 @@ class RoundsOnDisk:
           UserError: it cannot be written.
         """
         key = self.key(result)
-        lines = [{"case": key, "round": {i: dataclasses.asdict(timing) for i, timing in timings.items()}}]
+        lines = [
+            {"case": key, "round": {i: dataclasses.asdict(timing) for i, timing in timings.items()}}
+        ]
         if key not in self.unwritten:
             empty = dataclasses.replace(result, timings={}, notes=[*result.notes])
-            lines.insert(0, {"case": key, "record": make_record(empty, dataclasses.replace(job, case=result.case))})
+            lines.insert(
+                0,
+                {
+                    "case": key,
+                    "record": make_record(empty, dataclasses.replace(job, case=result.case)),
+                },
+            )
         self.unwritten.add(key)
         try:
             self.write(lines)
         except OSError as error:
-            raise UserError(f"{self.path.parent} cannot be written any more ({error.strerror}): pass another "
-                            f"--output_dir") from error  # fmt: skip
+            raise UserError(
+                f"{self.path.parent} cannot be written any more ({error.strerror}): pass another "
+                f"--output_dir"
+            ) from error
 
     def forget(self, result: Result) -> None:
         """Says that a case's record is written."""
         self.unwritten.discard(self.key(result))
-        with contextlib.suppress(OSError):  # the record is there: at worst the next run writes it again
+        # the record is there: at worst the next run writes it again
+        with contextlib.suppress(OSError):
             self.write([{"case": self.key(result), "written": True}])
 
     def write(self, lines: list[dict[str, Any]]) -> None:
@@ -3920,7 +4569,10 @@ def recover_rounds(config: Config) -> None:
                 for record in found:
                     keep(record, config)
                 path.unlink()
-                say(f"{len(found)} cases of a run that was killed: the rounds that there are were appended")
+                say(
+                    f"{len(found)} cases of a run that was killed: the rounds that there are were "
+                    "appended"
+                )
 
 
 def records_of_rounds(lines: list[str]) -> list[dict[str, Any]]:
@@ -3933,15 +4585,23 @@ def records_of_rounds(lines: list[str]) -> list[dict[str, Any]]:
             if "record" in found:
                 records[found["case"]] = found["record"]
             elif "round" in found:
-                rounds[found["case"]].append({i: Timing(**timing) for i, timing in found["round"].items()})
+                rounds[found["case"]].append(
+                    {i: Timing(**timing) for i, timing in found["round"].items()}
+                )
             else:
                 records.pop(found["case"], None)
-    return [with_rounds(record, rounds[case]) for case, record in records.items() if has_deviation(rounds[case])]
+    return [
+        with_rounds(record, rounds[case])
+        for case, record in records.items()
+        if has_deviation(rounds[case])
+    ]
 
 
 def has_deviation(rounds: list[dict[str, Timing]]) -> bool:
     """Whether rounds have the two steps that statistics need."""
-    return bool(rounds) and all(sum(len(timings[i].seconds) for timings in rounds) > 1 for i in rounds[0])
+    return bool(rounds) and all(
+        sum(len(timings[i].seconds) for timings in rounds) > 1 for i in rounds[0]
+    )
 
 
 def with_rounds(record: dict[str, Any], rounds: list[dict[str, Timing]]) -> dict[str, Any]:
@@ -3957,12 +4617,14 @@ class Report:
     """Judges, records and prints what was measured, whoever scheduled it."""
 
     def __init__(self, config: Config, cases: list[Case], rounds: RoundsOnDisk) -> None:
-        self.config, self.cases, self.rounds = config, cases, rounds
+        self.config = config
+        self.cases = cases
+        self.rounds = rounds
         self.records: list[dict[str, Any]] = []
         self.natives: Natives = {}
 
     def add(self, job: Job, results: list[Result]) -> None:
-        """Takes one case's results, one for each device that it ran on; they are on disk when this returns."""
+        """Takes one case's results, one for each device; they are on disk when this returns."""
         for result in results:
             if result.artifact and "calibration" in result.artifact.proof:
                 proof = dict(result.artifact.proof)  # another case may have the same
@@ -3977,7 +4639,9 @@ class Report:
         for result, record in zip(results, self.records[-len(results) :]):
             number = min(turn_of(self.cases, record) + 1, len(self.cases))
             where = (
-                f" on {result.machine['device']}" if any(vars(self.config).get(name) for name in FLEET_FLAGS) else ""
+                f" on {result.machine['device']}"
+                if any(vars(self.config).get(name) for name in FLEET_FLAGS)
+                else ""
             )
             say(f"[{number}/{len(self.cases)}] {result.case.title}{where}: {in_short(result)}")
 
@@ -3991,7 +4655,8 @@ class Report:
 
     def status(self) -> int:
         """Says where the records are; 1 where a case failed."""
-        count, folder = len(self.records), self.config.output_dir
+        count = len(self.records)
+        folder = self.config.output_dir
         print(f"\n{count} cases appended to log.txt and results.jsonl in {folder}", flush=True)
         return int(any(record["error"] for record in self.records))
 
@@ -4001,7 +4666,9 @@ def in_short(result: Result) -> str:
     found = []
     for inputs in result.timings:
         rounds = rounds_of(result, inputs)
-        speed = f"{typical(rounds, result.case.images).value:,.0f} images/s{' from host' * (inputs == 'host')}"
+        speed = f"{typical(rounds, result.case.images).value:,.0f} images/s"
+        if inputs == "host":
+            speed += " from host"
         rated = result.facts.get("times_native", {}).get(inputs)
         found.append(f"{speed}, {rated['value']:.2f}x native" if rated else speed)
     return "; ".join(found) or result.error or result.status
@@ -4011,18 +4678,22 @@ def turn_of(cases: list[Case], record: dict[str, Any]) -> int:
     """Which of the cases a record is of: results of several devices come as they are done."""
     mine = record["engine"], record["precision"]
     sizes = record["batch_size"], None
-    turns = (turn for turn, c in enumerate(cases) if (c.engine, c.precision) == mine and c.batch_size in sizes)
+    turns = (
+        turn
+        for turn, c in enumerate(cases)
+        if (c.engine, c.precision) == mine and c.batch_size in sizes
+    )
     return next(turns, len(cases))
 
 
-# ------------------------------------------------------------------------------------------------- running the cases
+# -------------------------------------------------------------------------------- running the cases
 
 ASKED = "asked for"  # why an engine was chosen that --engine names
 KINDS_OF_INPUTS = {"device": ["device"], "host": ["host"], "both": ["device", "host"]}
 
 
 class Loader:
-    """In a process of its own, which a broken model may crash: reads models and images, asks the engines."""
+    """In a process of its own, which a broken model may crash: loads models, images, engines."""
 
     def load_graph(self, config: Config) -> Graph:
         return load_graph(config)
@@ -4046,7 +4717,9 @@ class Model:
 def swallowed_flags(config: Config) -> list[str]:
     """A sentence for each flag that was typed and has no effect beside the others."""
     found = []
-    models = [name for name in ("frozen_graph", "savedmodel_dir", "keras_model") if getattr(config, name)]
+    models = [
+        name for name in ("frozen_graph", "savedmodel_dir", "keras_model") if getattr(config, name)
+    ]
     for name in models[1:]:
         found.append(f"--{name} is not read: --{models[0]} goes before it")
     if models and "weights" in config.given:
@@ -4058,13 +4731,14 @@ def swallowed_flags(config: Config) -> list[str]:
     return found
 
 
-WEIGHTS_SERVER = "https://storage.googleapis.com/tensorflow/keras-applications/"  # where Keras has them
+# where Keras has them
+WEIGHTS_SERVER = "https://storage.googleapis.com/tensorflow/keras-applications/"
 WEIGHTS_FILE = "resnet50v2_weights_tf_dim_ordering_tf_kernels.h5"
 SECONDS_TO_REACH = 8  # after which there is no network
 
 
 def load_with_weights(config: Config, loader: Worker | Here) -> Graph:
-    """The graph; of the built-in network with trained weights where photographs are given and they can be had.
+    """The graph; the built-in network has trained weights if there are photographs and a network.
 
     Raises:
       UserError: it cannot be loaded, or --weights=imagenet was passed and they cannot be had.
@@ -4088,7 +4762,7 @@ def load_with_weights(config: Config, loader: Worker | Here) -> Graph:
 
 
 def why_no_download() -> str | None:
-    """Why Keras's trained weights cannot be had, by asking for their address; None where they lie in its folder."""
+    """Why Keras's trained weights cannot be downloaded; None if they can, or are there already."""
     import requests
 
     folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
@@ -4103,7 +4777,8 @@ def why_no_download() -> str | None:
         except requests.RequestException as error:
             found[0] = f"{type(error).__name__} from {WEIGHTS_SERVER.split('/')[2]}"
 
-    asking = threading.Thread(target=ask, daemon=True)  # looking a name up has no time limit of its own
+    # looking a name up has no time limit of its own
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(SECONDS_TO_REACH)
     return found[0]
@@ -4114,14 +4789,20 @@ def choose_preprocessing(config: Config, graph: Graph) -> None:
     asked = config.preprocessing if "preprocessing" in config.given else None
     if graph.dtype == "uint8":
         if asked not in (None, "none"):
-            say(f"--preprocessing={asked} has no effect: {graph.name} takes uint8 pixels as they are")
+            say(
+                f"--preprocessing={asked} has no effect: {graph.name} takes uint8 pixels as they "
+                "are"
+            )
         config.preprocessing = "none"
     elif asked is None:
         config.preprocessing, why = fitting_preprocessing(config, graph)
         if config.image_file or config.image_dir or config.calibration_dir:
             say(f"--preprocessing={config.preprocessing} is taken: {why}")
     elif graph.scaling and asked != "none":
-        say(f"{graph.name} scales its pixels itself ({graph.scaling}): --preprocessing=none may be meant")
+        say(
+            f"{graph.name} scales its pixels itself ({graph.scaling}): --preprocessing=none may "
+            "be meant"
+        )
 
 
 def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
@@ -4132,11 +4813,14 @@ def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
         return "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
     if graph.image_shape[2] == 1:
         return "none", f"{graph.name} takes one channel, and nothing in it tells which range"
-    return config.preprocessing, f"the default, as nothing in {graph.name} tells what it was trained with"
+    return (
+        config.preprocessing,
+        f"the default, as nothing in {graph.name} tells what it was trained with",
+    )
 
 
 def load_model(config: Config) -> Model:
-    """Graph, images and cases that the flags name; sets the weights and the preprocessing that were left open.
+    """Graph, images and cases that the flags name; settles open weights and preprocessing.
 
     Raises:
       UserError: one of them cannot be had.
@@ -4147,37 +4831,53 @@ def load_model(config: Config) -> Model:
         try:
             graph = load_with_weights(config, loader)
         except (CaseError, ProcessDied) as error:
-            raise UserError(f"the model cannot be loaded, it is damaged or not what it says (its {error})") from None
+            raise UserError(
+                f"the model cannot be loaded, it is damaged or not what it says (its {error})"
+            ) from None
         choose_preprocessing(config, graph)
         batch_sizes = fit_batch_sizes(config, graph)
         if config.calibration_dir and "int8" in config.precisions:
-            image_paths(config.calibration_dir, "--calibration_dir")  # found out before the measuring
+            # found out before the measuring
+            image_paths(config.calibration_dir, "--calibration_dir")
         try:
-            images = loader.ask("load_images", config, graph, max(size or VARIED for size in batch_sizes))
+            images = loader.ask(
+                "load_images", config, graph, max(size or VARIED for size in batch_sizes)
+            )
         except (CaseError, ProcessDied) as error:
             raise UserError(f"the images cannot be read (their {error}): pass others") from None
         return Model(graph, images, loader.ask("choose_cases", config, batch_sizes))
 
 
 def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
-    """The cases to run, batch size by batch size, with what runs each precision and why not the engines before it."""
+    """The cases to run, batch size by batch size, with each one's engine and why it was chosen."""
     chosen = []
     for precision in config.precisions:
         for name in ["native"] if precision == "native" else config.engine:
-            engine, why = choose_engine(precision, config.build_only) if name == "auto" else (name, ASKED)
+            engine, why = (
+                choose_engine(precision, config.build_only) if name == "auto" else (name, ASKED)
+            )
             chosen.append((engine, precision, why))
-    return [Case(engine, precision, size, why) for size in batch_sizes for engine, precision, why in chosen]
+    return [
+        Case(engine, precision, size, why)
+        for size in batch_sizes
+        for engine, precision, why in chosen
+    ]
 
 
 def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
-    """The first engine that can run (or build) the precision here without leaving the device, and why that one."""
+    """The first engine that can run (or build) a precision without leaving the device, and why."""
     reasons: list[str] = []
     for name in AUTO:
         engine = ENGINES[name]
         reason = engine.why_not_build(precision) if build_only else engine.why_not(precision)
         if not reason and name == "xla" and not gpus():
             reason = "auto takes XLA only where there is a GPU"
-        if not reason and name == "onnxruntime" and gpus() and OnnxRuntime.provider().startswith("CPU"):
+        if (
+            not reason
+            and name == "onnxruntime"
+            and gpus()
+            and OnnxRuntime.provider().startswith("CPU")
+        ):
             reason = "would leave the GPU: pip install onnxruntime-gpu"
         if not reason:
             return name, "; ".join(reasons) or "first choice"
@@ -4186,19 +4886,23 @@ def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
 
 
 def announce(cases: list[Case]) -> None:
-    """Says what runs each precision, where the user left that open; why is in the records and in --doctor."""
+    """Says which engine runs each precision where the user left that open."""
     chosen = dict.fromkeys((case.engine, case.precision, case.why) for case in cases)
-    open_ones = [(engine, precision, why) for engine, precision, why in chosen if why not in ("", ASKED)]
+    open_ones = [
+        (engine, precision, why) for engine, precision, why in chosen if why not in ("", ASKED)
+    ]
     for engine, precision, _ in open_ones:
         if engine != "none":
             say(f"{precision_name(precision)} runs in {engine}")
     passed_over = [name for name in AUTO if any(f"{name}: " in why for _, _, why in open_ones)]
     if passed_over:
-        say(f"--doctor tells what {', '.join(passed_over)} lack{'s' * (len(passed_over) == 1)} here")
+        say(
+            f"--doctor tells what {', '.join(passed_over)} lack{'s' * (len(passed_over) == 1)} here"
+        )
 
 
 class OnnxWriter:
-    """In a process of its own: writes the ONNX files of all cases from one export and one calibration."""
+    """In a process of its own: writes all cases' ONNX files from one export and calibration."""
 
     def __init__(self, config: Config, graph: Graph, images: Images) -> None:
         self.onnx = Onnx(config, graph, images)
@@ -4214,7 +4918,7 @@ class OnnxWriter:
 
 
 def make_jobs(config: Config, model: Model, rounds: RoundsOnDisk | None = None) -> list[Job]:
-    """A job of each case, with its ONNX file where its engine takes one, or with why there is none."""
+    """A job for each case, with the ONNX file that its engine takes, or why there is none."""
     jobs = []
     written: dict[tuple[str, str], tuple[Artifact | None, str]] = {}
     with OnnxSource(config, model) as source:
@@ -4230,7 +4934,8 @@ class OnnxSource:
     """Has the ONNX files written, in a process that is started when the first is needed."""
 
     def __init__(self, config: Config, model: Model) -> None:
-        self.config, self.model = config, model
+        self.config = config
+        self.model = model
         self.writer: Worker | Here | None = None
 
     def write(self, case: Case) -> tuple[Artifact | None, str]:
@@ -4240,7 +4945,9 @@ class OnnxSource:
         if not ENGINES[case.engine].needs_onnx:
             return None, ""
         if self.writer is None:
-            self.writer = start(self.config, OnnxWriter, self.config, self.model.graph, self.model.images)
+            self.writer = start(
+                self.config, OnnxWriter, self.config, self.model.graph, self.model.images
+            )
         try:
             return self.writer.ask("write", case), ""
         except UserError as error:
@@ -4283,7 +4990,7 @@ class OpenCase:
         """Called before each loop: where several do the same at once, they begin together."""
 
     def open(self, built: Artifact | None = None) -> tuple[Artifact, str]:
-        """Builds, opens on the batch, runs once and warms up; the artifact, and why it was only built if it was.
+        """Builds, opens, runs once and warms up; the artifact, and why it was built only, or "".
 
         Args:
           built: the artifact, where it was built before.
@@ -4291,7 +4998,9 @@ class OpenCase:
         Raises:
           UserError: the engine cannot do it, in one line.
         """
-        case, config, engine = self.job.case, self.job.config, ENGINES[self.job.case.engine]
+        case = self.job.case
+        config = self.job.config
+        engine = ENGINES[self.job.case.engine]
         if reason := engine.why_not_build(case.precision):
             raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
         kernels = Kernels(config) if case.engine == "xla" and gpus() else None
@@ -4328,7 +5037,8 @@ class OpenCase:
 
     def run_first(self, inputs: str) -> float:
         """Seconds of the first run; then the untimed steps."""
-        step, warmup = waited_step(self.runner, self.batch, inputs), self.job.config.num_warmup
+        step = waited_step(self.runner, self.batch, inputs)
+        warmup = self.job.config.num_warmup
         with waiting(f"First run of {self.job.case.title}"):
             (first_run,) = time_steps(step, 1, self.clock)
         with waiting(f"Warming up {self.job.case.title}"):
@@ -4340,7 +5050,7 @@ class OpenCase:
         return first_run
 
     def measure_round(self, steps: int | None) -> dict[str, Timing]:
-        """Timings of steps that are each waited for, and of as many in one burst, by where the input lies.
+        """Timings of waited steps, and of as many in a throughput loop, by where the input lies.
 
         Args:
           steps: how many; None: as many as take ROUND_SECONDS.
@@ -4370,15 +5080,19 @@ class OpenCase:
         return timings
 
     def judge_outputs(self) -> tuple[dict[str, np.ndarray], list[str]]:
-        """The outputs for all images, in steps of the batch, the last filled up; and what is doubtful about them."""
-        case, graph, count = self.job.case, self.job.graph, len(self.job.images.pixels)
+        """The outputs for all images, in steps of the batch, and sentences on what is doubtful."""
+        case = self.job.case
+        graph = self.job.graph
+        count = len(self.job.images.pixels)
         self.same = self.same or run_again(self.runner, self.batch, graph, None)
         steps = [self.same[0]]
         with progress(f"Outputs of {case.title}", count, "images") as advance:
             for first in range(case.images, count, case.images):
                 advance(case.images)
                 steps.append(outputs_of(self.runner, self.job.batch(first), graph))
-        outputs = {name: np.concatenate([step[name] for step in steps])[:count] for name in steps[0]}
+        outputs = {
+            name: np.concatenate([step[name] for step in steps])[:count] for name in steps[0]
+        }
         notes = mixed_notes(self.job)
         notes += proof_notes(case.precision, self.artifact.proof)
         notes += doubts(self.runner, self.batch, graph, self.same)
@@ -4400,13 +5114,19 @@ REUSED_KERNELS = "by an earlier run"
 class Kernels:
     """The kernels that XLA chose, kept from run to run: as a context in which it compiles.
 
-    Choosing takes most of its compiling, and the same kernels each time make runs comparable. It has to be entered
-    and left in a process whose XLA has not read its flags yet.
+    Choosing takes most of its compiling, and the same kernels each time make runs comparable. It
+    has to be entered and left in a process whose XLA has not read its flags yet.
     """
 
     def __init__(self, config: Config) -> None:
         gpu = gpus()[0]
-        key = [gpu["name"], gpu["compute_capability"], gpu["driver"], version_of("tensorflow"), config.tf32]
+        key = [
+            gpu["name"],
+            gpu["compute_capability"],
+            gpu["driver"],
+            version_of("tensorflow"),
+            config.tf32,
+        ]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         self.path = cache_folder() / f"xla-kernels-{digest}.textproto"
         self.new = self.path.with_suffix(f".{os.getpid()}.textproto")
@@ -4434,10 +5154,11 @@ class Kernels:
 
 
 def build_once(engine: Engine, job: Job) -> Artifact:
-    """What an engine runs: from an earlier run that built it for the same question, if its building is slow."""
+    """What an engine runs; if its building is slow, from an earlier run with the same question."""
     if not engine.builds_slowly:
         return engine.build(job)
-    answer, question = answer_path(job), question_of(engine, job)
+    answer = answer_path(job)
+    question = question_of(engine, job)
     if found := built_before(answer, question):
         return found
     artifact = engine.build(job)
@@ -4462,9 +5183,11 @@ def forget_built(artifact: Artifact, job: Job) -> bool:
 def question_of(engine: Engine, job: Job) -> dict[str, Any]:
     """Everything that an engine's artifact depends on.
 
-    The ONNX file is told by what it was made of: tf2onnx writes the same model with other names each time.
+    The ONNX file is told by what it was made of: tf2onnx writes the same model with other names
+    each time.
     """
-    config, case = job.config, job.case
+    config = job.config
+    case = job.case
     flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
     writers = ("tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu")
     return {
@@ -4474,13 +5197,15 @@ def question_of(engine: Engine, job: Job) -> dict[str, Any]:
         "case": [case.engine, case.precision, case.batch_size],
         "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
         "writers": [version_of(name) for name in writers] if job.source else None,
-        "gpu": [gpus()[0][name] for name in ("name", "compute_capability", "driver")] if gpus() else None,
+        "gpu": [gpus()[0][name] for name in ("name", "compute_capability", "driver")]
+        if gpus()
+        else None,
         "flags": {name: vars(config).get(name) for name in flags},
     }
 
 
 def images_in(job: Job) -> list[str | None]:
-    """Hashes of the images that a precision was fitted to: those calibrated on, those looked at for overflow."""
+    """Hashes of the images that a precision was fitted to, by calibration or to find overflow."""
     if job.case.precision == "fp32":
         return []
     overflow = hashlib.sha256(job.images.pixels[:FP16_SAMPLES].tobytes()).hexdigest()
@@ -4496,12 +5221,14 @@ def hash_of(path: Path) -> str | None:
 
 
 def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
-    """The artifact that a file says was built for this question, if both are this user's own and unchanged."""
+    """The artifact built for this question before, if its files are this user's and unchanged."""
     try:
         kept = json.loads(answer.read_bytes())
         artifact = Artifact(**kept["artifact"])
         path = answer.with_name(Path(artifact.path).name)
-        if kept["question"] != question or {answer.stat().st_uid, path.stat().st_uid} != {os.getuid()}:
+        if kept["question"] != question or {answer.stat().st_uid, path.stat().st_uid} != {
+            os.getuid()
+        }:
             return None
         read_unchanged(str(path), artifact.sha256)
     except (OSError, ValueError, KeyError, TypeError, UserError):
@@ -4510,11 +5237,12 @@ def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
     return dataclasses.replace(artifact, path=str(path), seconds=0.0, proof=proof)
 
 
-MEMORY_SHARE = 0.75  # of the free memory of a CPU, which the kernel would hand out twice rather than refuse
+# of the free memory of a CPU, which the kernel would hand out twice rather than refuse
+MEMORY_SHARE = 0.75
 
 
 def limit_memory(share: int) -> None:
-    """Limits this process to that many bytes of data, or to the user's own limit where that is lower."""
+    """Limits this process's data to that many bytes, or to the user's own limit if it is lower."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -4529,23 +5257,28 @@ def once(config: Config, **changes: Any) -> Config:
 
 
 def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.ndarray]:
-    """The graph's outputs for a batch by their names, as float32 with the images along the first axis."""
+    """The graph's outputs for a batch by name, as float32 with the images along the first axis."""
     values = np.array(runner.infer(batch), np.float32)
     if values.shape[:1] != (len(batch),):
         values = values.reshape(len(batch), -1)
     return {graph.output: values}
 
 
-UNFINISHED_SECONDS = 0.2  # of steps, by the engine's own word, behind which unfinished work is looked for
+# of steps, by the engine's own word, behind which unfinished work is looked for
+UNFINISHED_SECONDS = 0.2
 
 
-def run_again(runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | None) -> list[dict[str, np.ndarray]]:
-    """The outputs of the same batch twice, which comes right after a loop on the resident batch, if there was one.
+def run_again(
+    runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | None
+) -> list[dict[str, np.ndarray]]:
+    """The outputs of the same batch, computed twice right after a loop on the resident batch.
 
-    It catches an engine that says it is done before it is: the first result then waits for all that was left.
+    It catches an engine that says it is done before it is: the first result then waits for all that
+    was left.
 
     Raises:
-      UserError: three times running, it took LATE times as long as the same again and a timed step together.
+      UserError: three times running, it took LATE times as long as the same again and a timed step
+        together.
     """
     outputs: list[dict[str, np.ndarray]] = []
     median = float(np.median(timing.seconds)) if timing else 0.0
@@ -4557,12 +5290,16 @@ def run_again(runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | 
         late, usual = time_steps(lambda: outputs.append(outputs_of(runner, batch, graph)), 2)
         if timing is None or late < LATE * (usual + median):
             return outputs
-    raise UserError(f"the engine called its steps done before they were: the next result took {late:.3f} s, the one "
-                    f"after {usual:.3f} s, so its timings are not real")  # fmt: skip
+    raise UserError(
+        f"the engine called its steps done before they were: the next result took {late:.3f} s, "
+        f"the one after {usual:.3f} s, so its timings are not real"
+    )
 
 
-def doubts(runner: Runner, batch: np.ndarray, graph: Graph, same: list[dict[str, np.ndarray]]) -> list[str]:
-    """Sentences on outputs that change from run to run, or do not depend on the input; overwrites the batch.
+def doubts(
+    runner: Runner, batch: np.ndarray, graph: Graph, same: list[dict[str, np.ndarray]]
+) -> list[str]:
+    """Sentences on outputs that change from run to run, or ignore the input; overwrites the batch.
 
     Args:
       same: outputs of the same batch, run after run.
@@ -4588,44 +5325,60 @@ def reuse_notes(proof: dict[str, Any]) -> list[str]:
     """A sentence where an earlier run did what this one would have had to do."""
     notes = []
     if "built_before" in proof:
-        notes.append(f"an earlier run built this in {proof['built_before']:.0f} s: nothing was built now")
+        notes.append(
+            f"an earlier run built this in {proof['built_before']:.0f} s: nothing was built now"
+        )
     if proof.get("kernels") == REUSED_KERNELS:
-        notes.append("XLA took the kernels that an earlier run chose: without them a first run takes longer")
+        notes.append(
+            "XLA took the kernels that an earlier run chose: without them a first run takes longer"
+        )
     return notes
 
 
 def mixed_notes(job: Job) -> list[str]:
-    """A sentence where the graph as it came computes in float16 already, as Keras's mixed precision does."""
-    share, case = job.graph.half_share, job.case
+    """A sentence where the graph as it came computes in float16 already (Keras mixed precision)."""
+    share = job.graph.half_share
+    case = job.case
     if not share:
         return []
-    has = f"the graph as it came computes {share:.0%} of its convolutions and matrix products in float16"
+    heavy = "convolutions and matrix products"
+    has = f"the graph as it came computes {share:.0%} of its {heavy} in float16"
     if case.precision == "native":
         return [has]
     if case.precision != "fp32":
         return []
-    same = "and so does this FP32" if case.engine in ("xla", "tftrt") else "this FP32 computes all in float32"
+    same = (
+        "and so does this FP32"
+        if case.engine in ("xla", "tftrt")
+        else "this FP32 computes all in float32"
+    )
     return [f"{has}; {same}"]
 
 
 def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
-    """Sentences where the engine ran something else than the graph says, or had to be compiled first."""
+    """Sentences where the engine ran something other than the graph says, or was compiled first."""
     notes = reuse_notes(proof)
     if capability := proof.get("compiled_by_driver"):
         notes.append(
-            f"this TensorFlow has no machine code for compute capability {capability}: the driver compiled its "
-            "kernels, which takes minutes the first time; a newer TensorFlow may have it"
+            f"this TensorFlow has no machine code for compute capability {capability}: the driver "
+            "compiled its kernels, which takes minutes the first time; a newer TensorFlow may "
+            "have it"
         )
     ran = proof.get("executed_share_of_nodes", 1)
     if precision == "fp16" and ran == 0:
         notes.append(
-            "float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this CPU, so this is not "
-            "FP16's speed"
+            "float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this "
+            "CPU, so this is not FP16's speed"
         )
     elif ran < 0.5:
-        notes.append(f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}")
+        notes.append(
+            f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"
+        )
     if proof.get("unknown_nodes"):
-        notes.append(f"TensorRT does not tell the type of {proof['unknown_nodes']} of its heavy layers: not proved")
+        notes.append(
+            f"TensorRT does not tell the type of {proof['unknown_nodes']} of its heavy layers: "
+            "not proved"
+        )
     return notes
 
 
@@ -4652,7 +5405,7 @@ class Session:
         return self.plan[len(self.rounds)] if self.plan else None
 
     def take_turn(self, others: list[Session]) -> None:
-        """One round, in a process that is started where none lives; none where that only made room for another try."""
+        """Measures one round, in a process that is started first where none lives."""
         try:
             self.open()
             begun = time.monotonic()
@@ -4673,20 +5426,24 @@ class Session:
         if self.job.case.batch_size is None:
             self.job = find_largest_batch(self.job, self.start)
             self.result.case = self.job.case
-        say_in_lines(f"{self.job.case.title}: {'is opened again' if self.opened else 'build, first run, warm-up'}")
+        say_in_lines(
+            f"{self.job.case.title}: "
+            f"{'is opened again' if self.opened else 'build, first run, warm-up'}"
+        )
         self.worker = self.start(self.job)
         self.result.machine = self.worker.ask("machine")
         self.result.artifact, self.result.error = self.worker.ask("open", self.result.artifact)
         self.opened += 1
         if self.job.config.build_only or self.result.error:
-            self.result.status, self.over = "built", True
+            self.result.status = "built"
+            self.over = True
             self.close()
 
     def is_open(self) -> bool:
         return self.worker is not None
 
     def makes_room(self, error: Exception, others: list[Session]) -> bool:
-        """Whether the case may fit now that it did not: without the others' processes, or with a smaller batch."""
+        """After running out of memory: closes other processes, or takes a smaller batch."""
         if not re.search(NO_MEMORY, str(error)):
             return False
         neighbours = [other for other in others if other.is_open()]
@@ -4707,7 +5464,7 @@ class Session:
             self.job.rounds.add(self.job, self.result, timings)
 
     def has_enough(self, sessions: list[Session]) -> bool:
-        """Whether the case needs no more rounds: as many as asked for, or known well enough, or out of time.
+        """Whether the case needs no more rounds: the number asked for, known well, or out of time.
 
         Native goes on as long as another needs it beside its own rounds.
         """
@@ -4719,24 +5476,31 @@ class Session:
             return len(self.rounds) >= self.job.config.rounds
         if sum(self.seconds) + self.seconds[-1] > MOST_SECONDS and has_deviation(self.rounds):
             return True
-        if self.job.case.precision == "native" and any(not other.over for other in sessions if other is not self):
+        if self.job.case.precision == "native" and any(
+            not other.over for other in sessions if other is not self
+        ):
             return False
         return self.is_known(native_of(sessions))
 
     def is_known(self, native: Session | None) -> bool:
-        """Whether speed, and times native where it is measured in the same turns, are known well enough."""
+        """Whether the speed, and times native where native is measured beside it, are known."""
         beside = native.rounds if native and native is not self else []
-        return all(known_well_enough(loops_of(self.rounds, i), loops_of(beside, i) or None) for i in self.rounds[0])
+        return all(
+            known_well_enough(loops_of(self.rounds, i), loops_of(beside, i) or None)
+            for i in self.rounds[0]
+        )
 
     def fail(self, error: Exception) -> None:
         """Ends the case: failed, or with the rounds that there are."""
-        self.over, text = True, f"the case's {error}" if isinstance(error, ProcessDied) else str(error)
+        self.over = True
+        text = f"the case's {error}" if isinstance(error, ProcessDied) else str(error)
         if self.result.case.batch_size is None:  # none was found
             self.result.case = dataclasses.replace(self.job.case, batch_size=1)
         if self.rounds:
             self.result.notes.append(f"round {len(self.rounds) + 1} failed: {text}")
         else:
-            self.result.status, self.result.error = "failed", text
+            self.result.status = "failed"
+            self.result.error = text
 
     def judge(self) -> None:
         """Asks for the outputs, once."""
@@ -4761,7 +5525,9 @@ class Session:
         if self.job.tried:
             self.result.facts["batch_sizes_tried"] = self.job.tried
         if self.opened > 1:
-            self.result.notes.append(f"opened {self.opened} times: the cases do not fit into memory together")
+            self.result.notes.append(
+                f"opened {self.opened} times: the cases do not fit into memory together"
+            )
         if not self.result.machine:  # no process got as far as that
             self.result.machine = machine(self.job.config, self.job.case.engine)
         merge_rounds(self.result, self.rounds)
@@ -4778,15 +5544,19 @@ class Session:
 
 
 def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
-    """Puts the steps of all rounds into the result's timings; each round's own are kept in the facts."""
+    """Joins the steps of all rounds in the result's timings; the rounds stay in its facts."""
     result.rounds = rounds
     if len(rounds) > 1:
-        result.facts["rounds"] = [{i: dataclasses.asdict(t) for i, t in timings.items()} for timings in rounds]
+        result.facts["rounds"] = [
+            {i: dataclasses.asdict(t) for i, t in timings.items()} for timings in rounds
+        ]
     for inputs in rounds[0] if rounds else ():
         every = [timings[inputs] for timings in rounds]
         seconds = [second for timing in every for second in timing.seconds]
         throughput = float(np.median([timing.throughput for timing in every]))
-        result.timings[inputs] = dataclasses.replace(every[0], seconds=seconds, throughput=throughput)
+        result.timings[inputs] = dataclasses.replace(
+            every[0], seconds=seconds, throughput=throughput
+        )
 
 
 def loops_of(rounds: list[dict[str, Timing]], inputs: str) -> Rounds:
@@ -4795,7 +5565,7 @@ def loops_of(rounds: list[dict[str, Timing]], inputs: str) -> Rounds:
 
 
 def find_largest_batch(job: Job, start: Callable[[Job], Worker | Here]) -> Job:
-    """The job at the largest batch that fits, by doubling, then bisection; each try in a process of its own.
+    """The job at the largest batch that fits: by doubling, then bisection, a process for each try.
 
     Raises:
       UserError: not even one image fits, or something else is wrong.
@@ -4808,9 +5578,11 @@ def find_largest_batch(job: Job, start: Callable[[Job], Worker | Here]) -> Job:
         say(f"{case}: {tried[size]}")
         return tried[size] == FITS
 
-    good, bad = 0, FIRST_TRY
+    good = 0
+    bad = FIRST_TRY
     while bad <= LAST_TRY and fits(bad):
-        good, bad = bad, 2 * bad
+        good = bad
+        bad = 2 * bad
     if not good and not re.search(NO_MEMORY, tried[bad]):
         raise UserError(tried[bad])
     while bad <= LAST_TRY and bad - good > max(1, good // FINE):
@@ -4818,7 +5590,9 @@ def find_largest_batch(job: Job, start: Callable[[Job], Worker | Here]) -> Job:
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     if not good:
         raise UserError(tried[1])
-    return dataclasses.replace(job, case=dataclasses.replace(job.case, batch_size=good), tried=tried)
+    return dataclasses.replace(
+        job, case=dataclasses.replace(job.case, batch_size=good), tried=tried
+    )
 
 
 FITS = "fits"
@@ -4837,16 +5611,18 @@ def try_batch(job: Job, start: Callable[[Job], Worker | Here]) -> str:
 
 
 def smaller(job: Job, error: str) -> Job:
-    """The job at a smaller batch: a measured run takes a little more memory than a try. Steps double."""
+    """The job at a smaller batch, in doubling steps: measuring takes more memory than a try."""
     say(f"{job.case}: did not fit when measured")
     size, largest = job.case.images, max(size for size, found in job.tried.items() if found == FITS)
     step = max(largest - size, max(1, size // FINE))
     case = dataclasses.replace(job.case, batch_size=max(1, size - step))
-    return dataclasses.replace(job, case=case, tried={**job.tried, size: f"fits in a try, not when measured: {error}"})
+    return dataclasses.replace(
+        job, case=case, tried={**job.tried, size: f"fits in a try, not when measured: {error}"}
+    )
 
 
 def in_groups(jobs: list[Job]) -> list[list[Job]]:
-    """The jobs that are measured in turn: those of one batch size; one that looks for its own stands alone."""
+    """Groups of jobs that are measured in turn: one group per batch size, or per search for one."""
     groups: list[list[Job]] = []
     for job in jobs:
         size = job.case.batch_size
@@ -4862,12 +5638,13 @@ def schedule(
     session: Callable[[Job], Session] = Session,
     reference: dict[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[Job, list[Result]]]:
-    """Measures the cases of each batch size in turn, round by round; gives each as soon as it is whole.
+    """Measures the cases of each batch size in turn, round by round; yields each when it is done.
 
     On Ctrl-C it gives what has rounds, then raises KeyboardInterrupt.
 
     Args:
-      reference: native's outputs, where they are known; else they are computed where no case gives them.
+      reference: native's outputs, where they are known; else they are computed where no case gives
+        them.
     """
     if reference is None and no_native(jobs):
         reference = untimed_reference(config, jobs, session)
@@ -4887,10 +5664,12 @@ class Turns:
     """The cases of one batch size, round after round; as a context it ends their processes."""
 
     def __init__(self, sessions: list[Session], reference: dict[str, np.ndarray] | None) -> None:
-        self.sessions, self.waiting, self.reference = sessions, list(sessions), reference
+        self.sessions = sessions
+        self.waiting = list(sessions)
+        self.reference = reference
 
     def next(self) -> Iterator[Session]:
-        """Whose turn it is, until all have enough; again where a turn came to nothing but there is more room now."""
+        """Whose turn it is, until all have enough; asked again where a turn only made room."""
         for turn in itertools.count(1):
             for one in list(self.waiting):
                 while len(one.rounds) < turn and not one.has_enough(self.sessions):
@@ -4901,14 +5680,18 @@ class Turns:
                 say_in_lines(expected_end(self.waiting))
 
     def finished(self) -> Iterator[tuple[Job, list[Result]]]:
-        """Gives those that have enough, which ends their processes."""
-        for one in list(self.waiting):
-            if one.has_enough(self.sessions):
-                self.waiting.remove(one)
-                self.reference = native_outputs(self.sessions) or self.reference
-                one.finish()
-                with uninterrupted():
-                    yield one.job, self.results(one)
+        """Yields those that have enough, and ends their processes."""
+        while one := self.first_with_enough():
+            self.waiting.remove(one)
+            self.reference = native_outputs(self.sessions) or self.reference
+            one.finish()
+            with uninterrupted():
+                yield one.job, self.results(one)
+
+    def first_with_enough(self) -> Session | None:
+        """One that needs no more rounds; native may have enough only once the others are over."""
+        enough = (one for one in self.waiting if one.has_enough(self.sessions))
+        return next(enough, None)
 
     def broken_off(self) -> Iterator[tuple[Job, list[Result]]]:
         """Gives those that have rounds, though not enough."""
@@ -4919,7 +5702,9 @@ class Turns:
 
     def results(self, one: Session) -> list[Result]:
         native = native_of(self.sessions)
-        return with_reference(one.results(), self.reference, native.rounds_by_device() if native else None)
+        return with_reference(
+            one.results(), self.reference, native.rounds_by_device() if native else None
+        )
 
     def __enter__(self) -> Turns:
         return self
@@ -4937,11 +5722,13 @@ def expected_end(sessions: list[Session]) -> str:
     """How long the rounds of these cases will take, by the first."""
     turn = sum(one.seconds[-1] for one in sessions if one.seconds)
     what = f"{len(sessions)} cases in turn, {turn:.1f} s a round of all"
-    plan, rounds = sessions[0].plan, sessions[0].job.config.rounds
+    plan = sessions[0].plan
+    rounds = sessions[0].job.config.rounds
     left = (len(plan) if plan else rounds or 0) - 1
     if left > 0:
         return f"{what}: {left * turn:.0f} s to go"
-    least, most = (LEAST_ROUNDS - 1) * turn, len(sessions) * MOST_SECONDS
+    least = (LEAST_ROUNDS - 1) * turn
+    most = len(sessions) * MOST_SECONDS
     return f"{what}: {min(least, most):.0f} to {most:.0f} s to go"
 
 
@@ -4963,9 +5750,10 @@ def with_reference(
     reference: dict[str, np.ndarray] | None,
     native_rounds: list[list[dict[str, Timing]]] | None = None,
 ) -> list[Result]:
-    """The results with native's outputs, and the rounds that native had on each one's device in the same turns."""
+    """Adds native's outputs, and its rounds of the same turns and device, to the results."""
     for result, rounds in zip(results, native_rounds or itertools.repeat([])):
-        result.reference, result.native_rounds = reference, rounds
+        result.reference = reference
+        result.native_rounds = rounds
     return results
 
 
@@ -4987,19 +5775,21 @@ def untimed_reference(
 def reference_job(config: Config, jobs: list[Job]) -> Job:
     """Native at the largest batch, to be run once."""
     size = max(job.case.batch_size or 0 for job in jobs) or len(jobs[0].images.pixels)
-    case, short = Case("native", "native", size), once(config, inputs="device")
+    case = Case("native", "native", size)
+    short = once(config, inputs="device")
     return Job(case, short, jobs[0].graph, jobs[0].images)
 
 
-# -------------------------------------------------------------------------------------------------------------- main
+# --------------------------------------------------------------------------------------------- main
 
 
 def doctor(config: Config) -> None:
-    """Prints which engine runs which precision here, and the command that installs what is missing."""
+    """Prints which engine runs which precision here, and how to install what is missing."""
     print(f"tensorrt.py {VERSION}, Python {platform.python_version()}, {device_name(config)}")
-    line = "GPU {index}: {name}, compute capability {compute_capability}, {memory_mb} MB, driver {driver}"
     for gpu in gpus():
-        print(line.format(**gpu))
+        capability = f"compute capability {gpu['compute_capability']}"
+        memory = f"{gpu['memory_mb']} MB"
+        print(f"GPU {gpu['index']}: {gpu['name']}, {capability}, {memory}, driver {gpu['driver']}")
     print("" if gpus() else "no NVIDIA GPU found by NVML\n")
     print(f"{'engine':13}{'version':26}" + "".join(f"{name:8}" for name in PRECISIONS))
     reasons: dict[str, list[str]] = collections.defaultdict(list)
@@ -5015,7 +5805,7 @@ def doctor(config: Config) -> None:
 
 
 def state_of(engine: Engine, precision: str, reasons: dict[str, list[str]]) -> str:
-    """Whether an engine runs, only builds, or misses a precision here; adds to the reasons why it does not run it."""
+    """Whether an engine `runs`, only `builds` or is `missing` a precision; collects reasons."""
     if precision not in engine.precisions:
         return "-"
     reason = engine.why_not(precision)
@@ -5037,7 +5827,9 @@ def measure(config: Config) -> int:
     return report.status()
 
 
-def main(argv: list[str], work: Callable[[Config], int] = measure, manual: str | None = __doc__) -> int:
+def main(
+    argv: list[str], work: Callable[[Config], int] = measure, manual: str | None = __doc__
+) -> int:
     """Runs the program and returns its exit status.
 
     Args:

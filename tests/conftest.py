@@ -1,4 +1,6 @@
-"""Fixtures: the program as a module and as a command, and a small network that is really trained."""
+"""Fixtures: the program as a module and as a command, and a small network that is really
+trained.
+"""
 
 import inspect
 import json
@@ -14,10 +16,13 @@ import pytest
 from helpers import ROOT, load, validate
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]  # or tensorrt.py hides tensorrt
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and what they start, ignore it
+# or tensorrt.py hides tensorrt
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+# a shell's background jobs, and what they start, ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 HELD_OUT = 300  # digits that the network is not trained on
-SLOW_TIMEOUT = 7200  # seconds a slow test may take: a hundred random tries, on a machine that others use too
+# seconds a slow test may take: a hundred random tries, on a machine that others use too
+SLOW_TIMEOUT = 7200
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +60,9 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
         for marker, absent in missing.items():
             if absent and item.get_closest_marker(marker):
-                item.add_marker(pytest.mark.skip(reason=f"{marker}: not on this machine, or not asked for"))
+                item.add_marker(
+                    pytest.mark.skip(reason=f"{marker}: not on this machine, or not asked for")
+                )
 
 
 @pytest.fixture
@@ -65,7 +72,12 @@ def command(tmp_path):
     def run(*args, cwd=tmp_path, env=None, program="tensorrt.py"):
         words = [sys.executable, str(ROOT / program), *args]
         return subprocess.run(
-            words, capture_output=True, text=True, timeout=170, cwd=cwd, env={**os.environ, **(env or {})}
+            words,
+            capture_output=True,
+            text=True,
+            timeout=170,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
         )
 
     return run
@@ -73,14 +85,23 @@ def command(tmp_path):
 
 @pytest.fixture
 def main(bench, tmp_path, capsys, monkeypatch):
-    """Runs the program in this process, one TensorFlow for all tests; gives status, stdout, stderr and the records."""
-    monkeypatch.setattr(bench, "REST_MOST", 0)  # of other tests' threads: their rest is not waited for
+    """Runs the program in this process, one TensorFlow for all tests; gives status, stdout, stderr
+    and the records.
+    """
+    monkeypatch.setattr(bench, "REST_MOST", 0)  # other tests' threads may spin, here nobody times
 
     def run(*args):
         results = tmp_path / "results.jsonl"
         before = len(results.read_text().splitlines()) if results.exists() else 0
         status = bench.main(
-            ["tensorrt.py", f"--output_dir={tmp_path}", "--noisolate", "--num_loops=6", "--num_warmup=1", *args]
+            [
+                "tensorrt.py",
+                f"--output_dir={tmp_path}",
+                "--noisolate",
+                "--num_loops=6",
+                "--num_warmup=1",
+                *args,
+            ]
         )
         out, err = capsys.readouterr()
         lines = results.read_text().splitlines()[before:] if results.exists() else []
@@ -106,7 +127,8 @@ def shared():
 def digits(tmp_path_factory):
     """scikit-learn's digits: pixels 0 to 240, and the held-out ones as images in class folders.
 
-    The files are 9x9, the digit in the upper left: the program scales the shorter side to 9 and takes the central 8.
+    The files are 9x9, the digit in the upper left: the program scales the shorter side to 9 and
+    takes the central 8.
     """
     import tensorflow as tf
     from sklearn.datasets import load_digits
@@ -129,7 +151,8 @@ def network(digits):
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(1)
-    with tf.device("/CPU:0"):  # the same weights everywhere, and no need of cuDNN's training kernels
+    # the same weights everywhere, and no need of cuDNN's training kernels
+    with tf.device("/CPU:0"):
         model = make_network(tf)
         images = digits.pixels[:-HELD_OUT].astype("float32")
         model.fit(images, digits.labels[:-HELD_OUT], epochs=15, batch_size=32, verbose=0)
@@ -157,12 +180,15 @@ def forms(network, tmp_path_factory):
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     folder = tmp_path_factory.mktemp("forms")
-    quiet = {"verbose": False} if "verbose" in inspect.signature(network.export).parameters else {}  # Keras 3
+    # Keras 3
+    quiet = {"verbose": False} if "verbose" in inspect.signature(network.export).parameters else {}
     network.export(str(folder / "tf2"), **quiet)
     network.save(folder / "net.keras")
     network.save(folder / "net.h5")
     spec = tf.TensorSpec([None, 8, 8, 1], tf.float32, name="input_tensor")
-    function = tf.function(lambda images: network(images, training=False)).get_concrete_function(spec)
+    function = tf.function(lambda images: network(images, training=False)).get_concrete_function(
+        spec
+    )
     frozen = convert_variables_to_constants_v2(function)
     graph_def = frozen.graph.as_graph_def()
     (folder / "net.pb").write_bytes(graph_def.SerializeToString())
@@ -177,7 +203,9 @@ def forms(network, tmp_path_factory):
 
 
 def save_as_tensorflow_1(tf, graph_def, output, folder):
-    """A SavedModel as TensorFlow 1 wrote them: a session's graph with reference variables, SERVING tag, signature."""
+    """A SavedModel as TensorFlow 1 wrote them: a session's graph with reference variables, SERVING
+    tag, signature.
+    """
     v1 = tf.compat.v1
     with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
         images = v1.placeholder(tf.float32, [None, 8, 8, 1], name="input_tensor")
@@ -186,7 +214,9 @@ def save_as_tensorflow_1(tf, graph_def, output, folder):
             if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum:
                 value = tf.make_ndarray(node.attr["value"].tensor)
                 if value.ndim > 1:  # by value: a reference variable in place of each constant
-                    variable = v1.get_variable(node.name.replace("/", "_"), initializer=value, use_resource=False)
+                    variable = v1.get_variable(
+                        node.name.replace("/", "_"), initializer=value, use_resource=False
+                    )
                     weights[f"{node.name}:0"] = tf.identity(variable)
         (result,) = tf.graph_util.import_graph_def(
             graph_def, {"input_tensor:0": images, **weights}, [output], name="net"
@@ -194,7 +224,9 @@ def save_as_tensorflow_1(tf, graph_def, output, folder):
         result = tf.identity(result, name="softmax_tensor")
         session.run(v1.global_variables_initializer())
         builder = v1.saved_model.Builder(str(folder))
-        signature = v1.saved_model.predict_signature_def({"input": images}, {"probabilities": result})
+        signature = v1.saved_model.predict_signature_def(
+            {"input": images}, {"probabilities": result}
+        )
         builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
         builder.save()
 

@@ -1,4 +1,4 @@
-"""What the tests share beside fixtures: modules by their file, records, and this machine's processes."""
+"""What tests share beside fixtures: modules by their file, records, this machine's processes."""
 
 import functools
 import importlib.util
@@ -22,7 +22,9 @@ def load(name="bench", file="tensorrt.py"):
 
 
 def tries(count):
-    """How often a slow test tries: `count`, or the share of it that the environment's TRIES says."""
+    """How often a slow test tries: `count`, or the share of it that the environment's
+    TRIES says.
+    """
     return max(1, round(count * float(os.environ.get("TRIES", "1"))))
 
 
@@ -85,7 +87,9 @@ def alive(pid):
 
 
 def wait_for(condition, process=None, seconds=90):
-    """Polls until the condition holds and gives what it found; fails if the process ends before, or time runs out."""
+    """Polls until the condition holds and gives what it found; fails if the process ends before,
+    or time runs out.
+    """
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -101,7 +105,13 @@ def wait_for_end_of(processes):
 
 
 def children_of(process):
-    """Process ids of the program's own processes, which load, write ONNX or run a case: what its fork server forked."""
+    """Process ids of the program's own processes, which load, write ONNX or run a case: what its
+    fork server forked.
+    """
     table = table_of_processes()
-    servers = {pid for pid, (parent, words) in table.items() if parent == process.pid and b"forkserver" in words}
+    servers = {
+        pid
+        for pid, (parent, words) in table.items()
+        if parent == process.pid and b"forkserver" in words
+    }
     return [pid for pid, (parent, _) in table.items() if parent in servers]

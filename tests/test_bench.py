@@ -1,4 +1,6 @@
-"""The scripts in tests/bench that decide: what they count, plant and note, without a run of minutes."""
+"""The scripts in tests/bench that decide: what they count, plant and note, without a run of
+minutes.
+"""
 
 import json
 import os
@@ -21,7 +23,8 @@ def script(monkeypatch):
     def load_script(name, **environment):
         for key, value in environment.items():
             monkeypatch.setenv(key, value)
-        monkeypatch.setitem(sys.modules, "bench", sys.modules.get("bench"))  # the script loads its own
+        # the script loads its own
+        monkeypatch.setitem(sys.modules, "bench", sys.modules.get("bench"))
         return load(f"bench_{name}", f"tests/bench/{name}.py")
 
     return load_script
@@ -33,7 +36,10 @@ def run_of(bench, medians):
     timing = record["timings"]["device"]
     rounds = [[0.999 * median, median, 1.001 * median] for median in medians]
     timing["seconds"] = [second for seconds in rounds for second in seconds]
-    timing["statistics"] = {**bench.statistics(timing["seconds"], 4), **bench.round_statistics(rounds, 4)}
+    timing["statistics"] = {
+        **bench.statistics(timing["seconds"], 4),
+        **bench.round_statistics(rounds, 4),
+    }
     validate(record)
     return [record]
 
@@ -48,7 +54,9 @@ def test_verdicts_are_counted_over_all_pairs(script, bench, capsys):
 
 
 def test_the_smallest_slowdown_that_is_found(script, bench):
-    """Runs 1 % apart with narrow intervals: 4 % is found both ways, 3 % is lost where the new one was the faster."""
+    """Runs 1 % apart with narrow intervals: 4 % is found both ways, 3 % is lost where the new one
+    was the faster.
+    """
     aa = script("aa")
     fast, slow = (run_of(bench, [seconds] * 5) for seconds in (0.1, 0.101))
     assert aa.smallest_found([(fast, slow), (slow, fast)]) == {"FP16 onnxruntime 4": 4}
@@ -83,12 +91,22 @@ def test_planted_engines_take_longer_in_every_step(script, monkeypatch):
 
 
 def test_planted_engines_are_what_the_program_opens(script, monkeypatch, tmp_path, forms):
-    """A run of one case of 4 steps: the first run, 4 waited steps, a burst, and what reads outputs work longer."""
+    """A run of one case of 4 steps: the first run, 4 waited steps, a burst, and what reads outputs
+    work longer.
+    """
     planted = script("planted", PLANT="10")
     worked = []
     monkeypatch.setattr(planted, "work_on", worked.append)
-    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", "--num_loops=4",
-             "--num_warmup=0", "--rounds=1", f"--output_dir={tmp_path}", "--noisolate"]  # fmt: skip
+    flags = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--batch_size=2",
+        "--num_loops=4",
+        "--num_warmup=0",
+        "--rounds=1",
+        f"--output_dir={tmp_path}",
+        "--noisolate",
+    ]
     assert planted.bench.main(["tensorrt.py", *flags]) == 0
     assert len(worked) >= 6
 
@@ -108,16 +126,35 @@ def test_a_moment_belongs_to_what_began_last(script):
 
 def test_notes_come_from_every_process(shared, tmp_path):
     """Loading, opening and the rounds are done by processes of their own."""
-    flags = [f"--frozen_graph={shared / 'models' / 'mobilenet_v1_0.25_224_frozen.pb'}", "--batch_size=1",
-             "--num_loops=4", "--num_warmup=1", f"--output_dir={tmp_path}", "--native", "--fp32",
-             "--engine=onnxruntime"]  # fmt: skip
+    flags = [
+        f"--frozen_graph={shared / 'models' / 'mobilenet_v1_0.25_224_frozen.pb'}",
+        "--batch_size=1",
+        "--num_loops=4",
+        "--num_warmup=1",
+        f"--output_dir={tmp_path}",
+        "--native",
+        "--fp32",
+        "--engine=onnxruntime",
+    ]
     notes = tmp_path / "spans.jsonl"
     env = {**os.environ, "SPANS": str(notes)}
-    ran = subprocess.run([sys.executable, str(BENCH / "spans.py"), *flags], capture_output=True, text=True, env=env)
+    ran = subprocess.run(
+        [sys.executable, str(BENCH / "spans.py"), *flags], capture_output=True, text=True, env=env
+    )
     assert ran.returncode == 0, ran.stderr
     spans = [json.loads(line) for line in notes.read_text().splitlines()]
     done = {span["what"] for span in spans}
-    assert {"import", "load", "export", "build", "open", "first run", "warm-up", "rounds", "outputs"} <= done
+    assert {
+        "import",
+        "load",
+        "export",
+        "build",
+        "open",
+        "first run",
+        "warm-up",
+        "rounds",
+        "outputs",
+    } <= done
     assert len({span["process"] for span in spans}) >= 4
 
 
@@ -147,12 +184,22 @@ def test_shapes_can_be_told_apart_and_read(script, bench, tmp_path):
     read, unreadable = bench.read_folder(str(folder), (32, 32, 3), 60, "--calibration_dir")
     centres = images[:, 2:34, 2:34]
     ours = {centre.tobytes() for centre in centres}
-    assert unreadable == 0 and {image.tobytes() for image in read.pixels} == ours and read.labels is not None
+    assert (
+        unreadable == 0
+        and {image.tobytes() for image in read.pixels} == ours
+        and read.labels is not None
+    )
 
 
 @pytest.mark.slow
 def test_first_contact_in_one_file(tmp_path):
-    words = [sys.executable, str(BENCH / "first_contact.py"), "--engine=onnxruntime", "--num_loops=5", "--num_warmup=1"]
+    words = [
+        sys.executable,
+        str(BENCH / "first_contact.py"),
+        "--engine=onnxruntime",
+        "--num_loops=5",
+        "--num_warmup=1",
+    ]
     ran = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = json.loads((tmp_path / "first_contact.json").read_text())

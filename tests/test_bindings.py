@@ -1,4 +1,5 @@
-"""What the program uses of TensorRT, against the classes of the versions that it takes: real bindings, no library.
+"""What the program uses of TensorRT, against the classes of the versions that it takes: real
+bindings, no library.
 
 NVIDIA's wheels of the Python bindings are on the index; libnvinfer is not. The bindings load over
 empty libraries that define the C and C++ names which they import: classes, enums and signatures are
@@ -74,7 +75,9 @@ def check(found, rtx=False):
         for name, there in found["used"].items()
         if there != ONLY_IN.get(name, lambda version, rtx: True)(version, rtx)
     }
-    assert not surprising, f"{found['version']}: there or not, against what is expected: {surprising}"
+    assert not surprising, (
+        f"{found['version']}: there or not, against what is expected: {surprising}"
+    )
     assert set(found["wrong"]) <= (set() if rtx else RTX_CALLS), found["version"]
 
 
@@ -108,7 +111,9 @@ def fetched(package, version, folder):
 
 
 @pytest.mark.bindings
-@pytest.mark.parametrize(("package", "version", "newest"), WHEELS, ids=[wheel[1] for wheel in WHEELS])
+@pytest.mark.parametrize(
+    ("package", "version", "newest"), WHEELS, ids=[wheel[1] for wheel in WHEELS]
+)
 def test_every_attribute_and_argument_is_in_the_bindings(package, version, newest, tmp_path):
     if sys.version_info[1] > newest:
         pytest.skip(f"{package} {version} has no wheel for Python 3.{sys.version_info[1]}")
@@ -130,14 +135,23 @@ def rtx():
 def test_every_attribute_and_argument_is_in_tensorrt_rtx(rtx):
     found = uses_of(rtx, SOURCE.read_text())
     check(found, rtx=True)
-    asked = {"IRuntimeCache.deserialize", "IExecutionContext.execute_async_v3", "ParserError.desc", "ITensor.shape"}
+    asked = {
+        "IRuntimeCache.deserialize",
+        "IExecutionContext.execute_async_v3",
+        "ParserError.desc",
+        "ITensor.shape",
+    }
     assert asked <= found["used"].keys() and len(found["used"]) > 60
 
 
 @pytest.mark.parametrize(
     ("right", "wrong", "name"),
     [
-        ("create_builder_config(", "create_builder_configuration(", "Builder.create_builder_configuration"),
+        (
+            "create_builder_config(",
+            "create_builder_configuration(",
+            "Builder.create_builder_configuration",
+        ),
         (".execute_async_v3(", ".execute_async_v9(", "IExecutionContext.execute_async_v9"),
         (".get_error(0).desc()", ".get_error(0).text()", "ParserError.text"),
         ('"is_stream_capturable"', '"is_capturable"', "IExecutionContext.is_capturable"),

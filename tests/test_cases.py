@@ -1,4 +1,6 @@
-"""The program as a command: cases in processes of their own, nothing lost, and what a person reads."""
+"""The program as a command: cases in processes of their own, nothing lost, and what a
+person reads.
+"""
 
 import json
 import os
@@ -42,13 +44,20 @@ def test_the_whole_program(command, forms, digits, tmp_path):
     start = lines.index("Predictions:")
     for line, precision in zip(lines[start + 1 :], ("native", "FP32", "FP16", "INT8")):
         assert re.fullmatch(rf"Precision:  {precision} \['class \d'(, 'class \d'){{4}}\]", line)
-    assert max(map(len, lines[start + 5 :])) < 200 and "images/s" in ran.stdout and "vs" in ran.stdout
+    assert (
+        max(map(len, lines[start + 5 :])) < 200 and "images/s" in ran.stdout and "vs" in ran.stdout
+    )
     log = (tmp_path / "log.txt").read_text()
     assert LOG_BLOCK.findall(log)[:1] == ["native"] and len(re.findall("^=+$", log, re.M)) == 4
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [record["precision"] for record in records] == ["native", "fp32", "fp16", "int8"]
-    assert all(set(record["timings"]) == {"device", "host"} and record["status"] == "ok" for record in records)
-    assert all("no NVIDIA GPU" in record["engine_why"] for record in records[1:]) or records[0]["gpu"]
+    assert all(
+        set(record["timings"]) == {"device", "host"} and record["status"] == "ok"
+        for record in records
+    )
+    assert (
+        all("no NVIDIA GPU" in record["engine_why"] for record in records[1:]) or records[0]["gpu"]
+    )
     assert "WARNING" not in ran.stderr and "Traceback" not in ran.stderr
     for text in (log, (tmp_path / "results.jsonl").read_text()):
         assert "secret" not in text
@@ -108,7 +117,9 @@ def start(forms, folder, *flags):
         "--num_warmup=1",
         *flags,
     ]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 @needs_proc
@@ -118,7 +129,9 @@ def test_a_killed_case_is_one_failed_row(forms, tmp_path):
     os.kill(wait_for(lambda: set(children_of(process)) - {loader}, process).pop(), signal.SIGSEGV)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    native, fp32 = (json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines())
+    native, fp32 = (
+        json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()
+    )
     assert native["status"] == "failed" and "SIGSEGV" in native["error"] and "SIGSEGV" in out
     assert fp32["status"] == "ok"
 
@@ -137,7 +150,9 @@ def test_a_model_that_crashes_its_loading_is_one_error_line(forms, tmp_path):
 
 @needs_proc
 def test_ctrl_c_ends_the_case_and_keeps_what_was_measured(forms, tmp_path):
-    process = start(forms, tmp_path, "--native", "--batch_size=1,2", "--num_loops=5", "--num_warmup=auto")
+    process = start(
+        forms, tmp_path, "--native", "--batch_size=1,2", "--num_loops=5", "--num_warmup=auto"
+    )
     results = tmp_path / "results.jsonl"
     wait_for(lambda: results.exists() and results.read_text().count("\n") == 1, process)
     children = wait_for(lambda: children_of(process), process)
@@ -186,7 +201,14 @@ def test_each_record_is_on_disk_before_the_next_case_begins(
         return real(self, steps)
 
     monkeypatch.setattr(bench.OpenCase, "measure_round", watch)
-    flags = ["--native", "--fp32", "--fp16", "--engine=onnxruntime", "--batch_size=2", f"--rounds={rounds}"]
+    flags = [
+        "--native",
+        "--fp32",
+        "--fp16",
+        "--engine=onnxruntime",
+        "--batch_size=2",
+        f"--rounds={rounds}",
+    ]
     ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", *flags)
     assert ran.status == 0, ran.err
     assert on_disk == expected
@@ -206,7 +228,6 @@ def test_ctrl_c_between_rounds_keeps_the_rounds_that_there_are(bench, main, form
     flags = ["--native", "--fp32", "--engine=onnxruntime", "--batch_size=2", "--rounds=2"]
     ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", *flags)
     assert ran.status == 130
-    assert [(record["precision"], len(record["timings"]["device"]["seconds"])) for record in ran.records] == [
-        ("native", 3),
-        ("fp32", 3),
-    ]
+    assert [
+        (record["precision"], len(record["timings"]["device"]["seconds"])) for record in ran.records
+    ] == [("native", 3), ("fp32", 3)]

@@ -1,4 +1,6 @@
-"""Cases as tasks of a real Ray cluster: two nodes of this machine, one of which is killed in mid-run."""
+"""Cases as tasks of a real Ray cluster: two nodes of this machine, one of which is killed in
+mid-run.
+"""
 
 import json
 import subprocess
@@ -18,7 +20,9 @@ def cluster():
     """Two nodes with a CPU each; the second can be removed."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     cluster.second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     yield cluster
@@ -27,8 +31,14 @@ def cluster():
 
 @pytest.fixture
 def flags(cluster, forms, tmp_path):
-    return [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--num_loops=20", "--batch_size=16",
-            f"--ray_address={cluster.address}", f"--output_dir={tmp_path}"]  # fmt: skip
+    return [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--num_loops=20",
+        "--batch_size=16",
+        f"--ray_address={cluster.address}",
+        f"--output_dir={tmp_path}",
+    ]
 
 
 def left_over():
@@ -41,7 +51,9 @@ def records_in(folder):
 
 
 def case_below(ancestor):
-    """Whether a case's process, forked by the fork server of a worker, is a descendant of this one."""
+    """Whether a case's process, forked by the fork server of a worker, is a descendant of
+    this one.
+    """
     table = table_of_processes()
     for parent, words in table.values():
         forked = b"forkserver" in words and b"forkserver" in table.get(parent, (0, b""))[1]
@@ -53,7 +65,9 @@ def case_below(ancestor):
 
 
 def kill_second_in_mid_run(cluster, words):
-    """Starts the program, kills the second node's raylet once a case runs below it, and gives the ended program."""
+    """Starts the program, kills the second node's raylet once a case runs below it, and gives the
+    ended program.
+    """
     process = subprocess.Popen(
         [sys.executable, PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -66,7 +80,9 @@ def kill_second_in_mid_run(cluster, words):
 
 def test_every_case_on_every_node(cluster, flags, tmp_path, command):
     before = left_over()
-    ran = command(*flags, "--native", "--fp32", "--engine=onnxruntime", "--rounds=2", program="fleet.py")
+    ran = command(
+        *flags, "--native", "--fp32", "--engine=onnxruntime", "--rounds=2", program="fleet.py"
+    )
     assert ran.returncode == 0, ran.stderr
     records = records_in(tmp_path)
     nodes = {record["node"] for record in records}
@@ -75,7 +91,9 @@ def test_every_case_on_every_node(cluster, flags, tmp_path, command):
         (p, n) for p in ("native", "fp32") for n in nodes
     }
     for record in records:
-        assert record["node"] in record["device"] and record["device"].startswith(record["device_kind"])
+        assert record["node"] in record["device"] and record["device"].startswith(
+            record["device_kind"]
+        )
         assert {"python", "tensorflow", "numpy", "ray"} <= record["versions"].keys()
         assert len(record["timings"]["device"]["seconds"]) == 20
         assert record["precision"] == "native" or agreement(record)["top1"] == 1.0
@@ -86,7 +104,13 @@ def test_every_case_on_every_node(cluster, flags, tmp_path, command):
 
 def test_spread_takes_each_case_once(flags, tmp_path, command):
     ran = command(
-        *flags, "--native", "--fp32", "--engine=onnxruntime", "--spread", "--batch_size=4,16", program="fleet.py"
+        *flags,
+        "--native",
+        "--fp32",
+        "--engine=onnxruntime",
+        "--spread",
+        "--batch_size=4,16",
+        program="fleet.py",
     )
     assert ran.returncode == 0, ran.stderr
     records = records_in(tmp_path)

@@ -1,4 +1,6 @@
-"""CONTRIBUTING.md holds: the functions and files that it names, and the engine that it tells how to add."""
+"""CONTRIBUTING.md holds: the functions and files that it names, and the engine that it tells how to
+add.
+"""
 
 import json
 import os
@@ -12,7 +14,10 @@ import pytest
 from helpers import ROOT, agreement
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
-PROGRAMS = {name: (ROOT / name).read_text() for name in ("tensorrt.py", "precision.py", "report.py", "fleet.py")}
+PROGRAMS = {
+    name: (ROOT / name).read_text()
+    for name in ("tensorrt.py", "precision.py", "report.py", "fleet.py")
+}
 
 
 def section(title):
@@ -24,7 +29,9 @@ def test_every_function_that_the_text_names_is_there():
     named = re.findall(r"`([A-Za-z_.]+)`", section("The map") + section("One case's way"))
     for name in named:
         last = name.rpartition(".")[2]
-        assert name in PROGRAMS or re.search(rf"\b(def|class) {last}\b|\b{last}\b *[:=]", code), name
+        assert name in PROGRAMS or re.search(rf"\b(def|class) {last}\b|\b{last}\b *[:=]", code), (
+            name
+        )
     assert len(named) > 20
 
 
@@ -33,7 +40,9 @@ def test_the_way_is_at_most_eight_functions_long():
 
 
 def test_a_case_goes_that_way(bench, forms, tmp_path, monkeypatch):
-    """The frames above the timed loop, in one process: those of the text but for the pipe between two processes."""
+    """The frames above the timed loop, in one process: those of the text but for the pipe between
+    two processes.
+    """
     seen = []
     real = bench.time_steps
 
@@ -48,9 +57,18 @@ def test_a_case_goes_that_way(bench, forms, tmp_path, monkeypatch):
         return real(step, count, *given)
 
     monkeypatch.setattr(bench, "time_steps", noting)
-    words = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--output_dir={tmp_path}"]
-    assert not bench.main(["tensorrt.py", *words, "--noisolate", "--batch_size=2", "--num_loops=4", "--num_warmup=1"])
-    way = [name.rpartition(".")[2] for name in re.findall(r"^\| `(\S+)`", section("One case's way"), re.M)]
+    words = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        f"--output_dir={tmp_path}",
+    ]
+    assert not bench.main(
+        ["tensorrt.py", *words, "--noisolate", "--batch_size=2", "--num_loops=4", "--num_warmup=1"]
+    )
+    way = [
+        name.rpartition(".")[2]
+        for name in re.findall(r"^\| `(\S+)`", section("One case's way"), re.M)
+    ]
     assert way[-1] == "time_steps"
     wanted = [name for name in way[:-1] if name != "answer_requests"]
     assert wanted in seen
@@ -64,16 +82,25 @@ def with_numpy(tmp_path):
     for name, text in PROGRAMS.items():
         (tmp_path / name).write_text(text)
     shutil.copy(ROOT / "labellist.json", tmp_path)
-    line = re.search(r"^ENGINES: dict\[str, Engine\] = .*?OnnxRuntime\(\)", PROGRAMS["tensorrt.py"], re.M)[0]
+    line = re.search(
+        r"^ENGINES: dict\[str, Engine\] = .*?OnnxRuntime\(\)", PROGRAMS["tensorrt.py"], re.M
+    )[0]
     text = PROGRAMS["tensorrt.py"].replace(line, f"{code}\n\n{line}, NumPy()")
     (tmp_path / "tensorrt.py").write_text(text)
     return tmp_path
 
 
 def test_an_engine_is_added_by_the_text(with_numpy, forms):
-    """The trained network runs in NumPy, keeps native's answers, and never as a precision that the engine has not."""
+    """The trained network runs in NumPy, keeps native's answers, and never as a precision that the
+    engine has not.
+    """
 
-    words = [sys.executable, "tensorrt.py", f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none"]
+    words = [
+        sys.executable,
+        "tensorrt.py",
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+    ]
     words += ["--batch_size=4", "--num_loops=10", "--num_warmup=1", "--output_dir=out"]
     words += ["--native", "--fp32", "--int8", "--engine=numpy"]
     done = subprocess.run(words, cwd=with_numpy, capture_output=True, text=True, env=os.environ)
@@ -92,5 +119,7 @@ def test_an_engine_is_added_by_the_text(with_numpy, forms):
 
 
 def test_the_doctor_knows_it(with_numpy):
-    done = subprocess.run([sys.executable, "tensorrt.py", "--doctor"], cwd=with_numpy, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "tensorrt.py", "--doctor"], cwd=with_numpy, capture_output=True, text=True
+    )
     assert re.search(r"^numpy +\S+ +- +runs +- +- *$", done.stdout, re.M), done.stdout + done.stderr

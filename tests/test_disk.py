@@ -1,4 +1,6 @@
-"""Kills at random moments, full, vanished and shared folders: what is on disk is whole, and nothing lives on."""
+"""Kills at random moments, full, vanished and shared folders: what is on disk is whole, and nothing
+lives on.
+"""
 
 import contextlib
 import json
@@ -14,17 +16,38 @@ import pytest
 from helpers import ROOT, alive, children_of, needs_proc, tries, validate, wait_for_end_of
 
 KILLS = 100
-LINES = {"network:", "  fps ", "  latency ", "  inputs ", "  engine ", "  agreement ", "  accuracy ", "  failed "}
+LINES = {
+    "network:",
+    "  fps ",
+    "  latency ",
+    "  inputs ",
+    "  engine ",
+    "  agreement ",
+    "  accuracy ",
+    "  failed ",
+}
 
 
 def words_of(forms, folder, *flags):
     model, place = f"--frozen_graph={forms['frozen_graph']}", f"--output_dir={folder}"
-    return [sys.executable, str(ROOT / "tensorrt.py"), model, place, "--preprocessing=none", "--batch_size=1,2,4",
-            "--native", "--num_loops=20", "--num_warmup=2", *flags]  # fmt: skip
+    return [
+        sys.executable,
+        str(ROOT / "tensorrt.py"),
+        model,
+        place,
+        "--preprocessing=none",
+        "--batch_size=1,2,4",
+        "--native",
+        "--num_loops=20",
+        "--num_warmup=2",
+        *flags,
+    ]
 
 
 def check_whole(folder):
-    """Every line of results.jsonl is a record, every block of log.txt complete; returns the records."""
+    """Every line of results.jsonl is a record, every block of log.txt complete; returns the
+    records.
+    """
     results = folder / "results.jsonl"
     text = results.read_text() if results.exists() else ""
     assert not text or text.endswith("\n")
@@ -33,7 +56,8 @@ def check_whole(folder):
         validate(record)
     log = (folder / "log.txt").read_text() if records else ""
     blocks = log.split("\n" + "=" * 26 + "\n")[1:]
-    assert len(blocks) - len(records) in ((0, 1) if records else (0,))  # the block is written before the line
+    # the block is written before the line
+    assert len(blocks) - len(records) in ((0, 1) if records else (0,))
     for block in blocks:
         assert block.startswith("network: ")
         assert block.splitlines()[-1].startswith(("  engine ", "  agreement ", "  accuracy "))
@@ -52,7 +76,8 @@ def test_kills_at_random_moments(forms, tmp_path):
     for number in range(tries(KILLS)):
         words = words_of(forms, tmp_path)
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        end, children = time.monotonic() + pick.uniform(0.2, 1.2 * whole), set()  # Python starts before that
+        # Python starts before that
+        end, children = time.monotonic() + pick.uniform(0.2, 1.2 * whole), set()
         while time.monotonic() < end and process.poll() is None:
             children |= set(children_of(process))
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -62,7 +87,8 @@ def test_kills_at_random_moments(forms, tmp_path):
         target = pick.choice(victims)
         if alive(target):
             os.kill(target, what)
-        if (target == process.pid or what == signal.SIGINT) and process.poll() is None:  # a case ignores SIGINT
+        # a case ignores SIGINT
+        if (target == process.pid or what == signal.SIGINT) and process.poll() is None:
             process.send_signal(what)
             sent += 1
         _, err = process.communicate(timeout=120)
@@ -80,9 +106,18 @@ def test_kills_at_random_moments(forms, tmp_path):
 
 @pytest.mark.slow
 def test_two_runs_into_one_folder(forms, tmp_path):
-    """Records interleave by whole blocks; each run's own graph runs, or its case says that it was overwritten."""
-    both = [subprocess.Popen(words_of(forms, tmp_path, "--fp32", "--engine=onnxruntime", f"--num_warmup={run}"),
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for run in (1, 2)]  # fmt: skip
+    """Records interleave by whole blocks; each run's own graph runs, or its case says that it was
+    overwritten.
+    """
+    both = [
+        subprocess.Popen(
+            words_of(forms, tmp_path, "--fp32", "--engine=onnxruntime", f"--num_warmup={run}"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for run in (1, 2)
+    ]
     for process in both:
         _, err = process.communicate(timeout=170)
         assert "Traceback" not in err
@@ -93,7 +128,9 @@ def test_two_runs_into_one_folder(forms, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_is_one_error_line_and_the_table_is_printed(bench, forms, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_one_error_line_and_the_table_is_printed(
+    bench, forms, tmp_path, capsys, monkeypatch
+):
     flags = [
         f"--frozen_graph={forms['frozen_graph']}",
         "--preprocessing=none",

@@ -23,34 +23,40 @@ def one_error(ran, status=2):
     return lines[0]
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--nonsense"], "nonsense"),
-    (["--batch_size=0"], "--batch_size=0: pass a number"),
-    (["--batch_size=1,x"], "--batch_size=x"),
-    (["--num_loops=many"], "num_loops"),
-    (["--engine=warp"], "--engine=warp: no such engine"),
-    (["--inputs=disk"], "inputs"),
-    (["stray"], "'stray' is not a flag"),
-    (["--image_file=a", "--image_dir=b"], "exclude each other"),
-    (["--frozen_graph=/no/such.pb"], "No such file"),
-    (["--frozen_graph=/"], "is a folder"),
-    (["--frozen_graph=ftp://x/y.pb"], "only http:// and https://"),
-    (["--savedmodel_dir=/no/such"], "saved_model.pb"),
-    (["--keras_model=/no/such.keras"], "no such file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--nonsense"], "nonsense"),
+        (["--batch_size=0"], "--batch_size=0: pass a number"),
+        (["--batch_size=1,x"], "--batch_size=x"),
+        (["--num_loops=many"], "num_loops"),
+        (["--engine=warp"], "--engine=warp: no such engine"),
+        (["--inputs=disk"], "inputs"),
+        (["stray"], "'stray' is not a flag"),
+        (["--image_file=a", "--image_dir=b"], "exclude each other"),
+        (["--frozen_graph=/no/such.pb"], "No such file"),
+        (["--frozen_graph=/"], "is a folder"),
+        (["--frozen_graph=ftp://x/y.pb"], "only http:// and https://"),
+        (["--savedmodel_dir=/no/such"], "saved_model.pb"),
+        (["--keras_model=/no/such.keras"], "no such file"),
+    ],
+)
 def test_flags_and_paths(main, flags, words):
     assert words in one_error(main(*flags))
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"", "is empty"),
-    (b"\x89HDF\r\n\x1a\n....", "HDF5"),
-    (b"PK\x03\x04....", ".keras"),
-    (b"<html>", "web page"),
-    (b"\x1c\x00\x00\x00TFL3...", "TensorFlow Lite"),
-    (b"node {\n name: 'x'}", "text format"),
-    (bytes(range(256)), "truncated, or not a GraphDef"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"\x89HDF\r\n\x1a\n....", "HDF5"),
+        (b"PK\x03\x04....", ".keras"),
+        (b"<html>", "web page"),
+        (b"\x1c\x00\x00\x00TFL3...", "TensorFlow Lite"),
+        (b"node {\n name: 'x'}", "text format"),
+        (bytes(range(256)), "truncated, or not a GraphDef"),
+    ],
+)
 def test_foreign_graph_files(main, tmp_path, content, words):
     path = tmp_path / "x.pb"
     path.write_bytes(content)
@@ -92,7 +98,13 @@ def test_savedmodel_without_serving_tag_or_signature(main, tmp_path):
 def test_an_image_that_is_none(main, forms, tmp_path):
     path = tmp_path / "x.jpg"
     path.write_bytes(b"not an image")
-    line = one_error(main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--image_file={path}"))
+    line = one_error(
+        main(
+            f"--frozen_graph={forms['frozen_graph']}",
+            "--preprocessing=none",
+            f"--image_file={path}",
+        )
+    )
     assert "is not a complete JPEG, PNG, GIF or BMP" in line
 
 
@@ -106,7 +118,13 @@ def test_an_unset_variable_is_no_model(main):
 
 
 def test_a_calibration_folder_is_looked_at_before_the_measuring(main, forms, tmp_path):
-    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--int8", "--batch_size=2"]
+    flags = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--native",
+        "--int8",
+        "--batch_size=2",
+    ]
     assert "no such folder" in one_error(main(*flags, "--calibration_dir=missing"))
     (tmp_path / "empty").mkdir()
     ran = main(*flags, f"--calibration_dir={tmp_path / 'empty'}")
@@ -115,7 +133,12 @@ def test_a_calibration_folder_is_looked_at_before_the_measuring(main, forms, tmp
 
 
 def test_a_class_id_that_the_network_has_not_gets_a_sentence(main, forms):
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", "--label=5000")
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--batch_size=2",
+        "--label=5000",
+    )
     assert "class id 5000 is none of the network's 10 classes" in ran.out
 
 
@@ -134,7 +157,11 @@ def test_out_of_memory_suggests_a_smaller_batch(bench):
 def test_no_engine_is_one_failed_row(main, forms, bench, monkeypatch):
     monkeypatch.setattr(bench, "AUTO", ("xla",))
     ran = main(
-        f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--int8", "--batch_size=2"
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--native",
+        "--int8",
+        "--batch_size=2",
     )
     native, int8 = ran.records
     assert ran.status == 1 and native["status"] == "ok"
@@ -148,12 +175,14 @@ def test_unwritable_log_from_the_command_line(command, tmp_path):
     assert ran.stderr.startswith("tensorrt.py: error: --output_dir=")
 
 
-# ------------------------------------------------------------------------------------------------------- downloads
+# ---------------------------------------------------------------------------------------- downloads
 
 
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
-    """Starts a local server with the handler and returns its address; downloads are cached below tmp_path."""
+    """Starts a local server with the handler and returns its address; downloads are cached below
+    tmp_path.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     servers = []
 
@@ -196,7 +225,9 @@ def test_a_graph_is_downloaded_once(bench, serve, tmp_path, forms):
     url = serve(partial(SimpleHTTPRequestHandler, directory=str(folder))) + "/net.pb"
     path = bench.fetch(url, 100)
     assert path.read_bytes() == forms["frozen_graph"].read_bytes()
-    assert (tmp_path / "cache" / "tensorrt-benchmark") in path.parents and bench.fetch(url, 100) == path
+    assert (tmp_path / "cache" / "tensorrt-benchmark") in path.parents and bench.fetch(
+        url, 100
+    ) == path
     assert not list(path.parent.glob("*.part"))
 
 
@@ -287,7 +318,10 @@ def test_redirects_are_followed_but_only_to_http(bench, serve):
         return Redirect
 
     assert (
-        bench.fetch(serve(redirecting(serve(answering(b"model")) + "/net.pb")) + "/a.pb", 100).read_bytes() == b"model"
+        bench.fetch(
+            serve(redirecting(serve(answering(b"model")) + "/net.pb")) + "/a.pb", 100
+        ).read_bytes()
+        == b"model"
     )
     with pytest.raises(bench.UserError, match="the download failed"):
         bench.fetch(serve(redirecting("file:///etc/passwd")) + "/b.pb", 100)
@@ -333,10 +367,14 @@ def test_an_archive_that_is_none(bench, serve, content):
 
 
 def test_tls_is_verified_and_no_code_is_run_from_files():
-    """Verification is never switched off, and neither pickle, eval nor a shell is in the programs."""
+    """Verification is never switched off, and neither pickle, eval nor a shell is in the
+    programs.
+    """
     for name in ("tensorrt.py", "fleet.py", "report.py"):
         text = (ROOT / name).read_text()
-        assert not re.search(r"verify\s*=|pickle|\beval\(|\bexec\(|os\.system|subprocess|shell=", text)
+        assert not re.search(
+            r"verify\s*=|pickle|\beval\(|\bexec\(|os\.system|subprocess|shell=", text
+        )
 
 
 def test_a_lambda_layer_is_refused_unless_allowed(main, tmp_path):
@@ -344,7 +382,9 @@ def test_a_lambda_layer_is_refused_unless_allowed(main, tmp_path):
 
     layers = tf.keras.layers
     doubled = layers.Lambda(lambda x: x * 2)
-    model = tf.keras.Sequential([layers.Input((8, 8, 3)), doubled, layers.GlobalAveragePooling2D(), layers.Dense(4)])
+    model = tf.keras.Sequential(
+        [layers.Input((8, 8, 3)), doubled, layers.GlobalAveragePooling2D(), layers.Dense(4)]
+    )
     model.save(tmp_path / "lambda.keras")
     flags = [f"--keras_model={tmp_path / 'lambda.keras'}", "--preprocessing=none", "--batch_size=2"]
     ran = main(*flags)
@@ -355,7 +395,9 @@ def test_a_lambda_layer_is_refused_unless_allowed(main, tmp_path):
 
 
 def test_ops_that_touch_files_are_refused_unless_allowed(main, graph_file, tmp_path):
-    """In a frozen graph and, inside a function, in a SavedModel; nothing is written before the refusal."""
+    """In a frozen graph and, inside a function, in a SavedModel; nothing is written before the
+    refusal.
+    """
     import tensorflow as tf
 
     victim = tmp_path / "victim.txt"
@@ -384,7 +426,7 @@ def test_ops_that_touch_files_are_refused_unless_allowed(main, graph_file, tmp_p
     assert victim.exists()
 
 
-# -------------------------------------------------------------------------------------------------------- the name
+# ----------------------------------------------------------------------------------------- the name
 
 
 NVML_OF_ONE_GPU = """
@@ -401,7 +443,9 @@ nvmlSystemGetDriverVersion = lambda: "1"
 
 
 def test_the_script_does_not_hide_the_package(bench, command, tmp_path):
-    """`import tensorrt` inside the script finds the package of that name, wherever the script is run from."""
+    """`import tensorrt` inside the script finds the package of that name, wherever the script is
+    run from.
+    """
     package = tmp_path / "site" / "tensorrt"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("__version__ = '10.99.0'\n")

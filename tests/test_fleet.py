@@ -1,4 +1,6 @@
-"""Several devices at once, cases spread over them, and the largest batch; the CPU's cores stand for GPUs."""
+"""Several devices at once, cases spread over them, and the largest batch; the CPU's cores stand for
+GPUs.
+"""
 
 import functools
 import json
@@ -49,14 +51,18 @@ def test_flags_that_cannot_be(fleet, bench, tmp_path, capsys, monkeypatch, flags
 def test_tensorrt_py_says_which_command_to_type(command, tmp_path, flag):
     ran = command(flag, "--native", "--image_file=my photo.jpg", f"--output_dir={tmp_path}")
     assert ran.returncode == 2
-    wanted = f"python fleet.py {flag} --native '--image_file=my photo.jpg' --output_dir={tmp_path}\n"
+    wanted = (
+        f"python fleet.py {flag} --native '--image_file=my photo.jpg' --output_dir={tmp_path}\n"
+    )
     assert ran.stderr.endswith(wanted)
     assert ran.stderr.count("\n") == 1
 
 
 def test_placements_are_the_gpus_that_this_process_may_use(fleet, bench, monkeypatch):
     monkeypatch.setattr(bench, "gpus", lambda: [{"index": 2}, {"index": 5}])
-    chosen = {asked: [p.gpu for p in fleet.choose_placements(asked)] for asked in ("all", "5", "5,2")}
+    chosen = {
+        asked: [p.gpu for p in fleet.choose_placements(asked)] for asked in ("all", "5", "5,2")
+    }
     assert chosen == {"all": [2, 5], "5": [5], "5,2": [5, 2]}
     for wrong in ("3", "2,2", "2,"):
         with pytest.raises(bench.UserError, match="NVML sees 2, 5"):
@@ -135,7 +141,9 @@ class Stub:
 
 @pytest.fixture
 def fitting(bench, monkeypatch):
-    """Puts a machine in place on which batches up to `limit` fit; gives the batch sizes that were tried."""
+    """Puts a machine in place on which batches up to `limit` fit; gives the batch sizes that were
+    tried.
+    """
 
     def machine(limit, why="out of memory: pass a smaller --batch_size", measured=math.inf):
         tried = []
@@ -179,7 +187,11 @@ def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting):
     tried = fitting(0, "no such op")
     session = bench.Session(job)
     session.take_turn([session])
-    assert (session.result.status, session.result.error, tried) == ("failed", "no such op", [bench.FIRST_TRY])
+    assert (session.result.status, session.result.error, tried) == (
+        "failed",
+        "no such op",
+        [bench.FIRST_TRY],
+    )
     fitting(math.inf)
     assert bench.find_largest_batch(job, bench.Session(job).start).case.batch_size == bench.LAST_TRY
 
@@ -210,10 +222,18 @@ def test_a_batch_that_fits_only_in_its_try_is_made_smaller(bench, job, fitting):
     assert "out of memory" in result.error
 
 
-def test_what_does_not_fit_beside_the_others_is_tried_without_them(bench, job, fitting, monkeypatch):
-    """The others are closed, opened again at their next turn from what was built before, and the record says so."""
+def test_what_does_not_fit_beside_the_others_is_tried_without_them(
+    bench, job, fitting, monkeypatch
+):
+    """The others are closed, opened again at their next turn from what was built before, and the
+    record says so.
+    """
     fitting(1000)
-    cases = [bench.Case("native", "native", 8), bench.Case("xla", "fp16", 8), bench.Case("xla", "fp32", 8)]
+    cases = [
+        bench.Case("native", "native", 8),
+        bench.Case("xla", "fp16", 8),
+        bench.Case("xla", "fp32", 8),
+    ]
     sessions = [bench.Session(bench.dataclasses.replace(job, case=case)) for case in cases]
     for session in sessions[:2]:
         assert turns(session, sessions) == 1
@@ -248,12 +268,18 @@ class Meetings:
 
 
 def test_a_process_meets_the_others_before_each_of_its_loops(fleet, bench, job):
-    """Before the waited steps and before the burst, for each place of the input; and nowhere else."""
+    """Before the waited steps and before the burst, for each place of the input; and
+    nowhere else.
+    """
     barrier, nothing = Meetings(), lambda *_: None
     config = bench.parse_flags(["tensorrt.py", "--num_warmup=3"])
     case = bench.Case("native", "native", 2)
-    placed = fleet.PlacedCase(bench.dataclasses.replace(job, case=case, config=config), fleet.Placement(), barrier, 7)
-    placed.runner = types.SimpleNamespace(enqueue=nothing, sync=nothing, infer=nothing, feeder=lambda *_: lambda: None)
+    placed = fleet.PlacedCase(
+        bench.dataclasses.replace(job, case=case, config=config), fleet.Placement(), barrier, 7
+    )
+    placed.runner = types.SimpleNamespace(
+        enqueue=nothing, sync=nothing, infer=nothing, feeder=lambda *_: lambda: None
+    )
     placed.batch, placed.same = None, [{}, {}]
     placed.first_runs = {inputs: placed.run_first(inputs) for inputs in ("device", "host")}
     assert barrier.met == []
@@ -263,9 +289,8 @@ def test_a_process_meets_the_others_before_each_of_its_loops(fleet, bench, job):
 
 @pytest.fixture
 def team(fleet, bench, job, halves, monkeypatch):
-    """Makes a case on two placements whose processes answer as told; gives it, and what each was started with.
-
-    Threads start them, so they come in any order.
+    """Makes a case on two placements whose processes answer as told; gives it, and what each was
+    started with: threads start them, so they come in any order.
     """
 
     def make(measure):
@@ -284,14 +309,18 @@ def team(fleet, bench, job, halves, monkeypatch):
 
         monkeypatch.setattr(bench, "start", start)
         config = bench.parse_flags(["tensorrt.py", "--num_loops=8"])
-        eight = bench.dataclasses.replace(job, case=bench.Case("native", "native", 8), config=config)
+        eight = bench.dataclasses.replace(
+            job, case=bench.Case("native", "native", 8), config=config
+        )
         return fleet.Team(eight, halves), started
 
     return make
 
 
 def test_all_processes_of_a_case_get_the_same_barrier(fleet, bench, halves, team):
-    made, started = team(lambda own, job, steps: {"device": bench.Timing([0.1] * steps, 10.0 * (own + 1), 0.1)})
+    made, started = team(
+        lambda own, job, steps: {"device": bench.Timing([0.1] * steps, 10.0 * (own + 1), 0.1)}
+    )
     made.take_turn([made])
     made.take_turn([made])
     barrier = started[0][2]
@@ -370,12 +399,15 @@ def test_spread_cases_never_share_a_placement(fleet, bench, job, halves, monkeyp
 
 
 @pytest.mark.parametrize("spread", [False, True])
-def test_a_case_that_cannot_be_prepared_is_a_row(fleet, bench, forms, tmp_path, capsys, monkeypatch, spread):
+def test_a_case_that_cannot_be_prepared_is_a_row(
+    fleet, bench, forms, tmp_path, capsys, monkeypatch, spread
+):
     """As where its ONNX export fails: no process of a case says on what machine."""
     graph, error = bench.load_graph(bench.parse_flags(words_of(forms, tmp_path))), "no export"
     images = bench.Images(bench.np.zeros((2, 8, 8, 1), "uint8"), ["a", "b"])
     model = bench.Model(graph, images, [bench.Case("onnxruntime", "fp32", 2)])
-    monkeypatch.setattr(bench, "load_model", lambda config: model)  # a process could not import this module's name
+    # a process could not import this module's name
+    monkeypatch.setattr(bench, "load_model", lambda config: model)
     monkeypatch.setattr(bench, "untimed_reference", lambda *_: None)
     monkeypatch.setattr(bench.OnnxSource, "write", lambda self, case: (None, error))
     flags = ["--gpus=cpu:1", *["--spread"] * spread, "--fp32"]
@@ -388,8 +420,13 @@ def test_a_case_that_cannot_be_prepared_is_a_row(fleet, bench, forms, tmp_path, 
 
 
 def words_of(forms, folder):
-    return ["fleet.py", f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2",
-            f"--output_dir={folder}"]  # fmt: skip
+    return [
+        "fleet.py",
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--batch_size=2",
+        f"--output_dir={folder}",
+    ]
 
 
 def test_processes_that_share_a_cpu_share_its_memory(fleet, bench, job, monkeypatch):
@@ -407,7 +444,9 @@ def test_processes_that_share_a_cpu_share_its_memory(fleet, bench, job, monkeypa
     assert limits == [6, 3, 2]
 
 
-@pytest.mark.parametrize(("cause", "words"), [("InvalidAuthToken", "RAY_AUTH_MODE=token"), ("timeout", "ray start")])
+@pytest.mark.parametrize(
+    ("cause", "words"), [("InvalidAuthToken", "RAY_AUTH_MODE=token"), ("timeout", "ray start")]
+)
 def test_a_cluster_that_cannot_be_joined_says_what_to_do(fleet, bench, monkeypatch, cause, words):
     def init(*_, **__):
         raise ConnectionError("Failed to connect") from RuntimeError(f"RPC error: {cause}")
@@ -418,8 +457,16 @@ def test_a_cluster_that_cannot_be_joined_says_what_to_do(fleet, bench, monkeypat
 
 
 def test_the_table_has_the_order_of_the_cases(bench):
-    cases = [bench.Case(*case) for case in (("native", "native", 8), ("xla", "fp32", 8), ("xla", "fp32", None))]
-    batches = [("xla", "fp32", 300), ("xla", "fp32", 8), ("native", "native", 8), ("xla", "fp32", 8)]
+    cases = [
+        bench.Case(*case)
+        for case in (("native", "native", 8), ("xla", "fp32", 8), ("xla", "fp32", None))
+    ]
+    batches = [
+        ("xla", "fp32", 300),
+        ("xla", "fp32", 8),
+        ("native", "native", 8),
+        ("xla", "fp32", 8),
+    ]
     records = [dict(zip(("engine", "precision", "batch_size"), row)) for row in batches]
     assert [bench.turn_of(cases, record) for record in records] == [2, 1, 0, 1]
 
@@ -429,17 +476,33 @@ def test_the_table_has_the_order_of_the_cases(bench):
 def test_two_processes_with_half_of_the_cores_each(bench, forms, tmp_path, spread):
     if len(bench.cores()) < 2:
         pytest.skip("needs two cores")
-    words = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--fp32",
-             "--engine=onnxruntime", "--gpus=cpu:2", "--batch_size=16", "--num_loops=20",
-             f"--output_dir={tmp_path}", *["--spread"] * spread]  # fmt: skip
-    ran = subprocess.run([sys.executable, str(ROOT / "fleet.py"), *words], capture_output=True, text=True, timeout=300)
+    words = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--native",
+        "--fp32",
+        "--engine=onnxruntime",
+        "--gpus=cpu:2",
+        "--batch_size=16",
+        "--num_loops=20",
+        f"--output_dir={tmp_path}",
+        *["--spread"] * spread,
+    ]
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "fleet.py"), *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert ran.returncode == 0, ran.stderr
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     found = {(record["precision"], record["device"][-9:]) for record in records}
     if spread:
         assert {precision for precision, _ in found} == {"native", "fp32"}
         assert len(records) == 2
-        assert all("other devices ran other cases" in " ".join(record["notes"]) for record in records)
+        assert all(
+            "other devices ran other cases" in " ".join(record["notes"]) for record in records
+        )
         return
     placements = ("(cpu0of2)", "(cpu1of2)")
     assert found == {(precision, place) for precision in ("native", "fp32") for place in placements}
@@ -456,10 +519,20 @@ def test_the_largest_batch_within_a_limit_of_memory(forms, tmp_path):
     """The memory of the tries is held down as `ulimit -d` does it."""
     import resource
 
-    words = [sys.executable, str(ROOT / "tensorrt.py"), "--preprocessing=none", "--native",
-             f"--frozen_graph={forms['frozen_graph']}", "--batch_size=max", "--num_loops=2", "--num_warmup=0",
-             f"--output_dir={tmp_path}"]  # fmt: skip
-    limit = functools.partial(resource.setrlimit, resource.RLIMIT_DATA, (2 << 30, resource.RLIM_INFINITY))
+    words = [
+        sys.executable,
+        str(ROOT / "tensorrt.py"),
+        "--preprocessing=none",
+        "--native",
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--batch_size=max",
+        "--num_loops=2",
+        "--num_warmup=0",
+        f"--output_dir={tmp_path}",
+    ]
+    limit = functools.partial(
+        resource.setrlimit, resource.RLIMIT_DATA, (2 << 30, resource.RLIM_INFINITY)
+    )
     ran = subprocess.run(words, capture_output=True, text=True, timeout=1200, preexec_fn=limit)
     assert ran.returncode == 0, ran.stderr
     record = json.loads((tmp_path / "results.jsonl").read_text())

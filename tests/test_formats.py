@@ -1,4 +1,6 @@
-"""Formats to the letter, statistics against numbers worked out by hand, a clock that only ticks when told to."""
+"""Formats to the letter, statistics against numbers worked out by hand, a clock that only ticks
+when told to.
+"""
 
 import json
 import types
@@ -11,35 +13,59 @@ SECONDS = [0.10, 0.20, 0.10, 0.20, 0.10]
 
 
 def record(bench, **changes):
-    timing = {"seconds": SECONDS, "throughput": 81.25, "first_run": 1.5, "verdict": "noisy",
-              "statistics": bench.statistics(SECONDS, 8)}  # fmt: skip
-    return {"network": "native_net.pb", "batch_size": 8, "timings": {"device": timing}, "input_dtype": "float32",
-            "status": "ok", "error": "", "engine": "native", "engine_version": "2.21.0", "device": "CPU X, 2 threads",
-            **changes}  # fmt: skip
+    timing = {
+        "seconds": SECONDS,
+        "throughput": 81.25,
+        "first_run": 1.5,
+        "verdict": "noisy",
+        "statistics": bench.statistics(SECONDS, 8),
+    }
+    return {
+        "network": "native_net.pb",
+        "batch_size": 8,
+        "timings": {"device": timing},
+        "input_dtype": "float32",
+        "status": "ok",
+        "error": "",
+        "engine": "native",
+        "engine_version": "2.21.0",
+        "device": "CPU X, 2 threads",
+        **changes,
+    }
 
 
 def test_log_block_keeps_the_old_lines_to_the_letter(bench):
     assert bench.log_block(record(bench)) == (
-        "\n==========================\n"
-        "network: native_net.pb,\t batchsize 8, steps 5\n"
-        "  fps \tmedian: 80.0, \tmean: 64.0, \tuncertainty: 9.8, \tjitter: 0.0\n"
-        "  latency \tmedian: 0.10000, \tmean: 0.14000, \t99th_p: 0.20000, \t99th_uncertainty: 0.10000\n"
-        "  inputs \tdevice float32, \tthroughput: 81.2 images/s, \tfirst run: 1.500 s, \tnoisy\n"
-        "  engine \tnative 2.21.0, \tdevice: CPU X, 2 threads\n"
+        "\n==========================\nnetwork: native_net.pb,\t batchsize 8, steps 5\n  fps "
+        "\tmedian: 80.0, \tmean: 64.0, \tuncertainty: 9.8, \tjitter: 0.0\n  latency \tmedian: "
+        "0.10000, \tmean: 0.14000, \t99th_p: 0.20000, \t99th_uncertainty: 0.10000\n  inputs "
+        "\tdevice float32, \tthroughput: 81.2 images/s, \tfirst run: 1.500 s, \tnoisy\n  engine "
+        "\tnative 2.21.0, \tdevice: CPU X, 2 threads\n"
     )
 
 
 def test_log_block_tells_agreement_and_failure(bench):
-    same = {"kind": "logits", "top1": 0.875, "top5": 1.0, "cosine": 0.99951, "difference": 0.25, "snr_db": 30.14}
+    same = {
+        "kind": "logits",
+        "top1": 0.875,
+        "top5": 1.0,
+        "cosine": 0.99951,
+        "difference": 0.25,
+        "snr_db": 30.14,
+    }
     counts = {"same": 7, "decided": 8, "undecided": 2, "changed": []}
-    text = bench.log_block(record(bench, agreement={"images": 10, "outputs": {"y:0": {**same, **counts}}}))
+    text = bench.log_block(
+        record(bench, agreement={"images": 10, "outputs": {"y:0": {**same, **counts}}})
+    )
     assert text.endswith(
-        "  agreement \ttop1: 0.8750, \ttop5: 1.0000, \tcosine: 0.9995, \tdifference: 0.2500, \tsnr: 30.1 dB, "
-        "\tsame: 7 of 8, \tundecided: 2, \timages: 10\n"
+        "  agreement \ttop1: 0.8750, \ttop5: 1.0000, \tcosine: 0.9995, \tdifference: 0.2500, "
+        "\tsnr: 30.1 dB, \tsame: 7 of 8, \tundecided: 2, \timages: 10\n"
     )
     numbers = {"kind": "values", "cosine": 1.0, "difference": 0.0, "snr_db": None}
     text = bench.log_block(record(bench, agreement={"images": 3, "outputs": {"y:0": numbers}}))
-    assert text.endswith("  agreement \tcosine: 1.0000, \tdifference: 0.0000, \tsnr: inf dB, \timages: 3\n")
+    assert text.endswith(
+        "  agreement \tcosine: 1.0000, \tdifference: 0.0000, \tsnr: inf dB, \timages: 3\n"
+    )
     failed = bench.log_block(record(bench, timings={}, status="failed", error="out of memory"))
     assert "network: native_net.pb,\t batchsize 8, steps 0\n  failed \tout of memory\n" in failed
 
@@ -47,14 +73,18 @@ def test_log_block_tells_agreement_and_failure(bench):
 def test_statistics_by_hand(bench):
     numbers = bench.statistics([0.5, 0.25, 1.0, 0.5], 2)  # speeds 4, 8, 2, 4
     assert numbers["fps_median"] == 4 and numbers["fps_mean"] == 4.5
-    assert numbers["fps_uncertainty"] == pytest.approx(np.sqrt((0.25 + 12.25 + 6.25 + 0.25) / 3) / 2)
+    assert numbers["fps_uncertainty"] == pytest.approx(
+        np.sqrt((0.25 + 12.25 + 6.25 + 0.25) / 3) / 2
+    )
     assert numbers["fps_jitter"] == pytest.approx(1.4826 * 1.0)
     assert numbers["latency_median"] == 0.5 and numbers["latency_mean"] == 0.5625
     even, odd = np.percentile([0.5, 1.0], 99), np.percentile([0.25, 0.5], 99)
     assert numbers["latency_99th_uncertainty"] == pytest.approx(even - odd)
 
 
-@pytest.mark.parametrize(("count", "low", "high"), [(6, 1, 6), (10, 2, 9), (20, 6, 15), (100, 40, 61)])
+@pytest.mark.parametrize(
+    ("count", "low", "high"), [(6, 1, 6), (10, 2, 9), (20, 6, 15), (100, 40, 61)]
+)
 def test_median_interval_ranks(bench, count, low, high):
     """Ranks of the 95 % interval from the tables of order statistics (Conover, table A3)."""
     assert bench.median_interval(np.arange(1, count + 1)) == (low, high)
@@ -82,7 +112,9 @@ def test_verdict_on_literal_timings(bench):
 def test_steps_are_timed_by_the_clock_alone(bench):
     ticks = iter([0.0, 1.0, 5.0, 7.0])
     calls = []
-    seconds = bench.time_steps(lambda: calls.append("step"), 2, lambda: next(ticks), lambda: calls.append("after"))
+    seconds = bench.time_steps(
+        lambda: calls.append("step"), 2, lambda: next(ticks), lambda: calls.append("after")
+    )
     assert seconds == [1.0, 2.0] and calls == ["step", "after"] * 2
 
 
@@ -106,7 +138,12 @@ def test_resident_loop_waits_for_each_step_and_once_for_the_burst(bench):
     runner = SleepyRunner()
     config = bench.parse_flags(["tensorrt.py", "--num_warmup=2"])
     case = bench.OpenCase(bench.Job(bench.Case("native", "native", 2), config, None, None))
-    case.runner, case.batch, case.clock, case.same = runner, np.zeros((2, 1)), lambda: runner.now, ["same"]
+    case.runner, case.batch, case.clock, case.same = (
+        runner,
+        np.zeros((2, 1)),
+        lambda: runner.now,
+        ["same"],
+    )
     case.first_runs = {"device": case.run_first("device")}
     timing = case.measure_round(10)["device"]
     assert runner.now == 13 * 7 + 34
@@ -125,10 +162,14 @@ def test_preprocessing_arithmetic(bench):
     assert np.allclose(batch("vgg")[1, 0, 0], [255 - 123.68, -116.78, 128 - 103.94])
     assert np.allclose(batch("inception")[0, 0, 0], [1, -1, 128 / 127.5 - 1], atol=1e-6)
     assert np.allclose(
-        batch("torch")[0, 0, 0], [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225], atol=1e-5
+        batch("torch")[0, 0, 0],
+        [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225],
+        atol=1e-5,
     )
     assert np.allclose(batch("caffe")[0, 0, 0], [128 - 103.939, -116.779, 255 - 123.68])
-    assert np.allclose(batch("none", "NCHW")[0, :, 0, 0], [255, 0, 128]) and batch("none", "NCHW").shape == (2, 3, 1, 1)
+    assert np.allclose(batch("none", "NCHW")[0, :, 0, 0], [255, 0, 128]) and batch(
+        "none", "NCHW"
+    ).shape == (2, 3, 1, 1)
 
 
 def test_image_is_scaled_and_cut_from_its_centre(bench, tmp_path):
@@ -199,8 +240,14 @@ def test_clocks_from_a_stand_in_nvml(bench, nvml):
     clocks.sample()
     clocks.seconds = 3.0  # a third of it waited for others
     facts = clocks.facts(1000, 2.0)
-    assert facts["sm_mhz"] == [1980.0] * 3 and facts["power_w"] == [500.0] * 3 and facts["celsius"] == [40.0] * 3
-    assert facts["throttled"] == ["power cap"] and facts["images_per_joule"] == pytest.approx(1000 / (500 * 2))
+    assert (
+        facts["sm_mhz"] == [1980.0] * 3
+        and facts["power_w"] == [500.0] * 3
+        and facts["celsius"] == [40.0] * 3
+    )
+    assert facts["throttled"] == ["power cap"] and facts["images_per_joule"] == pytest.approx(
+        1000 / (500 * 2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,7 +267,15 @@ def test_a_missing_sensor_takes_no_other_along(bench, nvml, reader, lost):
     clocks = bench.Clocks()
     clocks.sample()
     clocks.seconds = 2.0
-    every = {"sm_mhz", "power_w", "celsius", "throttled", "images_per_joule", "samples", "cost_share"}
+    every = {
+        "sm_mhz",
+        "power_w",
+        "celsius",
+        "throttled",
+        "images_per_joule",
+        "samples",
+        "cost_share",
+    }
     assert set(facts := clocks.facts(1000, 2.0)) == every - lost
     assert bench.clock_notes(facts) == (
         [] if lost == {"throttled"} else bench.clock_notes({"throttled": ["power cap"]})
@@ -256,7 +311,12 @@ def test_the_barrier_between_the_loops_is_outside_the_clocks(bench, monkeypatch)
     config = bench.parse_flags(["tensorrt.py", "--num_warmup=0"])
     runner = SleepyRunner()
     case = Case(bench.Job(bench.Case("native", "native", 2), config, None, None))
-    case.runner, case.batch, case.clock, case.same = runner, np.zeros((2, 1)), lambda: runner.now, ["same"]
+    case.runner, case.batch, case.clock, case.same = (
+        runner,
+        np.zeros((2, 1)),
+        lambda: runner.now,
+        ["same"],
+    )
     case.first_runs = {"device": case.run_first("device")}
     case.measure_round(2)
     assert seen == [[], [True]], "before the clocks begin, and paused between the loops"
@@ -274,7 +334,10 @@ def test_rounds_are_merged_and_kept_apart(bench):
     speeds = {10.0: [1.0, 2.0], 30.0: [3.0]}
     rounds = [{"device": bench.Timing(seconds, speed, 1.0)} for speed, seconds in speeds.items()]
     bench.merge_rounds(whole, rounds)
-    assert whole.timings["device"].seconds == [1.0, 2.0, 3.0] and whole.timings["device"].throughput == 20.0
+    assert (
+        whole.timings["device"].seconds == [1.0, 2.0, 3.0]
+        and whole.timings["device"].throughput == 20.0
+    )
     assert [r["device"]["seconds"] for r in whole.facts["rounds"]] == [[1.0, 2.0], [3.0]]
 
 
@@ -288,11 +351,18 @@ def test_rounds_are_merged_and_kept_apart(bench):
 )
 def test_a_channels_first_graph_gets_its_layout(bench, dtype, host_dtype, shape, kind):
     graph = bench.Graph(
-        "g.pb", "g.pb", (bench.Tensor("x:0", (None, 3, 4, 5), dtype),), (bench.Tensor("y:0"),), "NCHW", ""
+        "g.pb",
+        "g.pb",
+        (bench.Tensor("x:0", (None, 3, 4, 5), dtype),),
+        (bench.Tensor("y:0"),),
+        "NCHW",
+        "",
     )
     pixels = np.arange(120, dtype=np.uint8).reshape(2, 4, 5, 3)
     config = bench.Config(preprocessing="none", host_dtype=host_dtype)
-    batch = bench.Job(bench.Case("native", "native", 2), config, graph, bench.Images(pixels, ["a", "b"])).batch()
+    batch = bench.Job(
+        bench.Case("native", "native", 2), config, graph, bench.Images(pixels, ["a", "b"])
+    ).batch()
     assert (batch.shape, batch.dtype) == (shape, kind)
     turned = batch.transpose(0, 2, 3, 1) if shape[1] == 3 else batch
     assert np.array_equal(turned, pixels)

@@ -1,6 +1,8 @@
-"""Broken input of every kind ends in a result or in one error line: in this process often, by the command line too.
+"""Broken input of every kind ends in a result or in one error line: in this process often, by the
+command line too.
 
-A few of each always; with -m slow 2,000 in all, and 100 through the command line (TRIES=0.2: a fifth of them).
+A few of each always; with -m slow 2,000 in all, and 100 through the command line (TRIES=0.2: a
+fifth of them).
 """
 
 import os
@@ -17,12 +19,30 @@ from helpers import ROOT, load, tries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-SLOW = {"flags": 600, "graph": 700, "savedmodel": 200, "image": 200, "records": 200, "calibration": 100}
+SLOW = {
+    "flags": 600,
+    "graph": 700,
+    "savedmodel": 200,
+    "image": 200,
+    "records": 200,
+    "calibration": 100,
+}
 FAST = {"flags": 40, "graph": 15, "savedmodel": 3, "image": 5, "records": 15, "calibration": 3}
 QUICK = ["--preprocessing=none", "--num_loops=2", "--num_warmup=0", "--batch_size=2"]
 MEMORY = 2 << 30  # bytes that a process may come to
 
-OPS = ["NoSuchOp", "Cast", "While", "Switch", "Merge", "Exit", "ReadFile", "Conv2D", "Identity", "Placeholder"]
+OPS = [
+    "NoSuchOp",
+    "Cast",
+    "While",
+    "Switch",
+    "Merge",
+    "Exit",
+    "ReadFile",
+    "Conv2D",
+    "Identity",
+    "Placeholder",
+]
 WORDS = [
     "",
     "0",
@@ -44,8 +64,13 @@ WORDS = [
 
 def examples(kind, slow):
     count = tries(SLOW[kind]) if slow else FAST[kind]
-    return settings(max_examples=count, deadline=None, database=None, derandomize=True,
-                    suppress_health_check=list(HealthCheck))  # fmt: skip
+    return settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 def sizes(kind):
@@ -68,7 +93,9 @@ def flipped(data, pick):
 
 
 def mutated_graph(data, pick):  # noqa: C901
-    """A GraphDef with wrong ops, inputs, attributes, duplicates, cycles and sizes, or with bits turned."""
+    """A GraphDef with wrong ops, inputs, attributes, duplicates, cycles and sizes, or with bits
+    turned.
+    """
     from tensorflow.core.framework import graph_pb2
 
     if pick.random() < 0.4:
@@ -81,7 +108,9 @@ def mutated_graph(data, pick):  # noqa: C901
         if what == 0:
             node.op = pick.choice([*OPS, *(other.op for other in graph_def.node)])
         elif what == 1 and node.input:  # a cycle where the other node comes later
-            node.input[pick.randrange(len(node.input))] = pick.choice([*names, "missing", "^x", ":5"])
+            node.input[pick.randrange(len(node.input))] = pick.choice(
+                [*names, "missing", "^x", ":5"]
+            )
         elif what == 2:
             graph_def.node.add().CopyFrom(node)
         elif what == 3:
@@ -126,7 +155,11 @@ def ends_well(bench, place, capfd):
         if status == 2:
             lines = [line for line in err.splitlines() if line.startswith("tensorrt.py: error: ")]
             assert len(lines) == 1, err
-        parts = [name for name in os.listdir(place / "out") if name.startswith(".")] if (place / "out").exists() else []
+        parts = (
+            [name for name in os.listdir(place / "out") if name.startswith(".")]
+            if (place / "out").exists()
+            else []
+        )
         assert not parts, "a file that was not finished was left"
 
     return run
@@ -138,10 +171,17 @@ def test_flags(bench, slow):
 
     @examples("flags", slow)
     @given(
-        st.lists(st.tuples(st.sampled_from([*names, "nosuchflag"]), st.sampled_from(WORDS)), max_size=5), st.booleans()
+        st.lists(
+            st.tuples(st.sampled_from([*names, "nosuchflag"]), st.sampled_from(WORDS)), max_size=5
+        ),
+        st.booleans(),
     )
     def check(pairs, stray):
-        argv = ["tensorrt.py", *(f"--{name}={value}" for name, value in pairs), *(["stray"] if stray else [])]
+        argv = [
+            "tensorrt.py",
+            *(f"--{name}={value}" for name, value in pairs),
+            *(["stray"] if stray else []),
+        ]
         try:
             config = bench.parse_flags(argv)
         except bench.UserError as error:
@@ -197,7 +237,9 @@ def test_images(ends_well, forms, graph_file, place, slow):
     @given(st.randoms(use_true_random=False))
     def check(pick):
         (place / "image.jpg").write_bytes(flipped(data, pick))
-        ends_well(f"--frozen_graph={graph}", f"--image_file={place / 'image.jpg'}", "--native", *QUICK)
+        ends_well(
+            f"--frozen_graph={graph}", f"--image_file={place / 'image.jpg'}", "--native", *QUICK
+        )
 
     check()
 
@@ -206,7 +248,8 @@ def test_images(ends_well, forms, graph_file, place, slow):
 def test_calibration_caches(ends_well, forms, place, slow):
     flags = [f"--frozen_graph={forms['frozen_graph']}", "--int8", "--engine=onnxruntime", *QUICK]
     ends_well(*flags)
-    written = (place / "out").glob("calibration_net*.json")  # other tests leave other graphs of that name
+    # other tests leave other graphs of that name
+    written = (place / "out").glob("calibration_net*.json")
     kept = max(written, key=lambda path: path.stat().st_mtime)
     data = kept.read_bytes()
 
@@ -221,14 +264,19 @@ def test_calibration_caches(ends_well, forms, place, slow):
 
 @sizes("records")
 def test_records(place, capfd, slow):
-    report, data = load("report", "report.py"), (Path(__file__).parent / "data" / "records_1.jsonl").read_bytes()
+    report, data = (
+        load("report", "report.py"),
+        (Path(__file__).parent / "data" / "records_1.jsonl").read_bytes(),
+    )
 
     @examples("records", slow)
     @given(st.randoms(use_true_random=False))
     def check(pick):
         (place / "results.jsonl").write_bytes(flipped(data, pick))
         capfd.readouterr()
-        other = pick.choice([["--output=page.html"], [f"--compare={ROOT / 'tests/data/records_1.jsonl'}"]])
+        other = pick.choice(
+            [["--output=page.html"], [f"--compare={ROOT / 'tests/data/records_1.jsonl'}"]]
+        )
         other = [word.replace("page.html", str(place / "page.html")) for word in other]
         status = report.main(["report.py", str(place / "results.jsonl"), *other])
         out, err = capfd.readouterr()
@@ -240,7 +288,9 @@ def test_records(place, capfd, slow):
 
 @pytest.mark.slow
 def test_through_the_command_line(forms, tmp_path):
-    """100 broken models of every kind, some of which crash HDF5: one error line, and never much memory."""
+    """100 broken models of every kind, some of which crash HDF5: one error line, and never much
+    memory.
+    """
     kinds = {"frozen_graph": "net.pb", "h5": "net.h5", "keras": "net.keras"}
 
     def run(number):
@@ -248,14 +298,24 @@ def test_through_the_command_line(forms, tmp_path):
         folder.mkdir()
         kind = pick.choice(list(kinds))
         data, path = forms[kind].read_bytes(), folder / kinds[kind]
-        path.write_bytes(mutated_graph(data, pick) if kind == "frozen_graph" else flipped(data, pick))
+        path.write_bytes(
+            mutated_graph(data, pick) if kind == "frozen_graph" else flipped(data, pick)
+        )
         flag = "frozen_graph" if kind == "frozen_graph" else "keras_model"
-        words = [sys.executable, str(ROOT / "tensorrt.py"), f"--{flag}={path}", f"--output_dir={folder}", *QUICK]
+        words = [
+            sys.executable,
+            str(ROOT / "tensorrt.py"),
+            f"--{flag}={path}",
+            f"--output_dir={folder}",
+            *QUICK,
+        ]
         return subprocess.run(words, capture_output=True, text=True, timeout=170)
 
     with ThreadPoolExecutor(2) as pool:
         for number, ran in enumerate(pool.map(run, range(tries(100)))):
             assert ran.returncode in (0, 1, 2), f"{number}: {ran}"
             assert "Traceback" not in ran.stderr, f"{number}: {ran.stderr}"
-            assert ran.returncode != 2 or ran.stderr.count("tensorrt.py: error: ") == 1, f"{number}: {ran.stderr}"
+            assert ran.returncode != 2 or ran.stderr.count("tensorrt.py: error: ") == 1, (
+                f"{number}: {ran.stderr}"
+            )
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < MEMORY

@@ -1,4 +1,6 @@
-"""What only an NVIDIA GPU can show. The TensorRT runner's CUDA half runs here around a stand-in engine that copies."""
+"""What only an NVIDIA GPU can show. The TensorRT runner's CUDA half runs here around a stand-in
+engine that copies.
+"""
 
 import hashlib
 import json
@@ -12,7 +14,9 @@ pytestmark = pytest.mark.gpu
 
 
 class CopyContext:
-    """Stands for TensorRT's execution context: the step copies the input to the output on the stream it is given."""
+    """Stands for TensorRT's execution context: the step copies the input to the output on the
+    stream it is given.
+    """
 
     def __init__(self, size):
         self.size, self.addresses, self.steps = size, {}, 0
@@ -34,12 +38,16 @@ class CopyContext:
         from cuda.bindings import driver
 
         self.steps += 1
-        (error,) = driver.cuMemcpyDtoDAsync(self.addresses["y"], self.addresses["x"], self.size, stream)
+        (error,) = driver.cuMemcpyDtoDAsync(
+            self.addresses["y"], self.addresses["x"], self.size, stream
+        )
         return error == driver.CUresult.CUDA_SUCCESS
 
 
 def stand_in_trt(context):
-    inspector = types.SimpleNamespace(get_engine_information=lambda form: json.dumps({"Layers": []}))
+    inspector = types.SimpleNamespace(
+        get_engine_information=lambda form: json.dumps({"Layers": []})
+    )
     engine = types.SimpleNamespace(
         num_io_tensors=2,
         get_tensor_name=lambda index: "xy"[index],
@@ -105,11 +113,21 @@ def resnet(bench, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
 
     def job(engine, precision, *flags):
-        config = bench.parse_flags(["tensorrt.py", f"--output_dir={folder}", "--preprocessing=inception", "--noisolate",
-                                    "--num_loops=20", *flags])  # fmt: skip
+        config = bench.parse_flags(
+            [
+                "tensorrt.py",
+                f"--output_dir={folder}",
+                "--preprocessing=inception",
+                "--noisolate",
+                "--num_loops=20",
+                *flags,
+            ]
+        )
         made = bench.load_graph(config) if not graphs else graphs[0]
         graphs.append(made)
-        return bench.Job(bench.Case(engine, precision, 8), config, made, bench.load_images(config, made, 8))
+        return bench.Job(
+            bench.Case(engine, precision, 8), config, made, bench.load_images(config, made, 8)
+        )
 
     graphs = []
     return job
@@ -139,18 +157,28 @@ def test_clocks_are_sampled_at_little_cost(bench, resnet):
     assert clocks["cost_share"] < 0.005
 
 
-# ------------------------------------------------------------------- TensorRT and TF-TRT, where they are installed
+# ---------------------------------------------------- TensorRT and TF-TRT, where they are installed
 
 
 @pytest.fixture
 def trained(bench, forms, digits, tmp_path):
-    """Makes jobs of the digits network on held-out digits, with the ONNX file if the engine takes one."""
+    """Makes jobs of the digits network on held-out digits, with the ONNX file if the engine takes
+    one.
+    """
 
     def make(engine, precision, batch_size=8):
         if reason := bench.ENGINES[engine].why_not(precision):
             pytest.skip(reason)
-        flags = [f"--output_dir={tmp_path}", f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none"]
-        flags += [f"--image_dir={digits.folder}", f"--calibration_dir={digits.folder}", "--noisolate"]
+        flags = [
+            f"--output_dir={tmp_path}",
+            f"--frozen_graph={forms['frozen_graph']}",
+            "--preprocessing=none",
+        ]
+        flags += [
+            f"--image_dir={digits.folder}",
+            f"--calibration_dir={digits.folder}",
+            "--noisolate",
+        ]
         config = bench.parse_flags(["tensorrt.py", "--num_loops=20", *flags])
         graph = bench.load_graph(config)
         images = bench.load_images(config, graph, batch_size)
@@ -209,7 +237,12 @@ def test_what_overflows_float16_stays_in_float32(bench, graph_file, tmp_path, pr
         tf.nn.softmax(x, name="softmax_tensor")
 
     path = graph_file(build)
-    flags = [f"--output_dir={tmp_path}", f"--frozen_graph={path}", "--preprocessing=inception", "--noisolate"]
+    flags = [
+        f"--output_dir={tmp_path}",
+        f"--frozen_graph={path}",
+        "--preprocessing=inception",
+        "--noisolate",
+    ]
     config = bench.parse_flags(["tensorrt.py", "--num_loops=5", *flags])
     graph = bench.load_graph(config)
     images = bench.load_images(config, graph, 4)
@@ -218,13 +251,17 @@ def test_what_overflows_float16_stays_in_float32(bench, graph_file, tmp_path, pr
         case = bench.Case(engine, kind, 4)
         needs = bench.ENGINES[engine].needs_onnx
         source = bench.Onnx(config, graph, images).write(case) if needs else None
-        (outputs[engine],) = run_case(bench, bench.Job(case, config, graph, images, source)).outputs.values()
+        (outputs[engine],) = run_case(
+            bench, bench.Job(case, config, graph, images, source)
+        ).outputs.values()
     assert np.isfinite(outputs["tensorrt"]).all()
     assert np.allclose(outputs["tensorrt"], outputs["native"], atol=0.02)
 
 
 def test_a_tftrt_engine_that_cannot_run_is_refused(bench, trained):
-    """Built for two images and given eight, TF-TRT has TensorFlow run its part of the graph, and does not say so."""
+    """Built for two images and given eight, TF-TRT has TensorFlow run its part of the graph, and
+    does not say so.
+    """
     built = bench.TfTrt().build(trained("tftrt", "fp16", 2))
     job = trained("tftrt", "fp16", 8)
     with pytest.raises(bench.UserError, match="a TF-TRT engine cannot run"):

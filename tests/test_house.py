@@ -1,4 +1,6 @@
-"""The house itself: the tools' settings, one list of requirements, and the scripts under uv and pipx."""
+"""The house itself: the tools' settings, one list of requirements, and the scripts under uv and
+pipx.
+"""
 
 import json
 import os
@@ -21,11 +23,19 @@ def requirements(name):
 
 
 def inline_metadata(program):
-    """The dependencies in a script's own head, as PEP 723 has them read, and the Python that it wants."""
-    pattern = r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$"  # the regular expression of PEP 723
+    """The dependencies in a script's own head, as PEP 723 has them read, and the Python that it
+    wants.
+    """
+    # the regular expression of PEP 723
+    pattern = r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$"
     (found,) = re.finditer(pattern, (ROOT / program).read_text())
-    text = "".join(line.removeprefix("# ").removeprefix("#") for line in found["content"].splitlines(keepends=True))
-    return re.findall(r'^  "(.*)",$', text, re.M), re.findall(r'^requires-python = "(.*)"$', text, re.M)
+    text = "".join(
+        line.removeprefix("# ").removeprefix("#")
+        for line in found["content"].splitlines(keepends=True)
+    )
+    return re.findall(r'^  "(.*)",$', text, re.M), re.findall(
+        r'^requires-python = "(.*)"$', text, re.M
+    )
 
 
 @pytest.mark.parametrize("program", ["tensorrt.py", "fleet.py"])
@@ -43,7 +53,9 @@ def test_report_asks_for_its_share_of_it():
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_function_has_over_seven_paths(program):
-    """Ruff refuses such a function, unless it is marked; tests may have marks, the programs have none."""
+    """Ruff refuses such a function, unless it is marked; tests may have marks, the programs have
+    none.
+    """
     assert not re.findall(r".*noqa: C901.*", (ROOT / program).read_text())
     assert re.search(r"^max-complexity = 7$", (ROOT / "pyproject.toml").read_text(), re.M)
 
@@ -57,7 +69,9 @@ def test_the_workflow_runs_what_is_run_here():
 
 
 def with_a_tensorrt(folder):
-    """The environment of a process that finds a package tensorrt, of a version that there never was."""
+    """The environment of a process that finds a package tensorrt, of a version that there never
+    was.
+    """
     package = folder / "site" / "tensorrt"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text('__version__ = "10.99.7"\n')
@@ -65,9 +79,11 @@ def with_a_tensorrt(folder):
 
 
 def runs_as_a_script(words, graph, folder, version):
-    """Runs the copied program by those words: two cases are measured, and `tensorrt` is not the script itself.
+    """Runs the copied program by those words: two cases are measured, and `tensorrt` is not the
+    script itself.
 
-    The script's folder is first on sys.path there too, and must not be when the package is looked for.
+    The script's folder is first on sys.path there too, and must not be when the package is looked
+    for.
     """
     for name in PROGRAMS:
         shutil.copy(ROOT / name, folder)
@@ -76,16 +92,30 @@ def runs_as_a_script(words, graph, folder, version):
 
     def run(*args):
         return subprocess.run(
-            [*words, "./tensorrt.py", *args], cwd=folder, env=environment, capture_output=True, text=True, timeout=1500
+            [*words, "./tensorrt.py", *args],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=1500,
         )
 
     doctor = run("--doctor")
     assert doctor.returncode == 0, doctor.stderr
     assert re.search(rf"^tensorrt +{re.escape(version)} ", doctor.stdout, re.M), doctor.stdout
-    flags = ["--native", "--fp32", "--engine=onnxruntime", "--batch_size=2", "--num_loops=5", "--num_warmup=1"]
+    flags = [
+        "--native",
+        "--fp32",
+        "--engine=onnxruntime",
+        "--batch_size=2",
+        "--num_loops=5",
+        "--num_warmup=1",
+    ]
     done = run(f"--frozen_graph={graph}", *flags, "--preprocessing=none", "--output_dir=out")
     assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in (folder / "out" / "results.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (folder / "out" / "results.jsonl").read_text().splitlines()
+    ]
     assert [record["engine"] for record in records] == ["native", "onnxruntime"]
     assert not any(record["error"] for record in records)
 
@@ -103,14 +133,23 @@ def tool(name):
 def test_uv_runs_the_script(forms, tmp_path):
     """In an environment that uv makes from the script's head."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    runs_as_a_script([tool("uv"), "run", "--python", python], forms["frozen_graph"], tmp_path, "tensorrt 10.99.7")
+    runs_as_a_script(
+        [tool("uv"), "run", "--python", python], forms["frozen_graph"], tmp_path, "tensorrt 10.99.7"
+    )
 
 
 @pytest.mark.slow
 def test_pipx_runs_the_script(forms, tmp_path):
-    """The same by pipx, which passes no PYTHONPATH on: no package tensorrt is there, and none may be found."""
+    """The same by pipx, which passes no PYTHONPATH on: no package tensorrt is there, and none may
+    be found.
+    """
     tool("uv")  # which pipx takes where it is: a minute less
-    runs_as_a_script([tool("pipx"), "run", "--python", sys.executable], forms["frozen_graph"], tmp_path, "missing")
+    runs_as_a_script(
+        [tool("pipx"), "run", "--python", sys.executable],
+        forms["frozen_graph"],
+        tmp_path,
+        "missing",
+    )
 
 
 def test_one_version(bench):

@@ -1,4 +1,6 @@
-"""Is it still the same model: kinds of outputs, agreement, undecided images, accuracy and how class ids count."""
+"""Is it still the same model: kinds of outputs, agreement, undecided images, accuracy and how class
+ids count.
+"""
 
 import json
 import shutil
@@ -42,7 +44,9 @@ def test_kinds_of_outputs(main, graph_file, kind):
     assert record["agreement"]["images"] == 8 and record["agreement"]["same_model"]
     counted = {"probabilities": 8, "logits": 8, "scores": 80}.get(kind)
     if counted is None:
-        assert "decided" not in found and "predictions" not in record and "Predictions:" not in ran.out
+        assert (
+            "decided" not in found and "predictions" not in record and "Predictions:" not in ran.out
+        )
     else:
         assert found["same"] == found["decided"] == counted - found["undecided"]
     assert ("top1" in found) == (kind in ("probabilities", "logits"))
@@ -51,13 +55,22 @@ def test_kinds_of_outputs(main, graph_file, kind):
 def test_independent_scores_are_shown_as_they_are(main, graph_file):
     ran = main(*FP32, f"--frozen_graph={graph_file(KINDS['scores'])}", "--batch_size=2")
     shares = [share for _, share in ran.records[0]["predictions"]]
-    assert sum(shares) > 1.5 and all(0 <= share <= 1 for share in shares), "no softmax on top of sigmoids"
+    assert sum(shares) > 1.5 and all(0 <= share <= 1 for share in shares), (
+        "no softmax on top of sigmoids"
+    )
 
 
-@pytest.mark.parametrize(("end", "kind"), [(lambda tf, x: tf.sigmoid(x), "scores"), (lambda tf, x: x, "values")])
+@pytest.mark.parametrize(
+    ("end", "kind"), [(lambda tf, x: tf.sigmoid(x), "scores"), (lambda tf, x: x, "values")]
+)
 def test_one_number_has_no_class(main, graph_file, end, kind):
     """A network's only number always came out as `1.000 class 0`, and always agreed."""
-    ran = main(*FP32, f"--frozen_graph={graph_file(dense(1, end, 20))}", "--output_node=output", "--batch_size=4")
+    ran = main(
+        *FP32,
+        f"--frozen_graph={graph_file(dense(1, end, 20))}",
+        "--output_node=output",
+        "--batch_size=4",
+    )
     assert ran.status == 0, ran.err
     assert ran.records[1]["kinds"] == {"output:0": kind}
     assert "class 0" not in ran.out
@@ -110,7 +123,9 @@ def test_nothing_agrees_with_nan(bench):
 
 @pytest.mark.parametrize(("gap", "undecided"), [(1e-5, 3), (1e-1, 0)])
 def test_images_that_rounding_may_turn_are_undecided(bench, gap, undecided):
-    """Native's own first two outputs are nearer than two runs may differ: neither the same nor changed."""
+    """Native's own first two outputs are nearer than two runs may differ: neither the same nor
+    changed.
+    """
     theirs = np.tile([[0.5, 0.5 - gap, 0.1]], (3, 1))
     ours = theirs[:, [1, 0, 2]]
     found, changed = bench.class_agreement(ours, theirs)
@@ -138,13 +153,18 @@ def test_changed_images_are_named(bench):
     result = bench.Result(bench.Case("xla", "fp16", 7), outputs={"y:0": ours})
     bench.judge(result, {"y:0": theirs}, images, config, graph)
     changed = result.facts["agreement"]["outputs"]["y:0"]["changed"]
-    assert changed[6] == {"image": "6.jpg", "native": "class 6", "now": "class 7"} and len(changed) == 7
+    assert (
+        changed[6] == {"image": "6.jpg", "native": "class 6", "now": "class 7"}
+        and len(changed) == 7
+    )
     assert not result.facts["agreement"]["same_model"]
     assert "FP16 changed the predictions: 0 of 7 images as in native" in result.notes
     report = bench.load_file("tensorrt_report", bench.HERE / "report.py")
     record = {"engine": "xla", "precision": "fp16", "batch_size": 7, "record": 2, **result.facts}
     (line,) = report.agreement_lines([record])
-    assert line.startswith("FP16 xla 7: the first class changed on 7 of 7 images: 0.jpg (class 0, now class 1)")
+    assert line.startswith(
+        "FP16 xla 7: the first class changed on 7 of 7 images: 0.jpg (class 0, now class 1)"
+    )
     assert "4.jpg" in line and "5.jpg" not in line and "2 more" in line
 
 
@@ -152,7 +172,9 @@ def test_any_number_of_images_is_judged(bench):
     """More rows than a batch has, as after all images of a folder."""
     random = np.random.default_rng(0)
     theirs = random.normal(size=(100, 10))
-    images = bench.Images(np.zeros((90, 1, 1, 3), np.uint8), [str(index) for index in range(90)], [3] * 90)
+    images = bench.Images(
+        np.zeros((90, 1, 1, 3), np.uint8), [str(index) for index in range(90)], [3] * 90
+    )
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=net.pb"])
     graph = bench.Graph("", "net.pb", (), (bench.Tensor("y:0"),), "NHWC", "")
     result = bench.Result(bench.Case("xla", "fp16", 8), outputs={"y:0": theirs})
@@ -174,8 +196,13 @@ def classes(digits, tmp_path_factory):
 
 
 def run_digits(main, forms, folder, *flags):
-    return main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=50",
-                f"--image_dir={folder}", *flags)  # fmt: skip
+    return main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--batch_size=50",
+        f"--image_dir={folder}",
+        *flags,
+    )
 
 
 def test_accuracy_says_of_how_many_images(main, forms, digits):
@@ -200,7 +227,10 @@ def test_ids_that_count_from_another_number_are_said(main, forms, classes):
     ran = run_digits(main, forms, folder)
     (note,) = [note for note in ran.records[0]["notes"] if "accuracy" in note]
     assert note.startswith("no accuracy: class id 10 is none of the network's 10 classes")
-    assert run_digits(main, forms, folder, "--ids_are_one_indexed").records[0]["accuracy"]["top1"] > 0.9
+    assert (
+        run_digits(main, forms, folder, "--ids_are_one_indexed").records[0]["accuracy"]["top1"]
+        > 0.9
+    )
     below = run_digits(main, forms, folder, "--ids_are_one_indexed", "--labels_are_zero_indexed")
     assert "none of the network's 10 classes" in " ".join(below.records[0]["notes"])
 
@@ -234,23 +264,37 @@ def test_a_synset_is_the_same_class_in_both_countings(bench, width, flags):
 
 @pytest.mark.parametrize(
     ("flags", "label", "remedy"),
-    [([], 281, "pass --labels_are_zero_indexed"), (["--labels_are_zero_indexed"], 282, "leave out --labels_are")],
+    [
+        ([], 281, "pass --labels_are_zero_indexed"),
+        (["--labels_are_zero_indexed"], 282, "leave out --labels_are"),
+    ],
 )
 def test_accuracy_of_a_label_that_counts_otherwise(bench, flags, label, remedy):
     """A tabby predicted right, with its id as the other counting has it."""
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=x", f"--label={label}", *flags])
     values = np.eye(1000)[[281, 281]]
-    result, images = types.SimpleNamespace(facts={}, notes=[]), bench.Images(np.zeros((2, 1)), ["a", "b"])
+    result, images = (
+        types.SimpleNamespace(facts={}, notes=[]),
+        bench.Images(np.zeros((2, 1)), ["a", "b"]),
+    )
     bench.judge_accuracy(result, values, "probabilities", images, config)
     assert result.facts["accuracy"]["top1"] == 0
-    assert len(result.notes) == 1 and "0.0%, and 100.0%" in result.notes[0] and remedy in result.notes[0]
+    assert (
+        len(result.notes) == 1
+        and "0.0%, and 100.0%" in result.notes[0]
+        and remedy in result.notes[0]
+    )
 
 
-@pytest.mark.parametrize("flags", [["--label=2"], ["--label=10", "--image_dir"], ["--label=11", "--image_dir"]])
+@pytest.mark.parametrize(
+    "flags", [["--label=2"], ["--label=10", "--image_dir"], ["--label=11", "--image_dir"]]
+)
 def test_no_accuracy_where_there_can_be_none(main, forms, digits, flags):
     """Random data has no class, and a class id that the network lacks is none."""
     flags = [f"{flag}={digits.folder}" if flag == "--image_dir" else flag for flag in flags]
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", *flags)
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", *flags
+    )
     assert ran.status == 0, ran.err
     assert "accuracy" not in ran.records[0]
     assert [note for note in ran.records[0]["notes"] if note.startswith("no accuracy: ")]
@@ -266,13 +310,16 @@ OLD_COMMANDS = [
     "-fg {frozen_graph} -if {image} --native -bs 4 -nl 3 -ws 100 -pp 2 -od {output}",
     "-sd {tf1} --native --fp32 -in input_tensor -on softmax_tensor -bs 4 -nl 3 -od {output}",
     "-sd={tf1} --native -bs=4 -nl=3 -od={output} --ids_are_one_indexed",
-    "--frozen_graph {frozen_graph} --image_file {image} --native --batch_size 4 --num_loops 3 --output_dir {output}",
+    "--frozen_graph {frozen_graph} --image_file {image} --native --batch_size 4 --num_loops 3 "
+    "--output_dir {output}",
 ]
 
 
 @pytest.mark.parametrize("line", OLD_COMMANDS)
 def test_the_command_lines_of_2018(bench, forms, digits, tmp_path, capsys, line):
-    """As they stand in people's shell loops: short flags, their value behind a space or an equals sign."""
+    """As they stand in people's shell loops: short flags, their value behind a space or an equals
+    sign.
+    """
     image = next(digits.folder.glob("3/*.png"))
     words = line.format(**forms, image=image, output=tmp_path).split()
     more = ["--noisolate", "--preprocessing=none", "--engine=onnxruntime", "--num_warmup=1"]
@@ -280,8 +327,11 @@ def test_the_command_lines_of_2018(bench, forms, digits, tmp_path, capsys, line)
     out = capsys.readouterr().out
     first = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])
     assert first["batch_size"] == 4 and first["flags"]["num_loops"] == 3
-    assert first["network"] == ("native_net.pb" if "net.pb" in line.format(**forms, image="", output="")
-                                else "native_frozen_graph.pb")  # fmt: skip
+    assert first["network"] == (
+        "native_net.pb"
+        if "net.pb" in line.format(**forms, image="", output="")
+        else "native_frozen_graph.pb"
+    )
     (native,) = [text for text in out.splitlines() if text.startswith("Precision:  native [")]
     assert native.count("'class ") == (2 if "-pp 2" in line else 5)
     assert ("-ws" not in line) or first["flags"]["workspace_size"] == 100
@@ -293,10 +343,17 @@ def test_short_flags_have_long_names(bench):
 
 
 def test_what_runs_each_precision_is_one_short_line(main, forms):
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp32", "--fp16", "--batch_size=2")
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--fp32",
+        "--fp16",
+        "--batch_size=2",
+    )
     lines = [line for line in ran.err.splitlines() if line.startswith("tensorrt.py: ")]
     assert [line for line in lines if " runs in " in line] == [
-        f"tensorrt.py: {record['precision'].upper()} runs in {record['engine']}" for record in ran.records
+        f"tensorrt.py: {record['precision'].upper()} runs in {record['engine']}"
+        for record in ran.records
     ]
     assert max(map(len, lines)) < 100 and sum("--doctor" in line for line in lines) == 1
     assert all("tensorrt: " in record["engine_why"] or record["gpu"] for record in ran.records)
@@ -304,12 +361,19 @@ def test_what_runs_each_precision_is_one_short_line(main, forms):
 
 def test_times_native_are_in_the_record_and_the_answer(main, forms, digits):
     """For each batch size against the native of that size."""
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", *FP32, "--batch_size=2,4", f"--image_dir={digits.folder}")
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        *FP32,
+        "--batch_size=2,4",
+        f"--image_dir={digits.folder}",
+    )
     assert ran.status == 0, ran.err
     for native, fp32 in (ran.records[:2], ran.records[2:]):
         assert "times_native" not in native
         rated = fp32["times_native"]["device"]
-        ours, theirs = (np.median(record["timings"]["device"]["seconds"]) for record in (fp32, native))
+        ours, theirs = (
+            np.median(record["timings"]["device"]["seconds"]) for record in (fp32, native)
+        )
         assert rated["low"] <= rated["value"] <= rated["high"]
         assert rated["low"] * 0.9 <= theirs / ours <= rated["high"] * 1.1
     answers = [line for line in ran.out.splitlines() if " at batch " in line and "native (" in line]

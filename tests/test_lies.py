@@ -1,4 +1,6 @@
-"""Engines and graphs that lie: known times, unfinished work, outputs that mean nothing, files of other runs."""
+"""Engines and graphs that lie: known times, unfinished work, outputs that mean nothing, files of
+other runs.
+"""
 
 import time
 
@@ -39,7 +41,9 @@ class KnownRunner:
 
 
 class HastyRunner(KnownRunner):
-    """Enqueues in another thread and says that it is done at once; only a result waits for what was left."""
+    """Enqueues in another thread and says that it is done at once; only a result waits for what was
+    left.
+    """
 
     def __init__(self):
         super().__init__()
@@ -69,12 +73,16 @@ def engine(bench, monkeypatch):
 
 @pytest.mark.parametrize("inputs", ["device", "host"])
 def test_a_known_time_is_measured_to_one_percent(bench, main, forms, engine, monkeypatch, inputs):
-    """In the median of three rounds: on a busy machine one may be interrupted between the two looks at the clock."""
+    """In the median of three rounds: on a busy machine one may be interrupted between the two looks
+    at the clock.
+    """
     runner, begun = KnownRunner(), []
     engine(runner)
     real = bench.OpenCase.measure_round
     monkeypatch.setattr(
-        bench.OpenCase, "measure_round", lambda case, steps: begun.append(len(runner.known)) or real(case, steps)
+        bench.OpenCase,
+        "measure_round",
+        lambda case, steps: begun.append(len(runner.known)) or real(case, steps),
     )
     flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=4"]
     ran = main(*flags, f"--inputs={inputs}", "--rounds=3")
@@ -82,8 +90,12 @@ def test_a_known_time_is_measured_to_one_percent(bench, main, forms, engine, mon
     steps, bursts = [], []
     for first, timings in zip(begun, ran.records[0]["rounds"], strict=True):
         timing, count = timings[inputs], len(timings[inputs]["seconds"])
-        steps += [measured / known for measured, known in zip(timing["seconds"], runner.known[first:])]
-        bursts.append(4 * count / timing["throughput"] / sum(runner.known[first + count : first + 2 * count]))
+        steps += [
+            measured / known for measured, known in zip(timing["seconds"], runner.known[first:])
+        ]
+        bursts.append(
+            4 * count / timing["throughput"] / sum(runner.known[first + count : first + 2 * count])
+        )
     assert len(steps) == 6
     assert np.median(steps) == pytest.approx(1, rel=0.01)
     assert np.median(bursts) == pytest.approx(1, rel=0.01)
@@ -91,7 +103,12 @@ def test_a_known_time_is_measured_to_one_percent(bench, main, forms, engine, mon
 
 def test_unfinished_work_is_caught(main, forms, engine):
     engine(HastyRunner())
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=4", "--num_loops=30")
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--batch_size=4",
+        "--num_loops=30",
+    )
     assert ran.status == 1
     assert "called its steps done before they were" in ran.records[0]["error"]
     assert ran.records[0]["timings"] == {}
@@ -138,8 +155,15 @@ def test_outputs_that_mean_nothing_get_a_sentence(main, graph_file, build, sente
 
 def test_files_of_other_runs_are_never_taken(main, forms, tmp_path):
     """Whatever lies in the output folder under an artifact's name is written anew."""
-    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--fp32", "--int8",
-             "--engine=onnxruntime", "--batch_size=4"]  # fmt: skip
+    flags = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--native",
+        "--fp32",
+        "--int8",
+        "--engine=onnxruntime",
+        "--batch_size=4",
+    ]
     names = ["onnxruntime_fp32_net.onnx", "onnxruntime_int8_net.onnx", "calibration_net.json"]
     for name in names:
         (tmp_path / name).write_bytes(b"of another model")

@@ -1,4 +1,6 @@
-"""Every form of a model loads, finds its input and output, and classifies what it was trained on."""
+"""Every form of a model loads, finds its input and output, and classifies what it was
+trained on.
+"""
 
 import hashlib
 import re
@@ -6,8 +8,13 @@ import re
 import numpy as np
 import pytest
 
-FLAGS = {"frozen_graph": "frozen_graph", "tf2": "savedmodel_dir", "tf1": "savedmodel_dir", "keras": "keras_model",
-         "h5": "keras_model"}  # fmt: skip
+FLAGS = {
+    "frozen_graph": "frozen_graph",
+    "tf2": "savedmodel_dir",
+    "tf1": "savedmodel_dir",
+    "keras": "keras_model",
+    "h5": "keras_model",
+}
 
 
 @pytest.mark.parametrize("form", FLAGS)
@@ -21,7 +28,9 @@ def test_each_form_classifies_digits(main, forms, digits, form):
     ran = main("--native", *flags)
     assert ran.status == 0, ran.err
     assert ran.records[0]["accuracy"]["top1"] > 0.95
-    assert ran.records[0]["network"] == ("native_frozen_graph.pb" if form in ("tf1", "tf2") else "native_net.pb")
+    assert ran.records[0]["network"] == (
+        "native_frozen_graph.pb" if form in ("tf1", "tf2") else "native_net.pb"
+    )
 
 
 def test_the_frozen_file_gives_the_same_predictions(main, forms, digits, tmp_path):
@@ -32,9 +41,17 @@ def test_the_frozen_file_gives_the_same_predictions(main, forms, digits, tmp_pat
 
 
 def test_a_keras_file_is_frozen_under_its_own_name(main, forms, tmp_path):
-    ran = main("--fp32", "--engine=onnxruntime", f"--keras_model={forms['keras']}", "--preprocessing=none",
-               "--batch_size=2")  # fmt: skip
-    assert ran.records[0]["network"] == "onnxruntime_fp32_net.pb" and ran.records[0]["graph"]["name"] == "net.pb"
+    ran = main(
+        "--fp32",
+        "--engine=onnxruntime",
+        f"--keras_model={forms['keras']}",
+        "--preprocessing=none",
+        "--batch_size=2",
+    )
+    assert (
+        ran.records[0]["network"] == "onnxruntime_fp32_net.pb"
+        and ran.records[0]["graph"]["name"] == "net.pb"
+    )
     assert (tmp_path / "net.pb").exists() and (tmp_path / "onnxruntime_fp32_net.onnx").exists()
 
 
@@ -55,7 +72,10 @@ def test_no_model_overwrites_another_s_files(main, graph_file, tmp_path):
     first, second = names[:2]
     assert first == "net.pb" and names[2:] == [first, second]
     digits = hashlib.sha256(paths[1].read_bytes()).hexdigest()[:8]
-    assert second == f"net_{digits}.pb" and ran.records[0]["network"] == f"onnxruntime_fp32_net_{digits}.pb"
+    assert (
+        second == f"net_{digits}.pb"
+        and ran.records[0]["network"] == f"onnxruntime_fp32_net_{digits}.pb"
+    )
     assert (tmp_path / "onnxruntime_fp32_net.onnx").read_bytes() == files[2] != files[3]
 
 
@@ -64,13 +84,20 @@ def test_two_savedmodels_in_one_folder(main, forms, tmp_path):
         ran = main(f"--savedmodel_dir={forms[form]}", "--preprocessing=none", "--batch_size=2")
         assert ran.status == 0, ran.err
     name = ran.records[0]["graph"]["name"]
-    assert re.fullmatch(r"frozen_graph_[0-9a-f]{8}\.pb", name) and ran.records[0]["network"] == f"native_{name}"
+    assert (
+        re.fullmatch(r"frozen_graph_[0-9a-f]{8}\.pb", name)
+        and ran.records[0]["network"] == f"native_{name}"
+    )
     assert sorted(path.name for path in tmp_path.glob("frozen*.pb")) == ["frozen_graph.pb", name]
 
 
 def test_frozen_graph_wins_over_savedmodel(main, forms):
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--savedmodel_dir=/nowhere", "--preprocessing=none",
-               "--batch_size=2")  # fmt: skip
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--savedmodel_dir=/nowhere",
+        "--preprocessing=none",
+        "--batch_size=2",
+    )
     assert ran.status == 0 and ran.records[0]["network"] == "native_net.pb"
 
 
@@ -99,7 +126,9 @@ def test_candidates_are_listed_when_the_output_is_ambiguous(main, graph_file):
 
     ran = main(f"--frozen_graph={graph_file(build)}")
     assert ran.status == 2
-    assert "left:0 [?, 48] float32" in ran.err and "right:0" in ran.err and "--output_node" in ran.err
+    assert (
+        "left:0 [?, 48] float32" in ran.err and "right:0" in ran.err and "--output_node" in ran.err
+    )
 
 
 def test_usual_names_are_taken_first(main, graph_file):
@@ -118,7 +147,9 @@ def test_usual_names_are_taken_first(main, graph_file):
 def test_a_fixed_batch_is_taken_or_refused(main, graph_file):
     path = graph_file(softmax_graph((3, 8, 8, 3)))
     ran = main(f"--frozen_graph={path}")
-    assert ran.status == 0 and ran.records[0]["batch_size"] == 3 and "fixed to batches of 3" in ran.err
+    assert (
+        ran.status == 0 and ran.records[0]["batch_size"] == 3 and "fixed to batches of 3" in ran.err
+    )
     refused = main(f"--frozen_graph={path}", "--batch_size=8")
     assert refused.status == 2 and "--batch_size=3" in refused.err
 
@@ -129,7 +160,9 @@ def test_uint8_input_is_fed_pixels(main, graph_file):
     assert ran.records[0]["input_dtype"] == "uint8"
 
 
-def test_channels_first_is_refused_by_tensorflow_on_a_cpu_and_run_by_onnxruntime(main, bench, graph_file):
+def test_channels_first_is_refused_by_tensorflow_on_a_cpu_and_run_by_onnxruntime(
+    main, bench, graph_file
+):
     if bench.gpus():
         pytest.skip("a GPU can do it")
 
@@ -139,19 +172,28 @@ def test_channels_first_is_refused_by_tensorflow_on_a_cpu_and_run_by_onnxruntime
         features = tf.nn.conv2d(images, kernel, 1, "SAME", data_format="NCHW")
         tf.nn.softmax(tf.reduce_mean(features, [2, 3]) / 100, name="y")
 
-    ran = main(f"--frozen_graph={graph_file(build)}", "--native", "--fp32", "--engine=onnxruntime", "--batch_size=2")
+    ran = main(
+        f"--frozen_graph={graph_file(build)}",
+        "--native",
+        "--fp32",
+        "--engine=onnxruntime",
+        "--batch_size=2",
+    )
     native, onnxruntime = ran.records
     assert ran.status == 1
     assert native["status"] == "failed" and "--engine=onnxruntime" in native["error"]
     assert onnxruntime["status"] == "ok" and onnxruntime["graph"]["layout"] == "NCHW"
 
 
-@pytest.mark.parametrize(("classes", "flags", "index", "label"), [
-    (1001, [], 1, "tench, Tinca tinca"),
-    (1000, [], 0, "tench, Tinca tinca"),
-    (10, [], 7, "class 7"),
-    (10, ["--ids_are_one_indexed"], 7, "class 8"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("classes", "flags", "index", "label"),
+    [
+        (1001, [], 1, "tench, Tinca tinca"),
+        (1000, [], 0, "tench, Tinca tinca"),
+        (10, [], 7, "class 7"),
+        (10, ["--ids_are_one_indexed"], 7, "class 8"),
+    ],
+)
 def test_labels(bench, classes, flags, index, label):
     config = bench.parse_flags(["tensorrt.py", *flags])
     outputs = np.zeros((1, classes), np.float32)
@@ -160,7 +202,14 @@ def test_labels(bench, classes, flags, index, label):
 
 
 def test_random_images_follow_the_seed(bench):
-    graph = bench.Graph("", "g", (bench.Tensor("x:0", (None, 8, 8, 3), "float32"),), (bench.Tensor("y:0"),), "NHWC", "")
+    graph = bench.Graph(
+        "",
+        "g",
+        (bench.Tensor("x:0", (None, 8, 8, 3), "float32"),),
+        (bench.Tensor("y:0"),),
+        "NHWC",
+        "",
+    )
     config = [bench.parse_flags(["tensorrt.py", f"--seed={seed}"]) for seed in (1, 1, 2)]
     one, same, other = (bench.load_images(c, graph, 2).pixels for c in config)
     assert np.array_equal(one, same) and not np.array_equal(one, other)
@@ -172,7 +221,10 @@ MODELS = {
         {"coffee.png": "espresso", "parrot.jpg": "macaw", "bird.bmp": "chickadee"},
     ),
     "squeezenet_v1.1_frozen.pb": ("caffe", {"coffee.png": "espresso", "hot_dog.jpg": "hotdog"}),
-    "mobilenet_v2_1.0_224_frozen.pb": ("inception", {"coffee.png": "espresso", "parrot.jpg": "macaw"}),
+    "mobilenet_v2_1.0_224_frozen.pb": (
+        "inception",
+        {"coffee.png": "espresso", "parrot.jpg": "macaw"},
+    ),
 }
 
 
@@ -180,7 +232,12 @@ MODELS = {
 def test_trained_networks_name_the_photographs(main, shared, name):
     preprocessing, expected = MODELS[name]
     for photograph, label in expected.items():
-        ran = main(f"--frozen_graph={shared / 'models' / name}", f"--preprocessing={preprocessing}", "--num_loops=2",
-                   f"--image_file={shared / 'images' / photograph}", "--batch_size=1")  # fmt: skip
+        ran = main(
+            f"--frozen_graph={shared / 'models' / name}",
+            f"--preprocessing={preprocessing}",
+            "--num_loops=2",
+            f"--image_file={shared / 'images' / photograph}",
+            "--batch_size=1",
+        )
         assert ran.status == 0, ran.err
         assert re.search(rf"Precision:  native \[['\"]{label}", ran.out), ran.out

@@ -54,14 +54,20 @@ def check_all_run(ran, decibels=(60, 25, 12)):
             assert proof["share_of_nodes"] == 1
 
 
-# ------------------------------------------------------------------------------------------------------------ export
+# ------------------------------------------------------------------------------------------- export
 
 
 def test_exact_gelu(main, layers, keras_file):
     inputs = layers.Input((16, 16, 3))
     x = layers.Conv2D(8, 3, activation="gelu")(inputs)
     x = layers.Flatten()(layers.LayerNormalization()(x))
-    check_all_run(main(f"--keras_model={keras_file(inputs, layers.Dense(10)(x))}", "--batch_size=4", *PRECISIONS))
+    check_all_run(
+        main(
+            f"--keras_model={keras_file(inputs, layers.Dense(10)(x))}",
+            "--batch_size=4",
+            *PRECISIONS,
+        )
+    )
 
 
 def convnext_block(layers):
@@ -79,7 +85,9 @@ def test_a_layer_norm_is_no_batch_norm_and_no_residual(main, layers, keras_file,
 
     pytest.importorskip("tensorrt_rtx")
     path = keras_file(*convnext_block(layers))
-    ran = main(f"--keras_model={path}", "--int8", "--engine=tensorrt", "--build_only", "--batch_size=2")
+    ran = main(
+        f"--keras_model={path}", "--int8", "--engine=tensorrt", "--build_only", "--batch_size=2"
+    )
     assert ran.status == 0, ran.out
     (file,) = tmp_path.glob("tensorrt_int8_*.onnx")
     graph = onnx.load(file).graph
@@ -88,7 +96,9 @@ def test_a_layer_norm_is_no_batch_norm_and_no_residual(main, layers, keras_file,
     made = {name: node.op_type for node in graph.node for name in node.output}
     assert "Reciprocal" not in {made.get(name) for name in quantised}
     adds = [node for node in graph.node if node.op_type == "Add"]
-    residual = [node for node in adds if "DequantizeLinear" in {made.get(name) for name in node.input}]
+    residual = [
+        node for node in adds if "DequantizeLinear" in {made.get(name) for name in node.input}
+    ]
     assert len(residual) == 1
 
 
@@ -135,7 +145,13 @@ def test_a_plan_of_a_graph_that_leaves_its_sides_open(main, graph_file):
         features = tf.nn.relu(tf.nn.conv2d(images, np.ones((3, 3, 3, 8), np.float32), 2, "SAME"))
         tf.reduce_mean(features, [1, 2], name="y")
 
-    ran = main(f"--frozen_graph={graph_file(build)}", "--fp32", "--engine=tensorrt", "--build_only", "--batch_size=2")
+    ran = main(
+        f"--frozen_graph={graph_file(build)}",
+        "--fp32",
+        "--engine=tensorrt",
+        "--build_only",
+        "--batch_size=2",
+    )
     assert ran.status == 0, ran.out
 
 
@@ -147,11 +163,16 @@ def test_what_cannot_be_exported_names_each_op_once(main, graph_file):
             values = tf.math.lgamma(values, name=name)
         tf.nn.softmax(tf.math.digamma(values, name="other"), name="y")
 
-    ran = main(f"--frozen_graph={graph_file(build)}", "--fp32", "--engine=onnxruntime", "--batch_size=2")
-    assert "no counterpart for Lgamma (first and 2 more), Digamma (other): --engine=xla" in ran.records[0]["error"]
+    ran = main(
+        f"--frozen_graph={graph_file(build)}", "--fp32", "--engine=onnxruntime", "--batch_size=2"
+    )
+    assert (
+        "no counterpart for Lgamma (first and 2 more), Digamma (other): --engine=xla"
+        in ran.records[0]["error"]
+    )
 
 
-# --------------------------------------------------------------------------------------------------- mixed precision
+# ---------------------------------------------------------------------------------- mixed precision
 
 
 def test_mixed_precision_is_told_and_fp32_is_float32(main, layers, keras_file):
@@ -167,7 +188,10 @@ def test_mixed_precision_is_told_and_fp32_is_float32(main, layers, keras_file):
     share = cases["native", "native"]["graph"]["half_share"]
     assert share == 0.5
     notes = {case: " ".join(record["notes"]) for case, record in cases.items()}
-    assert "computes 50% of its convolutions and matrix products in float16" in notes["native", "native"]
+    assert (
+        "computes 50% of its convolutions and matrix products in float16"
+        in notes["native", "native"]
+    )
     assert "and so does this FP32" in notes["xla", "fp32"]
     assert "this FP32 computes all in float32" in notes["onnxruntime", "fp32"]
     check_all_run(main(f"--keras_model={path}", *flags[:2], *PRECISIONS), (25, 25, 12))
@@ -178,15 +202,19 @@ def test_fp32_of_mixed_precision_has_no_float16(precision, layers, keras_file, b
 
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
     inputs = layers.Input((8, 8, 3))
-    path = keras_file(inputs, layers.Dense(4, dtype="float32")(layers.Flatten()(layers.Conv2D(8, 3)(inputs))))
-    config = bench.parse_flags(["tensorrt.py", f"--keras_model={path}", f"--output_dir={tmp_path}", "--noisolate"])
+    path = keras_file(
+        inputs, layers.Dense(4, dtype="float32")(layers.Flatten()(layers.Conv2D(8, 3)(inputs)))
+    )
+    config = bench.parse_flags(
+        ["tensorrt.py", f"--keras_model={path}", f"--output_dir={tmp_path}", "--noisolate"]
+    )
     graph = bench.load_graph(config)
     model = bench.Onnx(config, graph, bench.load_images(config, graph, 2)).fp32
     assert precision.coverage(model, "fp32")["share_of_nodes"] == 1
     assert precision.coverage(model, "fp16")["share_of_weights"] == 0
 
 
-# ------------------------------------------------------------------------------------------------------- percentiles
+# -------------------------------------------------------------------------------------- percentiles
 
 
 def percentile_of(precision, *samples):
@@ -225,7 +253,9 @@ def test_int8_of_a_network_with_a_constant_inside(main, graph_file):
         images = v1.placeholder("float32", [None, 8, 8, 3], name="x")
         kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 8)).astype(np.float32)
         features = tf.nn.conv2d(images / 255, kernel, 1, "SAME")
-        still = 1 + 1e-7 * tf.sigmoid(tf.nn.conv2d(features, np.ones((1, 1, 8, 8), np.float32), 1, "SAME"))
+        still = 1 + 1e-7 * tf.sigmoid(
+            tf.nn.conv2d(features, np.ones((1, 1, 8, 8), np.float32), 1, "SAME")
+        )
         flat = tf.reduce_mean(features * still, [1, 2])
         tf.matmul(flat, np.random.default_rng(1).normal(size=(8, 5)).astype(np.float32), name="y")
 
@@ -233,7 +263,7 @@ def test_int8_of_a_network_with_a_constant_inside(main, graph_file):
     check_all_run(main(*flags, *PRECISIONS))
 
 
-# ------------------------------------------------------------------------------------------------------------ images
+# ------------------------------------------------------------------------------------------- images
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -244,7 +274,10 @@ def test_bmp_and_colours_into_any_number_of_channels(bench, tmp_path, channels):
     for name in ("x.bmp", "x.png"):
         Image.fromarray(pixels).save(tmp_path / name)
     Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
-    bmp, png = (bench.read_image(tmp_path / name, (32, 32, channels)).astype(int) for name in ("x.bmp", "x.png"))
+    bmp, png = (
+        bench.read_image(tmp_path / name, (32, 32, channels)).astype(int)
+        for name in ("x.bmp", "x.png")
+    )
     assert bmp.shape == (32, 32, channels)
     assert np.abs(bmp - png).max() <= 2  # libpng's grey is rounded otherwise
     assert bench.read_image(tmp_path / "grey.png", (32, 32, channels)).shape == (32, 32, channels)
@@ -263,19 +296,23 @@ def test_a_photograph_is_turned_as_viewers_turn_it(bench, tmp_path, orientation)
     assert np.array_equal(bench.decode_image(tmp_path / "x.png", 3), turned)
 
 
-# ----------------------------------------------------------------------------------------------------- preprocessing
+# ------------------------------------------------------------------------------------ preprocessing
 
 
 def scaled(layers, how):
     inputs = layers.Input((16, 16, 3))
     start = {
         "rescaling": lambda: layers.Rescaling(1 / 127.5, offset=-1)(inputs),
-        "normalization": lambda: layers.Normalization(mean=[124.0, 117.0, 104.0], variance=[9.0, 9.0, 9.0])(inputs),
+        "normalization": lambda: layers.Normalization(
+            mean=[124.0, 117.0, 104.0], variance=[9.0, 9.0, 9.0]
+        )(inputs),
         "mean": lambda: layers.Rescaling(1.0, offset=[-124.0, -117.0, -104.0])(inputs),
         "other range": lambda: layers.Rescaling(2.0, offset=-1)(inputs),
         "nothing": lambda: inputs,
     }[how]()
-    return inputs, layers.Dense(4, activation="softmax")(layers.Flatten()(layers.Conv2D(4, 3)(start)))
+    return inputs, layers.Dense(4, activation="softmax")(
+        layers.Flatten()(layers.Conv2D(4, 3)(start))
+    )
 
 
 @pytest.fixture
@@ -288,14 +325,19 @@ def photograph(tmp_path):
     return path
 
 
-@pytest.mark.parametrize(("how", "taken", "why"), [
-    ("rescaling", "none", "scales its pixels itself (Mul, AddV2)"),
-    ("normalization", "none", "scales its pixels itself"),
-    ("mean", "none", "scales its pixels itself"),
-    ("other range", "vgg", "nothing in model.pb tells"),
-    ("nothing", "vgg", "nothing in model.pb tells"),
-])  # fmt: skip
-def test_the_preprocessing_that_fits_is_taken_and_said(main, layers, keras_file, photograph, how, taken, why):
+@pytest.mark.parametrize(
+    ("how", "taken", "why"),
+    [
+        ("rescaling", "none", "scales its pixels itself (Mul, AddV2)"),
+        ("normalization", "none", "scales its pixels itself"),
+        ("mean", "none", "scales its pixels itself"),
+        ("other range", "vgg", "nothing in model.pb tells"),
+        ("nothing", "vgg", "nothing in model.pb tells"),
+    ],
+)
+def test_the_preprocessing_that_fits_is_taken_and_said(
+    main, layers, keras_file, photograph, how, taken, why
+):
     path = keras_file(*scaled(layers, how))
     ran = main(f"--keras_model={path}", "--batch_size=1", f"--image_file={photograph}")
     assert ran.status == 0, ran.err
@@ -320,21 +362,28 @@ def test_a_preprocessing_without_effect_on_uint8_is_said(main, graph_file):
 
     path = graph_file(build)
     ran = main(f"--frozen_graph={path}", "--batch_size=2", "--preprocessing=torch")
-    assert ran.status == 0 and "--preprocessing=torch has no effect: graph.pb takes uint8 pixels" in ran.err
+    assert (
+        ran.status == 0
+        and "--preprocessing=torch has no effect: graph.pb takes uint8 pixels" in ran.err
+    )
     assert ran.records[0]["flags"]["preprocessing"] == "none"
     assert "has no effect" not in main(f"--frozen_graph={path}", "--batch_size=2").err
 
 
 def test_photographs_that_native_does_not_know_get_a_sentence(main, shared):
-    flags = [f"--frozen_graph={shared / 'models' / 'squeezenet_v1.1_frozen.pb'}", "--batch_size=1", "--num_loops=2",
-             f"--image_file={shared / 'images' / 'chelsea.png'}"]  # fmt: skip
+    flags = [
+        f"--frozen_graph={shared / 'models' / 'squeezenet_v1.1_frozen.pb'}",
+        "--batch_size=1",
+        "--num_loops=2",
+        f"--image_file={shared / 'images' / 'chelsea.png'}",
+    ]
     wrong, right = main(*flags, "--preprocessing=torch"), main(*flags, "--preprocessing=caffe")
     sentence = "was the network trained with --preprocessing=torch? Try vgg, inception, caffe, none"
     assert any(sentence in note for note in wrong.records[0]["notes"])
     assert not any("trained with" in note for note in right.records[0]["notes"])
 
 
-# ------------------------------------------------------------------------------------------------ names of the model
+# ------------------------------------------------------------------------------- names of the model
 
 
 def two_outputs(layers):
@@ -358,7 +407,9 @@ def test_outputs_are_named_by_their_keys(main, layers, keras_file, tmp_path, for
         flag = f"--savedmodel_dir={tmp_path / 'export'}"
     refused = main(flag)
     assert refused.status == 2
-    assert "features [?, 6] float32" in refused.err and "probabilities [?, 10] float32" in refused.err
+    assert (
+        "features [?, 6] float32" in refused.err and "probabilities [?, 10] float32" in refused.err
+    )
     ran = main(flag, "--output_node=probabilities", "--batch_size=2")
     assert ran.status == 0, ran.err
     (output,) = ran.records[0]["graph"]["outputs"]
@@ -374,7 +425,11 @@ def test_a_text_model_s_input_is_named_by_its_own_name(main, layers, keras_file)
 
 
 def test_flags_that_have_no_effect_are_said(main, forms):
-    models = [f"--frozen_graph={forms['frozen_graph']}", f"--keras_model={forms['keras']}", "--savedmodel_dir=/no/such"]
+    models = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        f"--keras_model={forms['keras']}",
+        "--savedmodel_dir=/no/such",
+    ]
     ran = main(*models, "--weights=imagenet", "--calibration_dir=/no/such", "--batch_size=2")
     assert ran.status == 0, ran.err
     for sentence in (
@@ -405,16 +460,24 @@ def test_a_full_disk_is_called_a_full_disk(main, bench, forms, monkeypatch):
     assert ran.status == 2 and "error: the disk is full" in ran.err and "Traceback" not in ran.err
 
 
-# --------------------------------------------------------------------------------------------- the built-in network
+# ----------------------------------------------------------------------------- the built-in network
 
 
 def narrow(patch):
-    """Has Keras's ResNet-50 v2 be two blocks of a sixteenth of the channels in each stage: a hundredth of the work."""
+    """Has Keras's ResNet-50 v2 be two blocks of a sixteenth of the channels in each stage: a
+    hundredth of the work.
+    """
     from keras.src.applications import resnet
 
-    name = "stack_residual_blocks_v2" if hasattr(resnet, "stack_residual_blocks_v2") else "stack2"  # Keras 3, Keras 2
-    stack = getattr(resnet, name)
-    patch.setattr(resnet, name, lambda x, filters, blocks, **more: stack(x, filters // 16, 2, **more))
+    name = "stack_residual_blocks_v2"
+    if not hasattr(resnet, name):
+        name = "stack2"  # Keras 2's
+    whole = getattr(resnet, name)
+
+    def stack(x, filters, blocks, **more):
+        return whole(x, filters // 16, 2, **more)
+
+    patch.setattr(resnet, name, stack)
 
 
 @pytest.fixture
@@ -460,7 +523,9 @@ def small_network(bench, monkeypatch):
 
 @pytest.fixture
 def keras_server(bench, weights_of, stages, monkeypatch):
-    """A local server in the place of Keras's, with weights of ResNet-50 v2 that are its own; counts what it gave."""
+    """A local server in the place of Keras's, with weights of ResNet-50 v2 that are its own; counts
+    what it gave.
+    """
     import hashlib
 
     from keras.src.applications import resnet
@@ -497,19 +562,26 @@ def keras_server(bench, weights_of, stages, monkeypatch):
 
 @pytest.fixture
 def keras_folder(tmp_path, monkeypatch):
-    """Keras's folder, empty; where it cannot be written Keras takes one below /tmp, which outlives the test."""
+    """Keras's folder, empty; where it cannot be written Keras takes one below /tmp, which outlives
+    the test.
+    """
     folder = tmp_path / "keras"
     folder.mkdir()
     monkeypatch.setenv("KERAS_HOME", str(folder))
-    with contextlib.suppress(ImportError, AttributeError):  # Keras 3 looks for it once, Keras 2 each time
+    # Keras 3 looks for it once, Keras 2 each time
+    with contextlib.suppress(ImportError, AttributeError):
         from keras.src.utils import file_utils
 
         monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(folder))
     return folder
 
 
-@pytest.mark.parametrize("stages", ["narrow", pytest.param("whole", marks=pytest.mark.slow)], indirect=True)
-def test_the_built_in_network_is_trained_where_photographs_are_given(main, photograph, keras_server, keras_folder):
+@pytest.mark.parametrize(
+    "stages", ["narrow", pytest.param("whole", marks=pytest.mark.slow)], indirect=True
+)
+def test_the_built_in_network_is_trained_where_photographs_are_given(
+    main, photograph, keras_server, keras_folder
+):
     ran = main(f"--image_file={photograph}", "--batch_size=1", "--num_loops=2")
     assert ran.status == 0, ran.err
     assert ran.records[0]["flags"]["weights"] == "imagenet" and len(keras_server.asked) == 1
@@ -520,7 +592,9 @@ def test_the_built_in_network_is_trained_where_photographs_are_given(main, photo
     assert "Downloading" not in ran.out
 
 
-def test_the_built_in_network_is_random_where_no_photographs_are(main, keras_server, keras_folder, small_network):
+def test_the_built_in_network_is_random_where_no_photographs_are(
+    main, keras_server, keras_folder, small_network
+):
     ran = main("--batch_size=1", "--num_loops=2")
     assert ran.records[0]["flags"]["weights"] == "random" and not keras_server.asked
 
@@ -558,7 +632,9 @@ def test_a_download_that_breaks_falls_back_unless_it_was_asked_for(
 ):
     from keras.src.applications import resnet
 
-    monkeypatch.setattr(resnet, "WEIGHTS_HASHES", {**resnet.WEIGHTS_HASHES, "resnet50v2": ["0" * 32] * 2})
+    monkeypatch.setattr(
+        resnet, "WEIGHTS_HASHES", {**resnet.WEIGHTS_HASHES, "resnet50v2": ["0" * 32] * 2}
+    )
     flags = [f"--image_file={photograph}", "--batch_size=1", "--num_loops=2"]
     ran = main(*flags)
     assert ran.status == 0 and "random ones are taken" in ran.err
@@ -567,7 +643,7 @@ def test_a_download_that_breaks_falls_back_unless_it_was_asked_for(
     assert forced.status == 2 and "Keras cannot load --weights=imagenet" in forced.err
 
 
-# --------------------------------------------------------------------------------------------------------- the bench
+# ---------------------------------------------------------------------------------------- the bench
 
 
 @pytest.fixture(scope="session")
@@ -580,11 +656,16 @@ def networks():
 def test_the_bench_judges_by_decibels(networks):
     native = np.array([[3.0, 4.0], [0.0, 5.0]])
     assert networks.signal_to_noise(native, native + 0.5) == pytest.approx(10 * np.log10(50 / 1))
-    record = {"cases": {"tensorrt int8": {"status": "failed", "error": "no"}, "native native": {"status": "ok"}}}
+    record = {
+        "cases": {
+            "tensorrt int8": {"status": "failed", "error": "no"},
+            "native native": {"status": "ok"},
+        }
+    }
     assert networks.faults(record) == ["tensorrt int8: no"]
-    assert networks.faults({"snr": {"onnxruntime int8": 2.9, "tensorrt fp16": 25.0, "tensorrt fp32": 61}}) == [
-        "onnxruntime int8: 2.9 dB is under the limit of 3"
-    ]
+    assert networks.faults(
+        {"snr": {"onnxruntime int8": 2.9, "tensorrt fp16": 25.0, "tensorrt fp32": 61}}
+    ) == ["onnxruntime int8: 2.9 dB is under the limit of 3"]
     assert networks.faults({"snr": {"onnxruntime int8": float("nan")}})
     assert not networks.faults({"snr": {"onnxruntime fp32": 26}, "half_share": 0.5})
     assert networks.faults({"snr": {"onnxruntime fp32": 26}, "half_share": 0.0})
@@ -593,10 +674,24 @@ def test_the_bench_judges_by_decibels(networks):
 @pytest.mark.slow
 def test_the_bench_catches_scales_that_were_broken_on_purpose(shared, tmp_path):
     bench = str(ROOT / "tests" / "bench" / "networks.py")
-    words = [sys.executable, bench, str(shared / "images"), "one_channel", f"--results={tmp_path / 'r.jsonl'}"]
+    words = [
+        sys.executable,
+        bench,
+        str(shared / "images"),
+        "one_channel",
+        f"--results={tmp_path / 'r.jsonl'}",
+    ]
     whole = subprocess.run(words, capture_output=True, text=True, timeout=500)
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    broken = subprocess.run([*words[:-1], "--break-scales"], capture_output=True, text=True, timeout=500)
-    assert broken.returncode == 1 and "onnxruntime int8" in broken.stdout and "under the limit" in broken.stdout
+    broken = subprocess.run(
+        [*words[:-1], "--break-scales"], capture_output=True, text=True, timeout=500
+    )
+    assert (
+        broken.returncode == 1
+        and "onnxruntime int8" in broken.stdout
+        and "under the limit" in broken.stdout
+    )
     again = subprocess.run(words, capture_output=True, text=True, timeout=500)
-    assert again.returncode == 0 and len((tmp_path / "r.jsonl").read_text().splitlines()) == 1, "not run again"
+    assert again.returncode == 0 and len((tmp_path / "r.jsonl").read_text().splitlines()) == 1, (
+        "not run again"
+    )

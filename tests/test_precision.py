@@ -1,4 +1,6 @@
-"""ONNX export, FP16, INT8 and TensorRT plans on a trained network: right, where they should be, and proved."""
+"""ONNX export, FP16, INT8 and TensorRT plans on a trained network: right, where they should be, and
+proved.
+"""
 
 import importlib.util
 import json
@@ -19,8 +21,16 @@ onnxruntime = pytest.importorskip("onnxruntime")
 def onnx(bench, forms, digits, tmp_path_factory):
     """The digits network's ONNX maker, with held-out digits as its images."""
     folder = tmp_path_factory.mktemp("onnx")
-    config = bench.parse_flags(["tensorrt.py", f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none",
-                                f"--output_dir={folder}", f"--image_dir={digits.folder}", "--noisolate"])  # fmt: skip
+    config = bench.parse_flags(
+        [
+            "tensorrt.py",
+            f"--frozen_graph={forms['frozen_graph']}",
+            "--preprocessing=none",
+            f"--output_dir={folder}",
+            f"--image_dir={digits.folder}",
+            "--noisolate",
+        ]
+    )
     graph = bench.load_graph(config)
     return bench.Onnx(config, graph, bench.load_images(config, graph, 300))
 
@@ -28,12 +38,16 @@ def onnx(bench, forms, digits, tmp_path_factory):
 def run(model, batch):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {session.get_inputs()[0].name: batch})[0]
 
 
 def native(bench, maker, batch):
-    job = bench.Job(bench.Case("native", "native", len(batch)), maker.config, maker.graph, maker.images)
+    job = bench.Job(
+        bench.Case("native", "native", len(batch)), maker.config, maker.graph, maker.images
+    )
     artifact = bench.Artifact(maker.graph.path, maker.graph.sha256)
     return bench.TensorFlowRunner(job, artifact, batch, compiled=False).infer(batch)
 
@@ -48,23 +62,39 @@ def test_fp32_agrees_with_native(bench, onnx):
     assert np.max(np.abs(ours - theirs)) <= 1e-4 * np.max(np.abs(theirs))
 
 
-@pytest.mark.parametrize(("name", "preprocessing"), [
-    pytest.param("mobilenet_v1_0.25_224_frozen.pb", "inception", marks=pytest.mark.slow),
-    pytest.param("squeezenet_v1.1_frozen.pb", "caffe", marks=pytest.mark.slow),
-    pytest.param("mobilenet_v2_1.0_224_frozen.pb", "inception", marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "preprocessing"),
+    [
+        pytest.param("mobilenet_v1_0.25_224_frozen.pb", "inception", marks=pytest.mark.slow),
+        pytest.param("squeezenet_v1.1_frozen.pb", "caffe", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2_1.0_224_frozen.pb", "inception", marks=pytest.mark.slow),
+    ],
+)
 def test_precisions_on_trained_networks(bench, shared, tmp_path, name, preprocessing):
-    """FP32 to 1e-4; FP16 keeps top-1 where native gives it over 0.5, INT8 where over 0.6, on CPUs and for TensorRT."""
-    config = bench.parse_flags(["tensorrt.py", f"--frozen_graph={shared / 'models' / name}", f"--output_dir={tmp_path}",
-                                f"--preprocessing={preprocessing}", f"--image_dir={shared / 'images'}",
-                                "--noisolate"])  # fmt: skip
+    """FP32 to 1e-4; FP16 keeps top-1 where native gives it over 0.5, INT8 where over 0.6, on CPUs
+    and for TensorRT.
+    """
+    config = bench.parse_flags(
+        [
+            "tensorrt.py",
+            f"--frozen_graph={shared / 'models' / name}",
+            f"--output_dir={tmp_path}",
+            f"--preprocessing={preprocessing}",
+            f"--image_dir={shared / 'images'}",
+            "--noisolate",
+        ]
+    )
     graph = bench.load_graph(config)
     maker = bench.Onnx(config, graph, bench.load_images(config, graph, 10))
-    feeds = [feed[graph.input] for feed in bench.feeds(graph, maker.images.pixels[:10], preprocessing)]
+    feeds = [
+        feed[graph.input] for feed in bench.feeds(graph, maker.images.pixels[:10], preprocessing)
+    ]
     reference = np.concatenate([native(bench, maker, feed) for feed in feeds]).reshape(10, -1)
 
     def outputs(engine, precision):
-        return np.concatenate([run(maker.model(engine, precision)[0], feed) for feed in feeds]).reshape(10, -1)
+        return np.concatenate(
+            [run(maker.model(engine, precision)[0], feed) for feed in feeds]
+        ).reshape(10, -1)
 
     assert np.max(np.abs(outputs("onnxruntime", "fp32") - reference)) <= 1e-4 * reference.max()
     same_class = outputs("onnxruntime", "fp16").argmax(1) == reference.argmax(1)
@@ -76,7 +106,9 @@ def test_precisions_on_trained_networks(bench, shared, tmp_path, name, preproces
 def test_uint8_pixels_give_the_float_path_s_outputs(bench, onnx):
     model = bench.prepend_preprocessing(onnx.fp32, onnx.graph, "inception")
     floats = onnx.images.batch(8, "inception", "NHWC")
-    assert np.allclose(run(model, onnx.images.batch(8, "none", "NHWC", "uint8")), run(onnx.fp32, floats), atol=1e-5)
+    assert np.allclose(
+        run(model, onnx.images.batch(8, "none", "NHWC", "uint8")), run(onnx.fp32, floats), atol=1e-5
+    )
 
 
 def test_caffe_channels_are_reversed_on_the_device(bench, graph_file, tmp_path):
@@ -84,14 +116,25 @@ def test_caffe_channels_are_reversed_on_the_device(bench, graph_file, tmp_path):
         images = v1.placeholder("float32", [None, 4, 4, 3], name="x")
         tf.nn.softmax(tf.reshape(images, [-1, 48]) / 100, name="y")
 
-    common = ["tensorrt.py", f"--frozen_graph={graph_file(build)}", "--preprocessing=caffe", f"--output_dir={tmp_path}",
-              "--noisolate"]  # fmt: skip
+    common = [
+        "tensorrt.py",
+        f"--frozen_graph={graph_file(build)}",
+        "--preprocessing=caffe",
+        f"--output_dir={tmp_path}",
+        "--noisolate",
+    ]
     results = []
     for dtype in ("float32", "uint8"):
-        config = bench.parse_flags([*common, f"--host_dtype={dtype}", "--num_loops=2", "--num_warmup=0"])
+        config = bench.parse_flags(
+            [*common, f"--host_dtype={dtype}", "--num_loops=2", "--num_warmup=0"]
+        )
         graph = bench.load_graph(config)
         case = bench.Case("native", "native", 3)
-        results.append(run_case(bench, bench.Job(case, config, graph, bench.load_images(config, graph, 3))).outputs)
+        results.append(
+            run_case(
+                bench, bench.Job(case, config, graph, bench.load_images(config, graph, 3))
+            ).outputs
+        )
     assert np.allclose(*(values["y:0"] for values in results), atol=1e-6)
 
 
@@ -106,7 +149,8 @@ def test_fp16_keeps_float32_where_it_would_overflow(precision):
     from onnx import TensorProto, helper, numpy_helper
 
     weights = [
-        numpy_helper.from_array(np.full((4, 4), value, np.float32), name) for name, value in (("a", 3e4), ("b", 1e-5))
+        numpy_helper.from_array(np.full((4, 4), value, np.float32), name)
+        for name, value in (("a", 3e4), ("b", 1e-5))
     ]
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["big"], "large"),
@@ -147,7 +191,9 @@ def test_fp16_leaves_a_cast_of_integers_in_front_of_what_stays_float32(precision
 def quantised_inputs(model):
     made = {name: node for node in model.graph.node for name in node.output}
     heavy = [node for node in model.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")]
-    return [all(made[name].op_type == "DequantizeLinear" for name in node.input[:2]) for node in heavy]
+    return [
+        all(made[name].op_type == "DequantizeLinear" for name in node.input[:2]) for node in heavy
+    ]
 
 
 def test_int8_for_tensorrt_is_symmetric_and_where_it_should_be(bench, onnx):
@@ -162,12 +208,20 @@ def test_int8_for_tensorrt_is_symmetric_and_where_it_should_be(bench, onnx):
             assert zero.dtype == np.int8 and not zero.any()
     made = {name: node.op_type for node in model.graph.node for name in node.output}
     (add,) = [n for n in model.graph.node if n.op_type == "Add" and not set(n.input) & set(values)]
-    assert sorted(made[name] for name in add.input) == ["Conv", "DequantizeLinear"], "the residual branch alone"
-    assert not [n for n in model.graph.node if n.op_type == "Softmax" and made[n.input[0]] == "DequantizeLinear"]
+    assert sorted(made[name] for name in add.input) == ["Conv", "DequantizeLinear"], (
+        "the residual branch alone"
+    )
+    assert not [
+        n
+        for n in model.graph.node
+        if n.op_type == "Softmax" and made[n.input[0]] == "DequantizeLinear"
+    ]
 
 
 def test_what_int8_leaves_is_float16_for_a_strongly_typed_network(precision, onnx):
-    """An INT8 plan whose convolutions write float32 moves twice the bytes of one in which they write float16."""
+    """An INT8 plan whose convolutions write float32 moves twice the bytes of one in which they
+    write float16.
+    """
     from onnx import TensorProto, checker
 
     ranges = onnx.calibration.ranges
@@ -179,7 +233,9 @@ def test_what_int8_leaves_is_float16_for_a_strongly_typed_network(precision, onn
     assert TensorProto.FLOAT16 in kinds
     assert TensorProto.FLOAT not in kinds
     assert TensorProto.FLOAT in {tensor.data_type for tensor in full.graph.initializer}
-    assert {edge.type.tensor_type.elem_type for edge in (*half.graph.input, *half.graph.output)} == {TensorProto.FLOAT}
+    assert {
+        edge.type.tensor_type.elem_type for edge in (*half.graph.input, *half.graph.output)
+    } == {TensorProto.FLOAT}
     images = onnx.images.batch(8, "none", "NHWC")
     assert np.allclose(run(full, images), run(half, images), atol=0.02)
 
@@ -190,13 +246,18 @@ def test_int8_says_what_must_not_become_float16(precision):
 
     weight = numpy_helper.from_array(np.full((4, 4), 3e4, np.float32), "w")
     edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["big"], "large"), helper.make_node("Relu", ["x"], ["y"], "small")]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["big"], "large"),
+        helper.make_node("Relu", ["x"], ["y"], "small"),
+    ]
     graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     ranges = {"x": (-2.0, 2.0), "big": (-240000.0, 240000.0), "y": (0.0, 2.0)}
     quantised = precision.to_int8(model, ranges, precision.Settings())
     assert precision.kept_in_float32(quantised.SerializeToString()) == ["large"]
-    assert precision.kept_in_float32(precision.to_fp16(model, ranges).SerializeToString()) == ["large"]
+    assert precision.kept_in_float32(precision.to_fp16(model, ranges).SerializeToString()) == [
+        "large"
+    ]
     assert precision.kept_in_float32(model.SerializeToString()) == []
 
 
@@ -208,7 +269,10 @@ def test_a_batch_norm_that_no_convolution_took_in_is_spelled_as_one(precision, b
     generator = np.random.default_rng(0)
     shape = [2, 3, 4, 4]
     names = ["scale", "bias"] if bias else ["scale"]
-    weights = [numpy_helper.from_array(generator.normal(size=(1, 3, 1, 1)).astype(np.float32), name) for name in names]
+    weights = [
+        numpy_helper.from_array(generator.normal(size=(1, 3, 1, 1)).astype(np.float32), name)
+        for name in names
+    ]
     nodes = [helper.make_node("Mul", ["x", "scale"], ["scaled"], "mul")]
     if bias:
         nodes.append(helper.make_node("Add", ["bias", "scaled"], ["shifted"], "add"))
@@ -228,7 +292,9 @@ def test_no_quantisation_between_a_convolution_and_its_activation(onnx):
         model, _ = onnx.model(engine, "int8")
         made = {name: node.op_type for node in model.graph.node for name in node.output}
         activations = [node for node in model.graph.node if node.op_type == "Relu"]
-        assert activations and all(made[node.input[0]] != "DequantizeLinear" for node in activations)
+        assert activations and all(
+            made[node.input[0]] != "DequantizeLinear" for node in activations
+        )
 
 
 def test_weights_are_quantised_per_channel(onnx):
@@ -236,9 +302,14 @@ def test_weights_are_quantised_per_channel(onnx):
 
     model, _ = onnx.model("tensorrt", "int8")
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    weights = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in values]
-    assert weights and all(values[node.input[1]].size == values[node.input[0]].shape[0]
-                           for node in weights if values[node.input[0]].ndim == 4)  # fmt: skip
+    weights = [
+        n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in values
+    ]
+    assert weights and all(
+        values[node.input[1]].size == values[node.input[0]].shape[0]
+        for node in weights
+        if values[node.input[0]].ndim == 4
+    )
 
 
 def test_onnxruntime_really_runs_int8(bench, onnx):
@@ -268,7 +339,11 @@ def test_accuracy_stays(main, forms, digits):
     for accuracy, points in zip(others, (0.005, 0.005, 0.015)):
         assert abs(accuracy - native) <= points
     facts = ran.records[3]["calibration"]
-    assert facts["images"] == 64 and facts["source"] == "calibration_dir" and len(facts["sha256"]) == 64
+    assert (
+        facts["images"] == 64
+        and facts["source"] == "calibration_dir"
+        and len(facts["sha256"]) == 64
+    )
 
 
 def test_xla_fp32_agrees_with_native(main, forms, digits):
@@ -290,7 +365,11 @@ def test_xla_refuses_an_fp16_that_changes_nothing(main, bench, forms, monkeypatc
         pytest.skip("a GPU changes something")
     monkeypatch.setattr(bench.Xla, "why_not_build", lambda self, precision: None)
     ran = main(
-        f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp16", "--engine=xla", "--batch_size=2"
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--fp16",
+        "--engine=xla",
+        "--batch_size=2",
     )
     assert ran.status == 1 and "would time float32 as FP16" in ran.records[0]["error"]
 
@@ -300,12 +379,18 @@ def test_an_op_without_counterpart_is_named(main, graph_file):
         images = v1.placeholder("float32", [None, 4, 4, 3], name="x")
         tf.nn.softmax(tf.math.lgamma(tf.reshape(images, [-1, 48]) + 200, name="strange"), name="y")
 
-    ran = main(f"--frozen_graph={graph_file(build)}", "--fp32", "--int8", "--engine=onnxruntime", "--batch_size=2")
+    ran = main(
+        f"--frozen_graph={graph_file(build)}",
+        "--fp32",
+        "--int8",
+        "--engine=onnxruntime",
+        "--batch_size=2",
+    )
     assert ran.status == 1
     assert all("Lgamma (strange)" in record["error"] for record in ran.records)
 
 
-# ----------------------------------------------------------------------------------------------------- calibration
+# -------------------------------------------------------------------------------------- calibration
 
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
@@ -319,13 +404,21 @@ def test_each_method_finds_ranges_inside_minmax(bench, precision, onnx, method):
     assert all(max(abs(low), abs(high)) <= limit[name] for name, (low, high) in ranges.items())
 
 
-def test_a_calibration_is_reused_until_its_question_changes(bench, precision, onnx, digits, tmp_path, monkeypatch):
+def test_a_calibration_is_reused_until_its_question_changes(
+    bench, precision, onnx, digits, tmp_path, monkeypatch
+):
     calls = []
     real = precision.tensor_ranges
-    monkeypatch.setattr(precision, "tensor_ranges", lambda *args: calls.append(args[2]) or real(*args))
+    monkeypatch.setattr(
+        precision, "tensor_ranges", lambda *args: calls.append(args[2]) or real(*args)
+    )
 
     def calibrate(**changes):
-        settings = {"output_dir": str(tmp_path), "calibration_dir": str(digits.folder), "num_calibration_images": 8}
+        settings = {
+            "output_dir": str(tmp_path),
+            "calibration_dir": str(digits.folder),
+            "num_calibration_images": 8,
+        }
         config = bench.Config(**{**vars(onnx.config), **settings, **changes})
         return bench.calibrate(config, onnx.graph, onnx.images, onnx.folded)
 
@@ -351,7 +444,9 @@ def test_a_calibration_folder_with_a_broken_file(bench, onnx, tmp_path, capsys):
     assert len(images.pixels) == 1 and unreadable == 1 and "broken.png" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("content", "words"), [({}, "holds no JPEG"), ({"x.png": b"no"}, "none of its 1 images")])
+@pytest.mark.parametrize(
+    ("content", "words"), [({}, "holds no JPEG"), ({"x.png": b"no"}, "none of its 1 images")]
+)
 def test_a_calibration_folder_without_images(bench, tmp_path, content, words):
     for name, data in content.items():
         (tmp_path / name).write_bytes(data)
@@ -361,7 +456,9 @@ def test_a_calibration_folder_without_images(bench, tmp_path, content, words):
 
 def test_calibrating_on_random_or_predicted_images_is_said(bench):
     def notes(source, images, predicted):
-        return " ".join(bench.calibration_notes({"source": source, "images": images, "predicted": predicted}))
+        return " ".join(
+            bench.calibration_notes({"source": source, "images": images, "predicted": predicted})
+        )
 
     assert "random data" in notes("random", 8, 8)
     assert "the one image being predicted" in notes("input batch", 1, 1)
@@ -370,17 +467,28 @@ def test_calibrating_on_random_or_predicted_images_is_said(bench):
     assert notes("calibration_dir", 8, 0) == ""
 
 
-# -------------------------------------------------------------------------------------------------------- TensorRT
+# ----------------------------------------------------------------------------------------- TensorRT
 
 
 def test_tensorrt_builds_real_plans_without_a_gpu(main, forms, tmp_path):
     pytest.importorskip("tensorrt_rtx")
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp32", "--fp16", "--int8",
-               "--engine=tensorrt", "--batch_size=4", "--build_only")  # fmt: skip
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--fp32",
+        "--fp16",
+        "--int8",
+        "--engine=tensorrt",
+        "--batch_size=4",
+        "--build_only",
+    )
     assert ran.status == 0, ran.out + ran.err
     for precision, record in zip(("fp32", "fp16", "int8"), ran.records):
         plan = tmp_path / f"tensorrt_{precision}_net_batch4.engine"
-        assert record["status"] == "built" and plan.stat().st_size == record["artifact"]["bytes"] > 10_000
+        assert (
+            record["status"] == "built"
+            and plan.stat().st_size == record["artifact"]["bytes"] > 10_000
+        )
         assert (tmp_path / f"tensorrt_{precision}_net.onnx").exists()
         assert plan.read_bytes()[:4] != b"\x08\x08\x12\x07", "a plan, not the ONNX file"
 
@@ -389,8 +497,13 @@ def test_tensorrt_without_a_gpu_is_built_and_not_run(main, bench, forms):
     pytest.importorskip("tensorrt_rtx")
     if bench.gpus():
         pytest.skip("there is a GPU")
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp16", "--engine=tensorrt",
-               "--batch_size=4")  # fmt: skip
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--fp16",
+        "--engine=tensorrt",
+        "--batch_size=4",
+    )
     assert ran.status == 1 and ran.records[0]["error"] == "built, not run: no NVIDIA GPU"
     assert "built, not run: no NVIDIA GPU" in ran.out
 
@@ -399,12 +512,17 @@ def test_an_unsupported_gpu_is_told_in_words(bench, monkeypatch):
     pytest.importorskip("tensorrt_rtx")
     monkeypatch.setattr(bench, "gpus", lambda: [{"compute_capability": "9.0"}])
     reason = bench.ENGINES["tensorrt"].why_not("fp16")
-    assert reason == "TensorRT-RTX does not support this GPU's compute capability 9.0: pip install tensorrt"
+    assert (
+        reason
+        == "TensorRT-RTX does not support this GPU's compute capability 9.0: pip install tensorrt"
+    )
 
 
 def test_what_tensorrt_logs_first_is_told_with_a_remedy(bench):
     """pybind11 says `factory function returned nullptr`; the reason stands in the log before it."""
-    told = bench.trt_error("start", ["CUDA initialization failure with error: 35. Please check your CUDA installation"])
+    told = bench.trt_error(
+        "start", ["CUDA initialization failure with error: 35. Please check your CUDA installation"]
+    )
     assert str(told).startswith("TensorRT cannot start (CUDA initialization failure with error: 35")
     assert "driver is older" in str(told)
     told = bench.trt_error("build the plan", ["skipping tactic", "Error Code 1: Cuda OutOfMemory"])
@@ -422,23 +540,31 @@ def test_a_builder_that_is_a_null_pointer_is_one_line(bench):
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     with pytest.raises(bench.UserError, match="NVIDIA GPU that this process may use"):
-        bench.create_builder(types.SimpleNamespace(Builder=refuse), types.SimpleNamespace(errors=[]))
+        bench.create_builder(
+            types.SimpleNamespace(Builder=refuse), types.SimpleNamespace(errors=[])
+        )
 
 
 @pytest.fixture
 def installed(bench, monkeypatch):
-    """Pretends that these packages are installed, at these versions, and that there is this number of GPUs."""
+    """Pretends that these packages are installed, at these versions, and that there is this number
+    of GPUs.
+    """
 
     def pretend(gpus=0, **versions):
         found = importlib.util.find_spec
         absent = {"tensorrt", "tensorrt_rtx"} - versions.keys()
         monkeypatch.setattr(
-            importlib.util, "find_spec", lambda name: None if name in absent else name in versions or found(name)
+            importlib.util,
+            "find_spec",
+            lambda name: None if name in absent else name in versions or found(name),
         )
         names = {name.replace("_", "-"): version for name, version in versions.items()}
         real = bench.version_of
         monkeypatch.setattr(bench, "version_of", lambda *asked: names.get(asked[0]) or real(*asked))
-        monkeypatch.setattr(bench, "gpus", lambda: [{"name": "a GPU", "compute_capability": "8.9"}] * gpus)
+        monkeypatch.setattr(
+            bench, "gpus", lambda: [{"name": "a GPU", "compute_capability": "8.9"}] * gpus
+        )
         return bench.ENGINES["tensorrt"]
 
     return pretend
@@ -456,7 +582,10 @@ def test_tensorrt_8_to_11_are_taken(installed, version):
 @pytest.mark.parametrize("version", ["7.2.3.4", "8.4.3.1", "12.0.0"])
 def test_another_tensorrt_is_refused_with_the_command(installed, version):
     reason = installed(gpus=1, tensorrt=version).why_not_build("fp16")
-    assert reason == f"TensorRT {'.'.join(version.split('.')[:3])} is none of 8.5 to 11: pip install 'tensorrt>=10,<12'"
+    assert (
+        reason == f"TensorRT {'.'.join(version.split('.')[:3])} is none of 8.5 to 11: pip install "
+        "'tensorrt>=10,<12'"
+    )
 
 
 def test_of_two_packages_the_one_that_can_is_taken_and_that_is_said(installed):
@@ -468,13 +597,19 @@ def test_of_two_packages_the_one_that_can_is_taken_and_that_is_said(installed):
 
 
 def test_data_centre_tensorrt_does_not_build_without_a_gpu(installed):
-    assert "builds only where there is an NVIDIA GPU" in installed(gpus=0, tensorrt="8.6.0").why_not_build("fp32")
+    assert "builds only where there is an NVIDIA GPU" in installed(
+        gpus=0, tensorrt="8.6.0"
+    ).why_not_build("fp32")
 
 
 @pytest.mark.parametrize(
     ("key", "half", "full"),
     [
-        ("Format/Datatype", "Channel major FP16 format where channel % 8 == 0", "Row major linear FP32"),
+        (
+            "Format/Datatype",
+            "Channel major FP16 format where channel % 8 == 0",
+            "Row major linear FP32",
+        ),
         ("Datatype", "Half", "Float"),
         ("Datatype", "Half", "BFloat16"),
     ],
@@ -486,24 +621,37 @@ def test_plan_share_reads_every_inspector(bench, key, half, full):
     layers = [layer("CaskConvolution", half), layer("correlation", full), layer("Reformat", half)]
     share = bench.plan_share(layers, "fp16")
     assert share == {"executed_nodes": 2, "unknown_nodes": 0, "executed_share_of_nodes": 0.5}
-    assert bench.plan_share(layers, "fp32")["executed_share_of_nodes"] == (0 if full == "BFloat16" else 0.5)
+    assert bench.plan_share(layers, "fp32")["executed_share_of_nodes"] == (
+        0 if full == "BFloat16" else 0.5
+    )
 
 
 def test_a_type_that_is_not_told_is_not_another_type(bench):
-    layers = [{"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "N/A due to dynamic shapes"}]}]
+    layers = [
+        {
+            "LayerType": "CaskConvolution",
+            "Inputs": [{"Format/Datatype": "N/A due to dynamic shapes"}],
+        }
+    ]
     assert bench.plan_share(layers, "int8") == {"executed_nodes": 0, "unknown_nodes": 1}
-    assert bench.plan_share([{"LayerType": "CaskConvolution", "Inputs": []}], "int8")["unknown_nodes"] == 1
+    assert (
+        bench.plan_share([{"LayerType": "CaskConvolution", "Inputs": []}], "int8")["unknown_nodes"]
+        == 1
+    )
     uint8 = [{"LayerType": "gemm", "Inputs": [{"Datatype": "UInt8"}]}]
     assert bench.plan_share(uint8, "int8")["executed_share_of_nodes"] == 0
 
 
 def test_the_inspectors_control_characters(bench):
-    text = '{"Layers": [{"LayerType": "Shuffle", "Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]"}, "a name only"]}'
+    shuffle = '{"LayerType": "Shuffle", "Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]"}'
+    text = f'{{"Layers": [{shuffle}, "a name only"]}}'
     assert [layer["LayerType"] for layer in bench.read_inspector(text)] == ["Shuffle"]
 
 
 def test_a_plan_of_another_precision_is_an_error(bench, tmp_path):
-    text = json.dumps({"Layers": [{"LayerType": "CaskConvolution", "Inputs": [{"DataType": "Float"}]}]})
+    text = json.dumps(
+        {"Layers": [{"LayerType": "CaskConvolution", "Inputs": [{"DataType": "Float"}]}]}
+    )
     inspector = types.SimpleNamespace(get_engine_information=lambda form: text)
     engine = types.SimpleNamespace(create_engine_inspector=lambda: inspector)
     trt = types.SimpleNamespace(LayerInformationFormat=types.SimpleNamespace(JSON=0))
@@ -512,17 +660,30 @@ def test_a_plan_of_another_precision_is_an_error(bench, tmp_path):
     assert (tmp_path / "plan.json").read_text() == text
 
 
-# ------------------------------------------------------------------------------------------------ copied without it
+# -------------------------------------------------------------------------------- copied without it
 
 
 def test_tensorrt_py_alone_does_what_the_2018_script_did(tmp_path, forms):
-    """Copied without precision.py: native and XLA run, and what needs ONNX says in one line what is missing."""
+    """Copied without precision.py: native and XLA run, and what needs ONNX says in one line what is
+    missing.
+    """
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(ROOT / "tensorrt.py", alone)
-    words = [sys.executable, str(alone / "tensorrt.py"), f"--frozen_graph={forms['frozen_graph']}", "--native",
-             "--fp32", "--int8", "--engine=xla,onnxruntime,auto", "--preprocessing=none", "--batch_size=2",
-             "--num_loops=2", "--num_warmup=1", f"--output_dir={tmp_path}"]  # fmt: skip
+    words = [
+        sys.executable,
+        str(alone / "tensorrt.py"),
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--native",
+        "--fp32",
+        "--int8",
+        "--engine=xla,onnxruntime,auto",
+        "--preprocessing=none",
+        "--batch_size=2",
+        "--num_loops=2",
+        "--num_warmup=1",
+        f"--output_dir={tmp_path}",
+    ]
     ran = subprocess.run(words, capture_output=True, text=True, timeout=170)
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     by_case = {(record["precision"], record["engine"]): record for record in records}
@@ -535,26 +696,40 @@ def test_tensorrt_py_alone_does_what_the_2018_script_did(tmp_path, forms):
 def test_precision_py_knows_nothing_of_its_users():
     """It loads without TensorFlow, ONNX and the program, and names none of what lies above it."""
     code = f"import runpy, sys; runpy.run_path({str(ROOT / 'precision.py')!r}); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"tensorflow", "onnx", "onnxruntime", "absl", "rich"} & set(loaded)
 
 
 @pytest.mark.parametrize(
-    ("capability", "there"), [("9.0", False), ("8.0", True), ("8.6", True), ("7.0", True), ("12.0", False)]
+    ("capability", "there"),
+    [("9.0", False), ("8.0", True), ("8.6", True), ("7.0", True), ("12.0", False)],
 )
 def test_a_gpu_without_machine_code_in_tensorflow_is_known(bench, capability, there):
-    """TensorFlow 2.14.1's own list: its kernels for Hopper are compiled by the driver, for minutes."""
+    """TensorFlow 2.14.1's own list: its kernels for Hopper are compiled by the driver,
+    for minutes.
+    """
     built = ["sm_35", "sm_50", "sm_60", "sm_70", "sm_75", "compute_80"]
     info = types.SimpleNamespace(get_build_info=lambda: {"cuda_compute_capabilities": built})
     assert bench.has_machine_code(types.SimpleNamespace(sysconfig=info), capability) is there
     (note,) = bench.proof_notes("native", {"compiled_by_driver": capability})
-    assert note.startswith(f"this TensorFlow has no machine code for compute capability {capability}")
+    assert note.startswith(
+        f"this TensorFlow has no machine code for compute capability {capability}"
+    )
 
 
 def test_a_real_inspectors_listing_is_read(bench):
-    """The first and last layers of ResNet-50 v2's INT8 plan, as TensorRT 8.5.3 on an H100 listed them."""
+    """The first and last layers of ResNet-50 v2's INT8 plan, as TensorRT 8.5.3 on an H100 listed
+    them.
+    """
     layers = bench.read_inspector((ROOT / "tests" / "data" / "inspector_8.5.3.json").read_text())
-    assert {layer["LayerType"] for layer in layers} >= {"CaskConvolution", "ConvActPool", "Scale", "Reformat"}
+    assert {layer["LayerType"] for layer in layers} >= {
+        "CaskConvolution",
+        "ConvActPool",
+        "Scale",
+        "Reformat",
+    }
     share = bench.plan_share(layers, "int8")
     assert share == {"executed_nodes": 6, "unknown_nodes": 0, "executed_share_of_nodes": 1.0}
     assert bench.plan_share(layers, "fp16")["executed_share_of_nodes"] == 0

@@ -1,4 +1,6 @@
-"""The process model: what the parent imports, what a forked process finds, how it ends, and how near the loop is."""
+"""The process model: what the parent imports, what a forked process finds, how it ends, and how
+near the loop is.
+"""
 
 import functools
 import json
@@ -26,7 +28,9 @@ def run_script(folder, text, *args, env=None, cwd=None):
     path = folder / "script.py"
     path.write_text(LIBRARY + text)
     words, env = [sys.executable, str(path), *args], {**os.environ, **(env or {})}
-    ran = subprocess.run(words, capture_output=True, text=True, timeout=170, cwd=cwd or folder, env=env)
+    ran = subprocess.run(
+        words, capture_output=True, text=True, timeout=170, cwd=cwd or folder, env=env
+    )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.splitlines()[-1]), ran.stderr
 
@@ -38,8 +42,15 @@ def script(tmp_path):
 
 
 def flags(forms, folder, *more):
-    return [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=4", "--num_loops=5",
-            "--num_warmup=1", f"--output_dir={folder}", *more]  # fmt: skip
+    return [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--batch_size=4",
+        "--num_loops=5",
+        "--num_warmup=1",
+        f"--output_dir={folder}",
+        *more,
+    ]
 
 
 PROBE = """
@@ -82,14 +93,17 @@ def test_a_process_has_tensorflow_imported_but_not_started(script, tmp_path, whe
 
 
 def test_a_main_module_with_others_beside_it_is_preloaded_too(script, tmp_path):
-    """As the bench's scripts are: without its folder on the path the fork server dies, and all would be spawned."""
+    """As the bench's scripts are: without its folder on the path the fork server dies, and all
+    would be spawned.
+    """
     (tmp_path / "beside.py").write_text("import os\nPROCESS = os.getpid()\n")
     text = """
 import beside
 class Probe:
     def facts(self):
         import os
-        return ["tensorflow" in sys.modules, beside.PROCESS == os.getpid(), os.environ.get("PYTHONPATH")]
+        here = beside.PROCESS == os.getpid()
+        return ["tensorflow" in sys.modules, here, os.environ.get("PYTHONPATH")]
 
 if __name__ == "__main__":
     import os
@@ -97,7 +111,9 @@ if __name__ == "__main__":
         print(json.dumps([*worker.ask("facts")[:2], os.environ.get("PYTHONPATH")]))
 """
     found, _ = script(text, env={"PYTHONPATH": str(tmp_path)})
-    assert found == [True, False, str(tmp_path)], "the module was imported in the server, the path is as it was"
+    assert found == [True, False, str(tmp_path)], (
+        "the module was imported in the server, the path is as it was"
+    )
 
 
 WATCHED = """
@@ -167,7 +183,10 @@ def test_what_a_process_says_comes_out_at_the_parent(watched):
 @pytest.mark.parametrize(
     ("tensorflow", "words"),
     [
-        ("raise RuntimeError('a wrong libcudart')", "TensorFlow cannot be imported (a wrong libcudart)"),
+        (
+            "raise RuntimeError('a wrong libcudart')",
+            "TensorFlow cannot be imported (a wrong libcudart)",
+        ),
         ("import os; os.abort()", "SIGABRT"),
         ("raise ImportError('no module')", "TensorFlow cannot be imported (no module)"),
     ],

@@ -1,4 +1,6 @@
-"""The commands of README, CONTRIBUTING and docs: each is parsed; those that need no GPU and no setting up are run."""
+"""The commands of README, CONTRIBUTING and docs: each is parsed; those that need no GPU and no
+setting up are run.
+"""
 
 import os
 import re
@@ -13,23 +15,35 @@ from helpers import ROOT
 
 README = (ROOT / "README.md").read_text()
 MOST_LINES = 220  # of the README: a colleague reads it in one go
-PAGES = {path.name: path.read_text() for path in [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]}
+PAGES = {
+    path.name: path.read_text()
+    for path in [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+}
 PAGES["README.md"] = README
 
 
 def commands_of(text):
-    return [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
+    return [
+        line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()
+    ]
 
 
 COMMANDS = [line for text in PAGES.values() for line in commands_of(text)]
 SETTING_UP = [line for line in COMMANDS if "pip install" in line]
-MORE = "--engine=xla|--engine=tftrt|--engine=tensorrt|--gpus=all|=auto|^parallel|ray start|,max|tests/|ruff"
+MORE = (
+    "--engine=xla|--engine=tftrt|--engine=tensorrt|--gpus=all|=auto|^parallel|ray start|,max|tests/"
+    "|ruff"
+)
 NEEDS_MORE = [line for line in COMMANDS if line not in SETTING_UP and re.search(MORE, line)]
 
 
 def programs(line):
-    """The arguments of each call of tensorrt.py, fleet.py or report.py in a line, loops unrolled for their flags."""
-    for part in re.split(r"&&|;", line.replace("--$precision", "--native --fp32 --fp16 --int8").split(" ::: ")[0]):
+    """The arguments of each call of tensorrt.py, fleet.py or report.py in a line, loops unrolled
+    for their flags.
+    """
+    for part in re.split(
+        r"&&|;", line.replace("--$precision", "--native --fp32 --fp16 --int8").split(" ::: ")[0]
+    ):
         words = shlex.split(part)
         for name in ("tensorrt.py", "fleet.py", "report.py"):
             if name in words:
@@ -94,18 +108,34 @@ def test_every_page_is_linked_from_the_readme():
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """A folder with the program and what the README's commands name: a small network in three forms and photographs."""
+    """A folder with the program and what the README's commands name: a small network in three forms
+    and photographs.
+    """
     import tensorflow as tf
 
-    for name in ("tensorrt.py", "fleet.py", "precision.py", "report.py", "labellist.json", "synsets.txt", "image.jpg"):
+    for name in (
+        "tensorrt.py",
+        "fleet.py",
+        "precision.py",
+        "report.py",
+        "labellist.json",
+        "synsets.txt",
+        "image.jpg",
+    ):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "photos").mkdir()
     for index in range(3):
         pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), np.uint8)
         (tmp_path / "photos" / f"{index}.png").write_bytes(tf.io.encode_png(pixels).numpy())
     layers = tf.keras.layers
-    model = tf.keras.Sequential([layers.Input((32, 32, 3), name="input_tensor"), layers.Conv2D(8, 3, activation="relu"),
-                                 layers.GlobalAveragePooling2D(), layers.Dense(10, activation="softmax")])  # fmt: skip
+    model = tf.keras.Sequential(
+        [
+            layers.Input((32, 32, 3), name="input_tensor"),
+            layers.Conv2D(8, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
     model.save(tmp_path / "net.keras")
     model.export(str(tmp_path / "export"))
     spec = tf.TensorSpec([None, 32, 32, 3], tf.float32, name="input_tensor")
@@ -126,16 +156,24 @@ def run_commands(page, folder):
     for line in commands_of(PAGES[page]):
         if line in SETTING_UP or line in NEEDS_MORE:
             continue
-        if re.search("(tensorrt|fleet).py", line) and "--output_dir" not in line:  # it would be /tmp
+        # it would be /tmp
+        if re.search("(tensorrt|fleet).py", line) and "--output_dir" not in line:
             line += " --output_dir=elsewhere"
-        if "--num_loops" not in line:  # auto takes up to a minute a case where other programs disturb it
-            line = re.sub(r"\b(tensorrt|fleet)\.py --", r"\1.py --num_loops=30 --num_warmup=2 --", line)
-        done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=1200)
+        # auto takes up to a minute a case where other programs disturb it
+        if "--num_loops" not in line:
+            line = re.sub(
+                r"\b(tensorrt|fleet)\.py --", r"\1.py --num_loops=30 --num_warmup=2 --", line
+            )
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=1200
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if set(commands_of(PAGES[page])) - {*SETTING_UP, *NEEDS_MORE}])
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if set(commands_of(PAGES[page])) - {*SETTING_UP, *NEEDS_MORE}]
+)
 def test_the_commands_run(workplace, page):
     run_commands(page, workplace)
     if page == "README.md":
@@ -146,14 +184,20 @@ def test_the_commands_run(workplace, page):
 def test_a_slurm_task_runs(workplace):
     (array,) = re.findall(r"```bash\n(.*?)```", PAGES["fleet.md"], re.S)
     for task in ("0", "3"):
-        done = subprocess.run(["bash", "-c", array], cwd=workplace, env={**os.environ, "SLURM_ARRAY_TASK_ID": task})
+        done = subprocess.run(
+            ["bash", "-c", array], cwd=workplace, env={**os.environ, "SLURM_ARRAY_TASK_ID": task}
+        )
         assert done.returncode == 0
         assert (workplace / f"array-{task}" / "results.jsonl").exists()
 
 
 @pytest.mark.slow
 def test_the_main_job_runs(workplace):
-    (first,) = (line for line in commands_of(README) if "requirements.txt && " in line and "tensorrt.py" in line)
+    (first,) = (
+        line
+        for line in commands_of(README)
+        if "requirements.txt && " in line and "tensorrt.py" in line
+    )
     ((_, words),) = programs(first)
     command = [sys.executable, "tensorrt.py", *words, "--output_dir=elsewhere"]
     done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=900)

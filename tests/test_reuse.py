@@ -1,4 +1,6 @@
-"""What an earlier run built or chose is taken again for the same question, and never sold as built or chosen now."""
+"""What an earlier run built or chose is taken again for the same question, and never sold as built
+or chosen now.
+"""
 
 import json
 import os
@@ -13,8 +15,16 @@ rtx = pytest.importorskip("tensorrt_rtx")
 
 
 def flags_of(forms, folder, *more):
-    return [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp16", "--engine=tensorrt",
-            "--build_only", "--batch_size=2", f"--output_dir={folder}", *more]  # fmt: skip
+    return [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--fp16",
+        "--engine=tensorrt",
+        "--build_only",
+        "--batch_size=2",
+        f"--output_dir={folder}",
+        *more,
+    ]
 
 
 def test_a_plan_is_built_once_for_the_same_question(main, forms, tmp_path):
@@ -45,7 +55,7 @@ def first(bench, forms, tmp_path_factory):
 
 @pytest.fixture
 def build(bench, first, tmp_path):
-    """Asks in a folder with that plan for it or, with other flags or another case, for another one."""
+    """Asks for that plan in a folder where it lies or, by other flags or another case, for another."""
     shutil.copytree(first.folder, tmp_path, dirs_exist_ok=True)
 
     def ask(case=first.job.case, **flags):
@@ -60,7 +70,9 @@ def is_new(artifact):
     return artifact.seconds > 0 and "built_before" not in artifact.proof
 
 
-@pytest.mark.parametrize("other", ["batch", "tf32", "graph", "images", "writers", "driver", "version"])
+@pytest.mark.parametrize(
+    "other", ["batch", "tf32", "graph", "images", "writers", "driver", "version"]
+)
 def test_another_question_is_built_anew(bench, build, monkeypatch, other):
     assert not is_new(build())
     question, real = {}, bench.question_of
@@ -165,12 +177,19 @@ def test_the_user_s_own_flags_stand(kernels):
 
 
 def test_xla_knows_the_flags(tmp_path):
-    """It aborts the process on flags that it does not know: here they are read on a CPU, which chooses no kernels."""
+    """It aborts the process on flags that it does not know: here they are read on a CPU, which
+    chooses no kernels.
+    """
     script = tmp_path / "xla.py"
     script.write_text(
-        "import tensorflow as tf\nprint(tf.function(lambda x: x + x, jit_compile=True)(tf.ones(2)).numpy().tolist())\n"
+        "import tensorflow as tf\nprint(tf.function(lambda x: x + x, "
+        "jit_compile=True)(tf.ones(2)).numpy().tolist())\n"
     )
     flags = f"--xla_gpu_dump_autotune_results_to={tmp_path / 'out.textproto'}"
-    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True,
-                         env={**os.environ, "XLA_FLAGS": flags})  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": flags},
+    )
     assert json.loads(ran.stdout) == [2.0, 2.0], ran.stderr

@@ -1,5 +1,6 @@
 """Warm-up, rounds, when they end, what is judged after them, and that a kill loses none."""
 
+import itertools
 import json
 import re
 import signal
@@ -59,7 +60,11 @@ def test_the_steps_asked_for_are_spread_over_the_rounds(bench, loops, rounds, pl
 @pytest.mark.parametrize("rounds", [[], ["--rounds=3"]])
 def test_so_many_steps_means_so_many(main, forms, rounds):
     ran = main(
-        f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", "--num_loops=23", *rounds
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--batch_size=2",
+        "--num_loops=23",
+        *rounds,
     )
     assert ran.status == 0, ran.err
     (record,) = ran.records
@@ -71,11 +76,18 @@ def test_so_many_steps_means_so_many(main, forms, rounds):
 
 @pytest.fixture
 def session(bench, tmp_path):
-    """Makes a session of a case with rounds of these medians of seconds, a step each hundredth of it."""
+    """Makes a session of a case with rounds of these medians of seconds, a step each hundredth of
+    it.
+    """
 
     def make(precision, *rounds, flags=(), took=1.0):
         config = bench.parse_flags(["tensorrt.py", f"--output_dir={tmp_path}", *flags])
-        job = bench.Job(bench.Case("native" if precision == "native" else "xla", precision, 8), config, None, None)
+        job = bench.Job(
+            bench.Case("native" if precision == "native" else "xla", precision, 8),
+            config,
+            None,
+            None,
+        )
         made = bench.Session(job)
         made.rounds = [{"device": bench.Timing([seconds] * 3, 1.0, 1.0)} for seconds in rounds]
         made.seconds = [took] * len(rounds)
@@ -100,7 +112,9 @@ def test_rounds_end_when_the_speed_is_known_or_the_time_is_up(session):
 
 
 def test_times_native_has_to_be_known_too(session):
-    """Both speeds are steady, but for the turns in which native had another; native goes on beside the case."""
+    """Both speeds are steady, but for the turns in which native had another; native goes on beside
+    the case.
+    """
     native, case = session("native", 0.2, 0.2, 0.2, 0.25, 0.2), session("fp16", *STEADY)
     assert not case.has_enough([native, case])
     native.rounds = session("native", *[0.2] * 5).rounds
@@ -108,6 +122,14 @@ def test_times_native_has_to_be_known_too(session):
     assert not native.has_enough([native, case]), "the case is not over yet"
     case.over = True
     assert native.has_enough([native, case])
+
+
+def test_native_ends_with_the_last_that_needs_it_beside_itself(bench, session):
+    """Its own speed was known before: no turn of its own would come in which to notice."""
+    native, case = session("native", *[0.2] * 5), session("fp16", *STEADY)
+    with bench.Turns([native, case], None) as turns:
+        assert [job.case.precision for job, _ in turns.finished()] == ["fp16", "native"]
+        assert not list(itertools.islice(turns.next(), 1)), "all have enough"
 
 
 def test_rounds_asked_for_are_made_and_no_more(session):
@@ -118,12 +140,22 @@ def test_rounds_asked_for_are_made_and_no_more(session):
 
 
 def test_auto_measures_rounds_of_the_wanted_length(bench, main, forms, monkeypatch):
-    """With everything scaled down a hundred times; how many steps that is, the engine's speed says."""
+    """With everything scaled down a hundred times; how many steps that is, the engine's
+    speed says.
+    """
     for name in ("WARM_LEAST", "WARM_MOST", "WARM_WINDOW", "ROUND_SECONDS"):
         monkeypatch.setattr(bench, name, getattr(bench, name) / 100)
     monkeypatch.setattr(bench, "MOST_SECONDS", 2.0)
-    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", "--native", "--fp32",
-             "--engine=onnxruntime", "--num_loops=auto", "--num_warmup=auto"]  # fmt: skip
+    flags = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--batch_size=2",
+        "--native",
+        "--fp32",
+        "--engine=onnxruntime",
+        "--num_loops=auto",
+        "--num_warmup=auto",
+    ]
     ran = main(*flags)
     assert ran.status == 0, ran.err
     for record in ran.records:
@@ -135,8 +167,14 @@ def test_auto_measures_rounds_of_the_wanted_length(bench, main, forms, monkeypat
 
 def test_agreement_and_accuracy_are_of_all_images(main, forms, digits):
     """At every batch size, with steps that the images do not fill."""
-    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", f"--image_dir={digits.folder}"]
-    ran = main(*flags, "--native", "--fp16", "--engine=onnxruntime", "--batch_size=1,8", "--num_images=101")
+    flags = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        f"--image_dir={digits.folder}",
+    ]
+    ran = main(
+        *flags, "--native", "--fp16", "--engine=onnxruntime", "--batch_size=1,8", "--num_images=101"
+    )
     assert ran.status == 0, ran.err
     assert "101 of its 300 images are read" in ran.err
     for record in ran.records:
@@ -148,7 +186,9 @@ def test_agreement_and_accuracy_are_of_all_images(main, forms, digits):
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_native_is_opened_once_for_all_that_is_compared_with_it(bench, main, forms, monkeypatch, native):
+def test_native_is_opened_once_for_all_that_is_compared_with_it(
+    bench, main, forms, monkeypatch, native
+):
     opened, real = [], bench.OpenCase.open
 
     def count(self, built=None):
@@ -156,8 +196,14 @@ def test_native_is_opened_once_for_all_that_is_compared_with_it(bench, main, for
         return real(self, built)
 
     monkeypatch.setattr(bench.OpenCase, "open", count)
-    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp32", "--int8",
-             "--engine=onnxruntime", "--batch_size=2"]  # fmt: skip
+    flags = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--fp32",
+        "--int8",
+        "--engine=onnxruntime",
+        "--batch_size=2",
+    ]
     ran = main(*flags, *["--native"] * native)
     assert ran.status == 0, ran.err
     assert opened == ["native 2", "fp32 onnxruntime 2", "int8 onnxruntime 2"]
@@ -165,7 +211,13 @@ def test_native_is_opened_once_for_all_that_is_compared_with_it(bench, main, for
 
 
 def test_lines_say_what_starts_and_ends(main, forms):
-    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--native", "--fp32", "--batch_size=2"]
+    flags = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--native",
+        "--fp32",
+        "--batch_size=2",
+    ]
     ran = main(*flags, "--engine=onnxruntime", "--num_loops=8")
     assert ran.status == 0, ran.err
     lines = ran.err.splitlines()
@@ -174,7 +226,9 @@ def test_lines_say_what_starts_and_ends(main, forms):
     assert lines[2].endswith(" s to go")
     number = r"[\d,]+"
     assert re.fullmatch(rf"tensorrt.py: \[1/2\] native 2: {number} images/s", lines[3])
-    assert re.fullmatch(rf"tensorrt.py: \[2/2\] FP32 onnxruntime 2: {number} images/s, [\d.]+x native", lines[4])
+    assert re.fullmatch(
+        rf"tensorrt.py: \[2/2\] FP32 onnxruntime 2: {number} images/s, [\d.]+x native", lines[4]
+    )
 
 
 def test_no_case_outlives_its_parent_and_rounds_of_a_killed_run_become_records(forms, tmp_path):
@@ -185,7 +239,9 @@ def test_no_case_outlives_its_parent_and_rounds_of_a_killed_run_become_records(f
     process = subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def rounds():
-        return sum(path.read_text().count('"round"') for path in tmp_path.glob("unfinished_*.jsonl"))
+        return sum(
+            path.read_text().count('"round"') for path in tmp_path.glob("unfinished_*.jsonl")
+        )
 
     wait_for(lambda: rounds() >= 3, process)
     children = children_of(process)

@@ -28,7 +28,9 @@ def test_typical_speed_lies_between_the_slowest_and_the_fastest_batch(bench):
 
 
 def test_twenty_rounds_are_eight_batches_of_neighbours(bench):
-    """Batches of 3, 3, 3, 3, 2, 2, 2, 2 rounds; the interval of eight medians reaches from lowest to highest."""
+    """Batches of 3, 3, 3, 3, 2, 2, 2, 2 rounds; the interval of eight medians reaches from lowest
+    to highest.
+    """
     medians = [0.1, 0.2, 0.1] + [0.2] * 15 + [0.4, 0.2]
     found = bench.typical(rounds_of(*medians), 1)
     last = math.sqrt(0.4 * 0.2)  # the median of two logarithms
@@ -36,7 +38,9 @@ def test_twenty_rounds_are_eight_batches_of_neighbours(bench):
 
 
 def test_undisturbed_speed_by_hand(bench):
-    """The tenth of the rounds' tenths, give or take what the four quieter of five batches lie apart."""
+    """The tenth of the rounds' tenths, give or take what the four quieter of five batches lie
+    apart.
+    """
     rounds = [[seconds] * 3 for seconds in (0.100, 0.300, 0.101, 0.102, 0.104)]
     logs = np.log([0.100, 0.101, 0.102, 0.104, 0.300])
     value, apart = logs[0] + 0.4 * (logs[1] - logs[0]), logs[3] - logs[0]
@@ -45,7 +49,9 @@ def test_undisturbed_speed_by_hand(bench):
 
 
 def test_what_others_do_for_a_while_leaves_the_undisturbed_speed_alone(bench):
-    """Sixteen rounds, six of them at half the speed: the typical speed's interval holds both, the other's only one."""
+    """Sixteen rounds, six of them at half the speed: the typical speed's interval holds both, the
+    other's only one.
+    """
     quiet = [[0.100, 0.101, 0.102]] * 16
     disturbed = [*quiet[:4], *[[0.2, 0.202, 0.204]] * 6, *quiet[:6]]
     typical = bench.typical(disturbed, 1)
@@ -54,7 +60,9 @@ def test_what_others_do_for_a_while_leaves_the_undisturbed_speed_alone(bench):
 
 
 def test_times_native_pairs_the_rounds_of_one_turn(bench):
-    """What slows both rounds of a pair cancels: exactly twice, although the speed halves on the way."""
+    """What slows both rounds of a pair cancels: exactly twice, although the speed halves on the
+    way.
+    """
     native = rounds_of(0.2, 0.2, 0.4, 0.4, 0.4, 0.4)
     ours = rounds_of(0.1, 0.1, 0.2, 0.2, 0.2)
     assert bench.times_native(ours, native) == pytest.approx((2, 2, 2))
@@ -66,7 +74,9 @@ def test_fewer_than_five_rounds_are_told_by_their_parts(bench):
     loop = [0.1] * 8 + [0.2] * 8
     assert bench.typical([loop], 1) == pytest.approx((1 / math.sqrt(0.02), 1 / 0.2, 1 / 0.1))
     assert len(bench.in_parts([loop] * 3)) == 9 and len(bench.in_parts([loop] * 4)) == 8
-    assert len(bench.in_parts([[0.1, 0.2]])) == 2 and bench.typical([[0.1, 0.2]], 1).high == pytest.approx(10)
+    assert len(bench.in_parts([[0.1, 0.2]])) == 2 and bench.typical(
+        [[0.1, 0.2]], 1
+    ).high == pytest.approx(10)
 
 
 def test_auto_stops_when_speed_and_times_native_are_known(bench):
@@ -78,14 +88,18 @@ def test_auto_stops_when_speed_and_times_native_are_known(bench):
 
 
 def test_auto_goes_on_after_a_step_of_the_speed(bench):
-    """Five rounds at one speed are known; a sixth at another is not what they said, and five more make no median."""
+    """Five rounds at one speed are known; a sixth at another is not what they said, and five more
+    make no median.
+    """
     first, second = [[0.1] * 3] * 5, [[0.12] * 3] * 5
     assert bench.known_well_enough(first) and not bench.known_well_enough([*first, *second])
 
 
 @pytest.mark.parametrize(("count", "rank"), [(299, 299), (300, 300), (500, 499), (1000, 996)])
 def test_p99_bound_ranks(bench, count, rank):
-    """Ranks of the upper 95 % bound of the 99th percentile, by the binomial distribution's own sum."""
+    """Ranks of the upper 95 % bound of the 99th percentile, by the binomial
+    distribution's own sum.
+    """
     bound = bench.p99_bound(list(range(1, count + 1)))
     assert bound == rank
 
@@ -117,7 +131,9 @@ def test_record_says_what_its_rounds_know(bench):
 
 
 def test_the_interval_beside_the_median_is_the_typical_speeds(bench):
-    """Rounds of unlike length: the median of all steps is the long round's, and lies in the interval all the same."""
+    """Rounds of unlike length: the median of all steps is the long round's, and lies in the
+    interval all the same.
+    """
     rounds = [[0.1] * 4, [0.1] * 4, [0.2] * 99, [0.1] * 4, [0.1] * 4, [0.1] * 4]
     numbers = {**bench.statistics(sum(rounds, []), 8), **bench.round_statistics(rounds, 8)}
     assert (numbers["fps_median"], numbers["fps_typical"]) == pytest.approx((40, 80))
@@ -125,7 +141,9 @@ def test_the_interval_beside_the_median_is_the_typical_speeds(bench):
 
 
 def test_what_else_the_machine_did_by_hand(bench, monkeypatch):
-    """In 2 s all cores worked 3 s, 1.6 of them for this process; 0.1 s were stolen, 0.5 s waited."""
+    """In 2 s all cores worked 3 s, 1.6 of them for this process; 0.1 s were stolen, 0.5 s
+    waited.
+    """
     before = {"seconds": 10.0, "busy": 50.0, "stolen": 1.0, "own": 4.0, "waited": 7.0}
     after = {"seconds": 12.0, "busy": 53.0, "stolen": 1.1, "own": 5.6, "waited": 7.5}
     readings = iter([before, after])
@@ -174,7 +192,9 @@ def test_the_likeliest_cause_of_a_noisy_case(bench, clocks, cause):
 def test_a_noisy_record_says_what_was_seen(bench):
     """Rounds at two speeds, while others used a core in one of them."""
     seconds, busy = [[0.1] * 4, [0.2] * 4] * 3, {"surroundings": {"other_cores": 1.0}}
-    timings = [bench.Timing(each, 1.0, 1.0, clocks) for each, clocks in zip(seconds, [{}, busy] * 3)]
+    timings = [
+        bench.Timing(each, 1.0, 1.0, clocks) for each, clocks in zip(seconds, [{}, busy] * 3)
+    ]
     result = bench.Result(bench.Case("native", "native", 8))
     bench.merge_rounds(result, [{"device": timing} for timing in timings])
     bench.timings_of(result)
@@ -190,19 +210,27 @@ def test_a_round_keeps_what_else_the_machine_did(main, forms):
         assert around.get("other_cores", 0) >= 0 and around.get("waited_share", 0) >= 0
 
 
-some_rounds = st.lists(st.lists(st.floats(1e-5, 10), min_size=2, max_size=9), min_size=1, max_size=30)
+some_rounds = st.lists(
+    st.lists(st.floats(1e-5, 10), min_size=2, max_size=9), min_size=1, max_size=30
+)
 
 
 @given(some_rounds, some_rounds)
 def test_every_estimate_lies_in_its_interval(bench, rounds, native):
-    for found in (bench.typical(rounds, 4), bench.undisturbed(rounds, 4), bench.times_native(rounds, native)):
+    for found in (
+        bench.typical(rounds, 4),
+        bench.undisturbed(rounds, 4),
+        bench.times_native(rounds, native),
+    ):
         assert 0 < found.low <= found.value * (1 + 1e-9) and found.value <= found.high * (1 + 1e-9)
         assert math.isfinite(found.high)
 
 
 @pytest.mark.parametrize("estimate", ["typical", "undisturbed"])
 def test_recorded_runs_hold_what_the_others_say(bench, estimate):
-    """Five runs of five rounds on a machine that switches between speeds; what one loop knew of itself held none."""
+    """Five runs of five rounds on a machine that switches between speeds; what one loop knew of
+    itself held none.
+    """
     runs = {}
     for line in (ROOT / "tests/data/rounds.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -227,6 +255,8 @@ def test_ratio_of_two_runs_by_hand(report):
 
 
 def test_ratio_has_the_ends_of_its_parts(report):
-    """What only the new one's low end and the old one's high end leave open opens the low end alone."""
+    """What only the new one's low end and the old one's high end leave open opens the low end
+    alone.
+    """
     assert report.ratio_of_estimates((100, 90, 100), (100, 100, 100)) == pytest.approx((1, 0.9, 1))
     assert report.ratio_of_estimates((100, 100, 100), (100, 80, 100)) == pytest.approx((1, 1, 1.25))

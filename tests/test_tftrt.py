@@ -1,4 +1,6 @@
-"""TF-TRT as far as it goes without libnvinfer 8.6 and a GPU: guards, messages, arguments, the graph around it."""
+"""TF-TRT as far as it goes without libnvinfer 8.6 and a GPU: guards, messages, arguments, the graph
+around it.
+"""
 
 import inspect
 import subprocess
@@ -12,7 +14,9 @@ from tensorflow.core.framework import graph_pb2  # isort: skip
 
 @pytest.fixture
 def engine_graph():
-    """A GraphDef as TF-TRT writes it: a segment of three nodes behind one TRTEngineOp, and three nodes around it."""
+    """A GraphDef as TF-TRT writes it: a segment of three nodes behind one TRTEngineOp, and three
+    nodes around it.
+    """
 
     def make(engines=1):
         graph_def = graph_pb2.GraphDef()
@@ -34,7 +38,9 @@ def engine_graph():
 
 @pytest.fixture
 def converter(engine_graph):
-    """A stand-in for TrtGraphConverter that keeps what it is told and converts to `engine_graph`."""
+    """A stand-in for TrtGraphConverter that keeps what it is told and converts to
+    `engine_graph`.
+    """
 
     class Converter:
         told = {}
@@ -62,8 +68,15 @@ def job(bench, forms, digits, tmp_path):
     """A case of the digits network, calibrated on twenty of the digits."""
 
     def make(precision, *flags):
-        flags = [f"--output_dir={tmp_path}", f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", *flags]
-        config = bench.parse_flags(["tensorrt.py", "--workspace_size=512", "--num_calibration_images=20", *flags])
+        flags = [
+            f"--output_dir={tmp_path}",
+            f"--frozen_graph={forms['frozen_graph']}",
+            "--preprocessing=none",
+            *flags,
+        ]
+        config = bench.parse_flags(
+            ["tensorrt.py", "--workspace_size=512", "--num_calibration_images=20", *flags]
+        )
         graph = bench.load_graph(config)
         case = bench.Case("tftrt", precision, 8)
         return bench.Job(case, config, graph, bench.Images(digits.pixels[:8], ["digit"] * 8))
@@ -84,7 +97,8 @@ def test_what_the_converter_is_told(bench, job, converter, digits, precision):
     assert told["input_graph_def"].node
     assert graph_def == converter.result
     if precision == "int8":
-        assert [feed[given.graph.input].shape for feed in converter.fed] == [(8, 8, 8, 1)] * 3  # 20 images, filled up
+        # 20 images, filled up
+        assert [feed[given.graph.input].shape for feed in converter.fed] == [(8, 8, 8, 1)] * 3
         assert facts["calibration"]["images"] == 20
         assert facts["calibration"]["source"] == "calibration_dir"
         assert (given.path().parent / "tftrt_int8_calib_net.pb").exists()
@@ -103,7 +117,10 @@ def test_tensorflows_converter_takes_what_it_is_told(bench, job, converter, prec
     bench.convert_by_tftrt(tf, converter, job(precision))
     for method, (args, kwargs) in converter.told.items():
         inspect.signature(getattr(TrtGraphConverter, method)).bind(None, *args, **kwargs)
-    assert converter.told["__init__"][1]["precision_mode"] in TrtPrecisionMode.supported_precision_modes()
+    assert (
+        converter.told["__init__"][1]["precision_mode"]
+        in TrtPrecisionMode.supported_precision_modes()
+    )
 
 
 @pytest.mark.legacy
@@ -124,11 +141,15 @@ def test_share_of_nodes(bench, engine_graph):
 
 
 @pytest.mark.parametrize("engines", [0, 1])
-def test_an_unconverted_graph_is_an_error(bench, job, converter, engine_graph, monkeypatch, engines):
+def test_an_unconverted_graph_is_an_error(
+    bench, job, converter, engine_graph, monkeypatch, engines
+):
     converter.result = engine_graph(engines)
     real = bench.convert_by_tftrt
     monkeypatch.setattr(bench, "convert_by_tftrt", lambda tf, _, given: real(tf, converter, given))
-    monkeypatch.setitem(sys.modules, "tensorflow.python.compiler.tensorrt.trt_convert", type(sys)("trt_convert"))
+    monkeypatch.setitem(
+        sys.modules, "tensorflow.python.compiler.tensorrt.trt_convert", type(sys)("trt_convert")
+    )
     sys.modules["tensorflow.python.compiler.tensorrt.trt_convert"].TrtGraphConverter = converter
     given = job("fp16")
     if not engines:
@@ -143,7 +164,9 @@ def test_an_unconverted_graph_is_an_error(bench, job, converter, engine_graph, m
 
 
 def test_why_not(bench, monkeypatch):
-    """In each state that a machine can be in, with the remedy; nothing is imported from a TensorFlow without TF-TRT."""
+    """In each state that a machine can be in, with the remedy; nothing is imported from a
+    TensorFlow without TF-TRT.
+    """
     engine = bench.TfTrt()
     monkeypatch.setattr(bench, "gpus", list)
     monkeypatch.setattr(bench, "version_of", lambda *names: "2.21.0")
@@ -168,7 +191,9 @@ def test_why_not(bench, monkeypatch):
 
 
 def test_asking_never_aborts_the_process(command):
-    """TensorFlow 2.17 without libnvinfer aborts when it is asked for its TensorRT version: a process of its own."""
+    """TensorFlow 2.17 without libnvinfer aborts when it is asked for its TensorRT version: a
+    process of its own.
+    """
     ran = command("--doctor")
     assert ran.returncode == 0, ran.stderr
     assert "tftrt:" in ran.stdout
@@ -202,14 +227,20 @@ def test_the_abort_that_is_guarded_against_is_real(bench):
 def test_tftrt_asked_for_is_a_failed_row_with_the_reason(main, forms, bench):
     if not bench.TfTrt().why_not("fp16"):
         pytest.skip("TF-TRT runs here")
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--fp16", "--engine=tftrt")
+    ran = main(
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--fp16",
+        "--engine=tftrt",
+    )
     assert ran.status == 1
     assert [record["status"] for record in ran.records] == ["failed"]
     assert "tftrt cannot run FP16: " in ran.records[0]["error"]
 
 
 def test_what_tftrt_logs_is_told_once_without_time_and_place(bench):
-    warning = "2026-11-24 08:00:0{}: W tensorflow/x.cc:10] TF-TRT Warning: Engine creation failed: no space"
+    place = "2026-11-24 08:00:0{}: W tensorflow/x.cc:10]"
+    warning = f"{place} TF-TRT Warning: Engine creation failed: no space"
     lines = [
         warning.format(1),
         warning.format(2),

@@ -46,7 +46,9 @@ class Signature(NamedTuple):
 
 
 def signatures(doc):
-    """The overloads in a docstring, as `create_network(self: Builder, flags: int = 0) -> Network`."""
+    """The overloads in a docstring, as `create_network(self: Builder, flags: int = 0) ->
+    Network`.
+    """
     found = []
     for arguments, result in re.findall(r"^(?:\d+\. )?\w*\((.*)\) -> (.+)$", doc or "", re.M):
         words = filter(None, map(str.strip, re.split(r",(?![^\[(<]*[\])>])", arguments)))
@@ -290,7 +292,9 @@ class Uses(ast.NodeVisitor):
         return Value("items", [old if new is None else new for old, new in pairs])
 
     def visit_FunctionDef(self, node):
-        """A function in another: it sees the names around it; what it returns is not the outer's."""
+        """A function in another: it sees the names around it; what it returns is not the
+        outer's.
+        """
         current, self.current = self.current, f"{self.current}.{node.name}"
         self.generic_visit(node)
         self.current = current

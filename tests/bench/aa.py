@@ -108,7 +108,9 @@ def parse(argv):
 def measure(options, flags):
     """Makes the runs, every other one planted where that is asked for."""
     if options.keep.exists():
-        sys.exit(f"aa.py: {options.keep} is there already: pass another --keep, or count it with --of")
+        sys.exit(
+            f"aa.py: {options.keep} is there already: pass another --keep, or count it with --of"
+        )
     for turn in range(options.runs):
         planted = options.plant if turn % 2 else 0
         run(options.keep, f"{'planted' if planted else 'plain'}-{turn:03}", planted, flags)
@@ -122,7 +124,8 @@ def main():
     if not options.of:
         measure(options, flags)
     plain, planted = (
-        [report.merged([str(path)]) for path in sorted(folder.glob(f"{kind}-*.jsonl"))] for kind in ("plain", "planted")
+        [report.merged([str(path)]) for path in sorted(folder.glob(f"{kind}-*.jsonl"))]
+        for kind in ("plain", "planted")
     )
     device = plain[0][0]["device"]
     print(f"{len(plain)} runs, typical/undisturbed images/s on {device}:", *speeds(plain), sep="\n")

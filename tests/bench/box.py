@@ -3,8 +3,9 @@
     python tests/bench/box.py --fp16 --engine=xla --batch_size=128 --gpus=all
     python tests/bench/box.py --fp32 --engine=onnxruntime --batch_size=8 --gpus=cpu:2
 
-The first engine and precision that the flags name, as the program runs it: a process for each GPU, which meet before
-every loop. Prints the ratio of the sum of the bursts to the burst of the first GPU alone.
+The first engine and precision that the flags name, as the program runs it: a process for each GPU,
+which meet before every loop. Prints the ratio of the sum of the bursts to the burst of the first
+GPU alone.
 """
 
 import os
@@ -36,8 +37,11 @@ def main():
         sums = " + ".join(f"{speed:,.0f}" for speed in together)
         print(f"alone {alone[0]:,.0f}, together {sums} images/s", flush=True)
     load_now = os.getloadavg()[0]
-    print(f"{job.case}: {len(placements)} together do {statistics.median(ratios):.3f} times one alone "
-          f"({min(ratios):.3f} to {max(ratios):.3f}, {ROUNDS} rounds in turn; load {load_now:.1f})")  # fmt: skip
+    print(
+        f"{job.case}: {len(placements)} together do {statistics.median(ratios):.3f} times one "
+        f"alone ({min(ratios):.3f} to {max(ratios):.3f}, {ROUNDS} rounds in turn; load "
+        f"{load_now:.1f})"
+    )
 
 
 if __name__ == "__main__":

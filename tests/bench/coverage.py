@@ -1,4 +1,5 @@
-"""How often the interval of each estimator over rounds holds what other runs say, and how wide it is.
+"""How often the interval of each estimator over rounds holds what other runs say, and how wide it
+is.
 
     python tests/bench/coverage.py [results.jsonl or rounds.jsonl ...]
 
@@ -28,7 +29,7 @@ STEPS = 20  # of a synthetic round
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
-# ------------------------------------------------------------------------------------------------- synthetic series
+# --------------------------------------------------------------------------------- synthetic series
 
 
 def independent(rounds, random):
@@ -101,13 +102,15 @@ def synthetic(series, rounds, seed):
         yield [steps_of(common + random.normal(0, 0.005, rounds), random) for _ in range(2)]
 
 
-# -------------------------------------------------------------------------------------------------- recorded series
+# ---------------------------------------------------------------------------------- recorded series
 
 
 def recorded(paths):
     """Runs by their series and case: each the rounds of the case, and native's of the same run."""
     runs = {}
-    for line in itertools.chain.from_iterable(Path(path).read_text().splitlines() for path in paths):
+    for line in itertools.chain.from_iterable(
+        Path(path).read_text().splitlines() for path in paths
+    ):
         row = json.loads(line)
         runs.setdefault((row["series"], row["run"]), {})[row["case"]] = row["rounds"]
     found = {}
@@ -118,14 +121,18 @@ def recorded(paths):
 
 
 def regrouped(pairs):
-    """Runs of several rounds as they are; of runs of one loop, five at a time, every tenth choice."""
+    """Runs of several rounds as they are; of runs of one loop, five at a time, every
+    tenth choice.
+    """
     if len(pairs[0][0]) > 1:
         return pairs
-    chosen = itertools.islice(itertools.combinations(range(len(pairs)), bench.LEAST_ROUNDS), 0, None, 10)
+    chosen = itertools.islice(
+        itertools.combinations(range(len(pairs)), bench.LEAST_ROUNDS), 0, None, 10
+    )
     return [tuple([pairs[i][which][0] for i in group] for which in (0, 1)) for group in chosen]
 
 
-# ------------------------------------------------------------------------------------------------------- candidates
+# --------------------------------------------------------------------------------------- candidates
 
 
 def student(values):
@@ -168,7 +175,9 @@ def of_rounds(estimator, share):
 
 
 def of_pairs(estimator, share=0.5):
-    return lambda rounds, native: estimator(bench.levels(native, share) - bench.levels(rounds, share))
+    return lambda rounds, native: estimator(
+        bench.levels(native, share) - bench.levels(rounds, share)
+    )
 
 
 def of_ratio(rounds, native):
@@ -199,7 +208,7 @@ CANDIDATES = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def auto(rounds, native):
@@ -234,7 +243,9 @@ def table(title, columns, others):
 
 
 def verdicts(columns):
-    """Of all pairs of runs of one program: how many are the same, and how many slower ones found."""
+    """Of all pairs of runs of one program: how many are the same, and how many slower
+    ones found.
+    """
     report = load("report", "report.py")
     print("\n| pairs | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for name, estimate in (("typical", bench.typical), ("**undisturbed**", bench.undisturbed)):
@@ -274,7 +285,9 @@ def main():
         stopped[name] = [auto(*run) for run in runs]
     for title in CANDIDATES:
         table(title, stopped, False)
-    counts = {name: np.median([len(rounds) for rounds, _ in runs]) for name, runs in stopped.items()}
+    counts = {
+        name: np.median([len(rounds) for rounds, _ in runs]) for name, runs in stopped.items()
+    }
     print("\nrounds: " + ", ".join(f"{name} {count:.0f}" for name, count in counts.items()))
 
 

@@ -1,9 +1,11 @@
-"""What the program itself costs a case: cases of an engine that does nothing, through processes and through Ray.
+"""What the program itself costs a case: cases of an engine that does nothing, through processes and
+through Ray.
 
     python tests/bench/driver.py [cases, default 1000]
 
-A copy of the program with that engine in native's place runs by the command line, once with few cases and once with
-all; the difference over the number of cases is what one costs: its process, its record, its row.
+A copy of the program with that engine in native's place runs by the command line, once with few
+cases and once with all; the difference over the number of cases is what one costs: its process, its
+record, its row.
 """
 
 import os
@@ -55,8 +57,17 @@ def seconds(folder, cases, program, *flags):
     """How long a run with so many cases takes."""
     sizes = ",".join(str(1 + index % 8) for index in range(cases))
     out = folder / "out"
-    words = [sys.executable, str(folder / program), f"--frozen_graph={folder / 'graph.pb'}", "--preprocessing=none",
-             "--num_loops=2", "--num_warmup=0", f"--batch_size={sizes}", f"--output_dir={out}", *flags]  # fmt: skip
+    words = [
+        sys.executable,
+        str(folder / program),
+        f"--frozen_graph={folder / 'graph.pb'}",
+        "--preprocessing=none",
+        "--num_loops=2",
+        "--num_warmup=0",
+        f"--batch_size={sizes}",
+        f"--output_dir={out}",
+        *flags,
+    ]
     results = out / "results.jsonl"
     before = len(results.read_text().splitlines()) if results.exists() else 0
     start = time.perf_counter()
@@ -72,11 +83,17 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_program(folder)
-        for what, flags in {"processes": ["tensorrt.py"], "Ray": ["fleet.py", "--ray_address=local"]}.items():
+        for what, flags in {
+            "processes": ["tensorrt.py"],
+            "Ray": ["fleet.py", "--ray_address=local"],
+        }.items():
             few, many = (seconds(folder, count, *flags) for count in (FEW, cases))
             each = (many - few) / (cases - FEW)
-            print(f"{what}: {each:.3f} s a case ({cases} cases in {many:.1f} s, {FEW} in {few:.1f} s; "
-                  f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f})", flush=True)  # fmt: skip
+            print(
+                f"{what}: {each:.3f} s a case ({cases} cases in {many:.1f} s, {FEW} in {few:.1f} "
+                f"s; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

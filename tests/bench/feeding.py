@@ -1,4 +1,5 @@
-"""What feeding an engine from the host costs: bursts from the host against bursts on the resident batch, in turn.
+"""What feeding an engine from the host costs: bursts from the host against bursts on the resident
+batch, in turn.
 
 python tests/bench/feeding.py --fp16 --engine=xla --batch_size=128 [--host_dtype=uint8]
 """
@@ -19,9 +20,11 @@ def main():
         timings = case.measure_round(job.config.num_loops)
         resident, host = (timings[inputs].throughput for inputs in ("device", "host"))
         ratios.append(host / resident)
-    print(f"{job.case}, {job.dtype} from the host: {statistics.median(ratios):.3f} of the resident burst "
-          f"({min(ratios):.3f} to {max(ratios):.3f}, {ROUNDS} rounds in turn; {resident:,.0f} images/s resident; "
-          f"load {os.getloadavg()[0]:.1f})")  # fmt: skip
+    print(
+        f"{job.case}, {job.dtype} from the host: {statistics.median(ratios):.3f} of the resident "
+        f"burst ({min(ratios):.3f} to {max(ratios):.3f}, {ROUNDS} rounds in turn; {resident:,.0f} "
+        f"images/s resident; load {os.getloadavg()[0]:.1f})"
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SIDE = 32  # pixels of the network's input
 DRAWN = 37  # that are drawn: the program scales to 256/224 and takes the centre
 TRAINED_ON, CALIBRATED_ON, SHOWN = 4000, 64, 128
-CLASSES = (*("rows", "columns", "diagonals", "chequers", "disc"), *("ring", "square", "frame", "cross", "saltire"))
+CLASSES = (
+    *("rows", "columns", "diagonals", "chequers", "disc"),
+    *("ring", "square", "frame", "cross", "saltire"),
+)
 PRECISIONS = ("--native", "--fp32", "--fp16", "--int8")
 
 
@@ -95,7 +98,12 @@ def ran(*flags):
     words = [sys.executable, str(ROOT / "tensorrt.py"), *flags]
     done = subprocess.run(words, capture_output=True, text=True)
     print(done.stdout + done.stderr, flush=True)
-    return {"command": words[1:], "status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+    return {
+        "command": words[1:],
+        "status": done.returncode,
+        "stdout": done.stdout,
+        "stderr": done.stderr,
+    }
 
 
 def collect(folder, flags):

@@ -1,11 +1,12 @@
-"""The measurements behind README's table of a GPU: runs what is still missing, and writes the table.
+"""The measurements behind README's table of a GPU: runs what is still missing, and writes the
+table.
 
-    python tests/bench/gpu_table.py --output_dir=DIR --seconds=520        runs cases until the time is up
-    python tests/bench/gpu_table.py --table tests/data/h100.jsonl         prints the table of kept records
+    python tests/bench/gpu_table.py --output_dir=DIR --seconds=520   runs cases until the time is up
+    python tests/bench/gpu_table.py --table tests/data/h100.jsonl    the table of kept records
 
-Each case is `tensorrt.py`'s own, with native beside it in the same run. What DIR/results.jsonl holds already for this
-TensorFlow is not run again, so that a machine that is lent for minutes can be used again and again. Ratios are to the
-native of the same TensorFlow.
+Each case is `tensorrt.py`'s own, with native beside it in the same run. What DIR/results.jsonl
+holds already for this TensorFlow is not run again, so that a machine that is lent for minutes can
+be used again and again. Ratios are to the native of the same TensorFlow.
 """
 
 import argparse
@@ -41,7 +42,9 @@ QUEUE = [
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output_dir", default="/tmp/gpu_table")
     parser.add_argument("--seconds", type=float, default=520)
     parser.add_argument("--table")
@@ -58,7 +61,11 @@ def main():
         missing = [size for size in sizes.split(",") if (engine, precision, int(size)) not in done]
         left = until - time.monotonic()
         if reason or not missing or left < 20:
-            print(f"{engine} {precision} {sizes}: {reason or ('no time left' if missing else 'kept')}", flush=True)
+            print(
+                f"{engine} {precision} {sizes}: "
+                f"{reason or ('no time left' if missing else 'kept')}",
+                flush=True,
+            )
             continue
         run(engine, precision, missing, folder, left, flags)
     return 0
@@ -76,7 +83,13 @@ def measured(records, tensorflow):
 
 def run(engine, precision, sizes, folder, seconds, flags):
     """One run of the program, ended when the time is up: what it measured until then is kept."""
-    command = [sys.executable, str(ROOT / "tensorrt.py"), "--native", f"--{precision}", f"--engine={engine}"]
+    command = [
+        sys.executable,
+        str(ROOT / "tensorrt.py"),
+        "--native",
+        f"--{precision}",
+        f"--engine={engine}",
+    ]
     command += [f"--batch_size={','.join(sizes)}", f"--output_dir={folder}", *flags]
     graph = folder / "resnet50_v2.pb"
     if graph.exists() and not any("graph" in flag or "model" in flag for flag in flags):
@@ -91,14 +104,23 @@ def run(engine, precision, sizes, folder, seconds, flags):
 
 
 def table(records):
-    """A Markdown table: a row for each stack, engine and precision, a column for each batch size."""
-    newest = {row_of(r) + (r["batch_size"],): r for r in records if r["status"] == "ok" and "device" in r["timings"]}
+    """A Markdown table: a row for each stack, engine and precision, a column for each
+    batch size.
+    """
+    newest = {
+        row_of(r) + (r["batch_size"],): r
+        for r in records
+        if r["status"] == "ok" and "device" in r["timings"]
+    }
     sizes = sorted({key[-1] for key in newest})
     rows = list(dict.fromkeys(key[:-1] for key in newest))
     lines = ["| images/s, waited / enqueued (times native) | " + " | ".join(map(str, sizes)) + " |"]
     lines.append("|---" * (len(sizes) + 1) + "|")
     for row in sorted(rows, key=lambda row: (row[0], row[1] != "native")):
-        cells = [cell(newest.get((*row, size)), newest.get((row[0], "native", "native", size))) for size in sizes]
+        cells = [
+            cell(newest.get((*row, size)), newest.get((row[0], "native", "native", size)))
+            for size in sizes
+        ]
         name = row[1] if row[1] == "native" else f"{row[1]} {row[2].upper()}"
         lines.append(f"| TensorFlow {row[0]}: {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -109,7 +131,9 @@ def row_of(record):
 
 
 def cell(record, native):
-    """Images/s of a case, each step waited for and enqueued, and how many times native's that is."""
+    """Images/s of a case, each step waited for and enqueued, and how many times native's
+    that is.
+    """
     if record is None:
         return ""
     timing = record["timings"]["device"]

@@ -2,7 +2,8 @@
 
     python tests/bench/int8.py [flags of tensorrt.py]
 
-ResNet-50 v2, batch 8, calibrated on 16 images, the two sessions timed in turn; then tensorrt-rtx's three plans.
+ResNet-50 v2, batch 8, calibrated on 16 images, the two sessions timed in turn; then tensorrt-rtx's
+three plans.
 """
 
 import os
@@ -19,7 +20,12 @@ ROUNDS = 12
 def main():
     bench = load()
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--noisolate", "--preprocessing=inception", "--batch_size=16", f"--output_dir={folder}"]
+        flags = [
+            "--noisolate",
+            "--preprocessing=inception",
+            "--batch_size=16",
+            f"--output_dir={folder}",
+        ]
         config = bench.parse_flags([sys.argv[0], *flags, *sys.argv[1:]])
         graph = bench.load_graph(config)
         images = bench.load_images(config, graph, 16)
@@ -35,11 +41,19 @@ def main():
             print(precision, {name: round(value, 3) for name, value in artifact.proof.items()})
         ratios = []
         for _ in range(ROUNDS):
-            step = {name: statistics.median(bench.time_steps(runner.enqueue, 5)) for name, runner in runners.items()}
+            step = {
+                name: statistics.median(bench.time_steps(runner.enqueue, 5))
+                for name, runner in runners.items()
+            }
             ratios.append(step["fp32"] / step["int8"])
-        print(f"INT8 runs at {statistics.median(ratios):.2f} times FP32 ({min(ratios):.2f} to {max(ratios):.2f}, "
-              f"{ROUNDS} rounds in turn)")  # fmt: skip
-        print(f"export {seconds['fp32']:.1f} s; folding, calibration on 16, quantisation {seconds['int8']:.1f} s")
+        print(
+            f"INT8 runs at {statistics.median(ratios):.2f} times FP32 ({min(ratios):.2f} to "
+            f"{max(ratios):.2f}, {ROUNDS} rounds in turn)"
+        )
+        print(
+            f"export {seconds['fp32']:.1f} s; folding, calibration on 16, quantisation "
+            f"{seconds['int8']:.1f} s"
+        )
         build_plans(bench, config, graph, images, onnx)
     print(f"{bench.device_name(config)}, load {os.getloadavg()[0]:.1f}")
 

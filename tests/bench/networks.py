@@ -1,23 +1,23 @@
 """Runs every network of tf.keras.applications, and shapes that used to fail, at every precision.
 
-    python tests/bench/networks.py photos/ --results=networks.jsonl              all that is not recorded yet
+    python tests/bench/networks.py photos/ --results=networks.jsonl    all that is not recorded yet
     python tests/bench/networks.py photos/ --results=networks.jsonl MobileNetV2  these
-    python tests/bench/networks.py photos/ --break-scales MobileNetV2            a fault planted: must be caught
-    python tests/bench/networks.py --table --results=networks.jsonl              docs/networks.md's table
+    python tests/bench/networks.py photos/ --break-scales MobileNetV2  a planted fault is caught
+    python tests/bench/networks.py --table --results=networks.jsonl    docs/networks.md's table
 
-Each network is made without weights, saved as a .keras file, and given to tensorrt.py: native, and FP32,
-FP16 and INT8 in ONNX Runtime and as TensorRT plans (built, where there is no GPU). One network at a time,
-each in a process of its own.
+Each network is made without weights, saved as a .keras file, and given to tensorrt.py: native, and
+FP32, FP16 and INT8 in ONNX Runtime and as TensorRT plans (built, where there is no GPU). One
+network at a time, each in a process of its own.
 
-Agreement is judged on the tensor in front of the softmax, which is flat with random weights and agrees
-whatever breaks, on photographs, by the signal-to-noise ratio in dB against native:
+Agreement is judged on the tensor in front of the softmax, which is flat with random weights and
+agrees whatever breaks, on photographs, by the signal-to-noise ratio in dB against native:
 
     10 log10( sum native^2 / sum (native - precision)^2 )
 
-Batch norm's scales are first taken from the photographs, and layer scales set to 0.5: a network as Keras initialises
-it lets its values fade to 1e-11, and ConvNeXt's branches count for a millionth. Random weights carry noise on more
-than trained ones do: the limits are low, and still far over what a fault leaves.
-Exit status 1: a network failed, or is below a limit.
+Batch norm's scales are first taken from the photographs, and layer scales set to 0.5: a network as
+Keras initialises it lets its values fade to 1e-11, and ConvNeXt's branches count for a millionth.
+Random weights carry noise on more than trained ones do: the limits are low, and still far over what
+a fault leaves. Exit status 1: a network failed, or is below a limit.
 """
 
 import argparse
@@ -46,7 +46,7 @@ CASES = [("native", "native")]
 CASES += [(engine, precision) for engine in ("onnxruntime", "tensorrt") for precision in LIMITS]
 
 
-# ---------------------------------------------------------------------------------------------- networks
+# ----------------------------------------------------------------------------------------- networks
 
 
 def application(name, side=SIDE):
@@ -125,7 +125,9 @@ def mixed_float16():
     import tensorflow as tf
 
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
-    body = tf.keras.applications.ResNet50(weights=None, input_shape=(SIDE, SIDE, 3), include_top=False, pooling="avg")
+    body = tf.keras.applications.ResNet50(
+        weights=None, input_shape=(SIDE, SIDE, 3), include_top=False, pooling="avg"
+    )
     tf.keras.mixed_precision.set_global_policy("float32")
     return tf.keras.Model(body.input, tf.keras.layers.Dense(1000)(body.output))
 
@@ -149,13 +151,29 @@ SHAPES = {
     "mixed_float16": mixed_float16,
     "one_channel": one_channel,
 }
-FIRST = ("MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "ConvNeXtTiny", "ResNet50V2", "ResNet50")
+FIRST = (
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "EfficientNetB0",
+    "ConvNeXtTiny",
+    "ResNet50V2",
+    "ResNet50",
+)
 FIRST += ("DenseNet121", "InceptionV3", "NASNetMobile", "Xception", "EfficientNetV2B0", "MobileNet")
-LAST = ("EfficientNetB7", "NASNetLarge", "ConvNeXtBase", "EfficientNetV2L", "ConvNeXtLarge", "ConvNeXtXLarge")
+LAST = (
+    "EfficientNetB7",
+    "NASNetLarge",
+    "ConvNeXtBase",
+    "EfficientNetV2L",
+    "ConvNeXtLarge",
+    "ConvNeXtXLarge",
+)
 
 
 def every_network():
-    """Names: the shapes, one application of each family, and the others with the largest at the end."""
+    """Names: the shapes, one application of each family, and the others with the largest at the
+    end.
+    """
     import tensorflow as tf
 
     applications = tf.keras.applications
@@ -195,7 +213,7 @@ def scales_itself(model):
     return any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in model.layers[:4])
 
 
-# ---------------------------------------------------------------------------------------------- one network
+# -------------------------------------------------------------------------------------- one network
 
 
 def examine(name, photographs, break_scales):
@@ -253,7 +271,11 @@ def run_program(bench, path, photographs, preprocessing):
             "coverage": proof.get("share_of_nodes"),
         }
         graph = record["graph"]
-        found = {"graph": Path(graph["name"]).stem, "nodes": graph, "half_share": graph["half_share"]}
+        found = {
+            "graph": Path(graph["name"]).stem,
+            "nodes": graph,
+            "half_share": graph["half_share"],
+        }
     return {**found, "cases": cases}
 
 
@@ -274,7 +296,8 @@ def agreement(bench, folder, record, pixels, preprocessing):
         engine, precision, _ = path.name.split("_", 2)
         if record["graph"] not in path.stem:
             continue
-        with contextlib.suppress(Exception):  # ONNX Runtime need not know what was written for TensorRT
+        # ONNX Runtime need not know what was written for TensorRT
+        with contextlib.suppress(Exception):
             outputs = run_onnx(path, batches, exactly=engine == "tensorrt")
             found[f"{engine} {precision}"] = round(signal_to_noise(native, outputs), 1)
     return found
@@ -285,14 +308,18 @@ def run_native(bench, path, graph, batches):
     import tensorflow as tf
 
     graph_def = bench.parse_graph_def(path.read_bytes())
-    wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
+    wrapped = tf.compat.v1.wrap_function(
+        lambda: tf.graph_util.import_graph_def(graph_def, name=""), []
+    )
     step = wrapped.prune(graph["inputs"][0]["name"], graph["outputs"][0]["name"])
     outputs = [step(tf.constant(batch)).numpy().reshape(len(batch), -1) for batch in batches]
     return np.concatenate(outputs)
 
 
 def run_onnx(path, batches, exactly):
-    """The outputs of an ONNX file in ONNX Runtime; `exactly`: every Q and DQ computed as it stands."""
+    """The outputs of an ONNX file in ONNX Runtime; `exactly`: every Q and DQ computed as
+    it stands.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -322,11 +349,13 @@ def break_file(path):
     scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     for tensor in model.graph.initializer:
         if tensor.name in scales:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / BROKEN, tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor) / BROKEN, tensor.name)
+            )
     onnx.save(model, str(path))
 
 
-# ---------------------------------------------------------------------------------------------- verdicts
+# ----------------------------------------------------------------------------------------- verdicts
 
 
 def faults(record):
@@ -348,8 +377,8 @@ def faults(record):
 def table(records):
     """The Markdown table of docs/networks.md."""
     lines = [
-        "| network | million weights | FP32 dB | FP16 dB | INT8 dB, CPU | INT8 dB, TensorRT's graph | INT8 coverage "
-        "| plans, MB (FP32, FP16, INT8) | |",
+        "| network | million weights | FP32 dB | FP16 dB | INT8 dB, CPU | INT8 dB, TensorRT's "
+        "graph | INT8 coverage | plans, MB (FP32, FP16, INT8) | |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
@@ -382,15 +411,22 @@ def run_apart(name, arguments):
         return json.loads(ran.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         last = (ran.stderr.strip().splitlines() or [""])[-1]
-        return {"network": name, "error": f"process ended with status {ran.returncode}: {last[:300]}"}
+        return {
+            "network": name,
+            "error": f"process ended with status {ran.returncode}: {last[:300]}",
+        }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photographs", nargs="?", type=Path, help="a folder of photographs")
     parser.add_argument("networks", nargs="*", help="default: all")
-    parser.add_argument("--results", type=Path, help="file of records: what it holds is not run again")
-    parser.add_argument("--break-scales", action="store_true", help="divide INT8's scales: must be caught")
+    parser.add_argument(
+        "--results", type=Path, help="file of records: what it holds is not run again"
+    )
+    parser.add_argument(
+        "--break-scales", action="store_true", help="divide INT8's scales: must be caught"
+    )
     parser.add_argument("--table", action="store_true", help="print the table of --results")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_intermixed_args()
@@ -398,7 +434,11 @@ def main():
         print(table(read(arguments.results).values()))
         return 0
     if arguments.one:
-        files = [path for path in arguments.photographs.iterdir() if path.suffix in (".jpg", ".png", ".bmp")]
+        files = [
+            path
+            for path in arguments.photographs.iterdir()
+            if path.suffix in (".jpg", ".png", ".bmp")
+        ]
         print(json.dumps(examine(arguments.one, sorted(files), arguments.break_scales)))
         return 0
     recorded, bad = read(arguments.results), 0
@@ -409,7 +449,10 @@ def main():
                 file.write(json.dumps(record) + "\n")
         wrong = faults(record)
         bad += bool(wrong)
-        print(f"{name}: {'; '.join(wrong) or record['snr']}, {record.get('seconds', '-')} s", flush=True)
+        print(
+            f"{name}: {'; '.join(wrong) or record['snr']}, {record.get('seconds', '-')} s",
+            flush=True,
+        )
     return int(bad > 0)
 
 

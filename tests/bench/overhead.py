@@ -2,8 +2,9 @@
 
     python tests/bench/overhead.py [flags of tensorrt.py]
 
-The first engine and precision that the flags name is measured (native without any), on the device-resident batch. The
-bare loop calls TensorFlow's function, or session.run_with_iobinding, with nothing around it but the clock.
+The first engine and precision that the flags name is measured (native without any), on the
+device-resident batch. The bare loop calls TensorFlow's function, or session.run_with_iobinding,
+with nothing around it but the clock.
 """
 
 import importlib.util
@@ -71,8 +72,9 @@ def main():
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
     spread = sorted(ours / theirs for ours, theirs in pairs)
     print(
-        f"{case.job.case}: a timed step takes {ratio:.4f} of a bare step (median of {ROUNDS} rounds in turn, "
-        f"{spread[0]:.3f} to {spread[-1]:.3f}; {1e3 * pairs[0][1]:.2f} ms a bare step; load {os.getloadavg()[0]:.1f})"
+        f"{case.job.case}: a timed step takes {ratio:.4f} of a bare step (median of {ROUNDS} "
+        f"rounds in turn, {spread[0]:.3f} to {spread[-1]:.3f}; {1e3 * pairs[0][1]:.2f} ms a bare "
+        f"step; load {os.getloadavg()[0]:.1f})"
     )
 
 

@@ -1,10 +1,12 @@
-"""How fast a real TensorRT runs this program's graphs, how many bytes they move, and what has another type.
+"""How fast a real TensorRT runs this program's graphs, how many bytes they move, and what has
+another type.
 
-    python tests/bench/plans.py --networks=ResNet50V2,MobileNetV2 --batch_size=1,8,128 [--seconds=500]
+    python tests/bench/plans.py --networks=ResNet50V2,MobileNetV2 --batch_size=1,8,128 [--seconds=9]
 
-For each Keras network (random weights), precision and batch size: images/s waited for and enqueued, the activations
-that the plan's layers read and write by the engine inspector, and the convolutions and matrix products that do not have
-the precision. What plans.jsonl in --output_dir holds already is not measured again; no plan is begun after --seconds.
+For each Keras network (random weights), precision and batch size: images/s waited for and enqueued,
+the activations that the plan's layers read and write by the engine inspector, and the convolutions
+and matrix products that do not have the precision. What plans.jsonl in --output_dir holds already
+is not measured again; no plan is begun after --seconds.
 """
 
 import argparse
@@ -18,12 +20,24 @@ from pathlib import Path
 
 from overhead import load
 
-BYTES = {"fp32": 4, "float": 4, "int32": 4, "fp16": 2, "half": 2, "bfloat16": 2, "int8": 1, "fp8": 1, "bool": 1}
+BYTES = {
+    "fp32": 4,
+    "float": 4,
+    "int32": 4,
+    "fp16": 2,
+    "half": 2,
+    "bfloat16": 2,
+    "int8": 1,
+    "fp8": 1,
+    "bool": 1,
+}
 LOOP_SECONDS = 1.5
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", default="ResNet50,ResNet50V2,MobileNetV2,EfficientNetB0")
     parser.add_argument("--precisions", default="fp32,fp16,int8")
     parser.add_argument("--batch_size", default="1,8,128")
@@ -68,7 +82,12 @@ def prepare(bench, network, folder, flags):
     if not model.exists():
         tf.keras.utils.set_random_seed(0)
         getattr(tf.keras.applications, network)(weights=None).save(model)
-    given = [f"--keras_model={model}", "--preprocessing=inception", "--noisolate", f"--output_dir={folder}"]
+    given = [
+        f"--keras_model={model}",
+        "--preprocessing=inception",
+        "--noisolate",
+        f"--output_dir={folder}",
+    ]
     config = bench.parse_flags(["tensorrt.py", *given, *flags])
     graph = bench.load_graph(config)
     return bench.Onnx(config, graph, bench.load_images(config, graph, 16))
@@ -87,13 +106,20 @@ def measure(bench, onnx, case):
         return {"engine": engine.version(), "error": str(error)}
     layers = bench.read_inspector(Path(artifact.path).with_suffix(".json").read_text())
     waited, enqueued = speeds(bench, runner, case.batch_size)
-    facts = {"engine": engine.version(), "build_seconds": seconds, "waited": waited, "enqueued": enqueued}
+    facts = {
+        "engine": engine.version(),
+        "build_seconds": seconds,
+        "waited": waited,
+        "enqueued": enqueued,
+    }
     facts |= {"traffic_mb": traffic(layers) / 1e6, "layers": len(layers), "proof": artifact.proof}
     return facts | {"other_types": other_types(bench, layers, case.precision)}
 
 
 def speeds(bench, runner, size):
-    """Images/s of steps that are each waited for, and of steps that are enqueued and waited for once."""
+    """Images/s of steps that are each waited for, and of steps that are enqueued and waited for
+    once.
+    """
 
     def waited():
         runner.enqueue()
@@ -123,7 +149,9 @@ def traffic(layers):
 
 
 def other_types(bench, layers, precision):
-    """How often which type stands at the input of a heavy layer that does not have the precision."""
+    """How often which type stands at the input of a heavy layer that does not have the
+    precision.
+    """
     found = collections.Counter()
     for layer in layers:
         if bench.HEAVY_LAYERS.search(str(layer.get("LayerType"))):
@@ -139,9 +167,13 @@ def sentence(row):
         return f"{what}  {row['error']}"
     step = 1e3 * row["batch_size"] / row["waited"]
     return (
-        f"{what}  {row['waited']:9,.0f} images/s waited ({step:.2f} ms), {row['enqueued']:9,.0f} enqueued, "
-        f"{row['traffic_mb']:7,.0f} MB in {row['layers']} layers, built in {row['build_seconds']:.0f} s"
-        + "".join(f"\n    not {row['precision']}: {name} ({count})" for name, count in row["other_types"].items())
+        f"{what}  {row['waited']:9,.0f} images/s waited ({step:.2f} ms), {row['enqueued']:9,.0f} "
+        f"enqueued, {row['traffic_mb']:7,.0f} MB in {row['layers']} layers, built in "
+        f"{row['build_seconds']:.0f} s"
+        + "".join(
+            f"\n    not {row['precision']}: {name} ({count})"
+            for name, count in row["other_types"].items()
+        )
     )
 
 

@@ -114,6 +114,12 @@ def main(bench, tmp_path, capsys, monkeypatch):
     return run
 
 
+@pytest.fixture
+def no_proxy(monkeypatch):
+    """Connects directly, to servers of this machine or nowhere, where others go through a proxy."""
+    monkeypatch.setenv("no_proxy", "*")
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of trained networks and photographs beside the checkout, where there is one."""

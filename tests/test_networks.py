@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import socket
 import subprocess
 import sys
 import threading
@@ -522,7 +523,7 @@ def small_network(bench, monkeypatch):
 
 
 @pytest.fixture
-def keras_server(bench, weights_of, stages, monkeypatch):
+def keras_server(bench, weights_of, stages, monkeypatch, no_proxy):
     """A local server in the place of Keras's, with weights of ResNet-50 v2 that are its own; counts
     what it gave.
     """
@@ -606,8 +607,17 @@ def test_weights_force_it(main, photograph, keras_server, keras_folder, small_ne
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/", "http://name.invalid/"])
 def test_without_a_network_random_weights_are_taken_and_said(
-    main, bench, photograph, keras_folder, small_network, monkeypatch, address
+    main, bench, photograph, keras_folder, small_network, monkeypatch, no_proxy, address
 ):
+    """Nobody listens, or nobody knows the name, which here is said at once."""
+    real = socket.getaddrinfo
+
+    def look_up(host, *args, **more):
+        if host == "name.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(bench, "WEIGHTS_SERVER", address)
     ran = main(f"--image_file={photograph}", "--batch_size=1", "--num_loops=2")
     assert ran.status == 0, ran.err
@@ -616,10 +626,8 @@ def test_without_a_network_random_weights_are_taken_and_said(
     assert bench.SECONDS_TO_REACH < 10
 
 
-def test_a_server_that_never_answers_is_given_up(bench, monkeypatch):
+def test_a_server_that_never_answers_is_given_up(bench, monkeypatch, no_proxy):
     """It accepts, and says nothing: the wait is the program's own, here without its seconds."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(bench, "WEIGHTS_SERVER", f"http://127.0.0.1:{silent.getsockname()[1]}/")
         monkeypatch.setattr(bench, "SECONDS_TO_REACH", 0.2)

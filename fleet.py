@@ -5,6 +5,7 @@
 #   "tensorflow>=2.14.1,<2.22",
 #   "numpy>=1.26,<3",
 #   "absl-py>=2.1,<3",
+#   "msgspec>=0.18.6,<0.23",
 #   "requests>=2.31,<3",
 #   "rich>=13.7,<16",
 #   "tf2onnx>=1.17,<1.18",
@@ -68,7 +69,7 @@ def load_library() -> ModuleType:
     """tensorrt.py, which takes this folder off sys.path: it would hide the package tensorrt."""
     path = HERE / "tensorrt.py"
     known = sys.modules.get(LIBRARY)
-    # a node of a cluster may still have that of an earlier task
+    # A node of a cluster may still have that of an earlier task.
     if known and known.__file__ == str(path):
         return known
     spec = importlib.util.spec_from_file_location(LIBRARY, path)
@@ -380,7 +381,7 @@ def add_up(results: list[Any]) -> None:
             for inputs in result.timings
         }
         devices = [other.machine["device"] for other in whole]
-        result.facts["together"] = {"devices": devices, "throughput": sums}
+        result.together = bench.Together(devices, sums)
         if len(whole) < len(results):
             result.notes.append(
                 f"only {len(whole)} of {len(results)} devices came through: neighbours were missing"

@@ -35,7 +35,7 @@ Sample = dict[str, np.ndarray]  # one step's arrays by the names of the inputs
 Ranges = dict[str, tuple[float, float]]  # lowest and highest value of a tensor, by its name
 Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[], Any]]]
 
-# where the arithmetic is; they judge a precision
+# Where the arithmetic is; they judge a precision.
 HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 ACTIVATIONS = (
     "Relu",
@@ -407,9 +407,9 @@ def tensor_ranges(
             warnings.catch_warnings(),
             progress(f"Calibrating ({method})", len(samples)) as advance,
         ):
-            # of ranges that are not finite; told from the outputs
+            # Of ranges that are not finite; told from the outputs.
             warnings.simplefilter("ignore", RuntimeWarning)
-            # one by one: the collector keeps every tensor of a call in memory
+            # One by one: the collector keeps every tensor of a call in memory.
             for sample in samples:
                 calibrator.collect_data(OneSample(sample))
                 advance()
@@ -501,7 +501,7 @@ def drop_round_trips(model: Any) -> None:
             there = casts.get(casts[name].input[0]) if name in casts else None
             if there is None or there.attribute[0].i != TensorProto.FLOAT16:
                 continue
-            # a cast of integers is the graph's own
+            # A cast of integers is the graph's own.
             if types.get(there.input[0]) == TensorProto.FLOAT:
                 node.input[index] = there.input[0]
 
@@ -580,7 +580,7 @@ def spell_batch_norms(graph: Any) -> None:
         if node.op_type != "Mul" or not per_channel(node, constants):
             continue
         tensor, scale = split_constant(node, constants)
-        # layer norm's gamma widens what one number an image was
+        # Layer norm's gamma widens what one number an image was.
         if channels.get(tensor) != scale.size:
             continue
         follower = readers[node.output[0]][0] if len(readers[node.output[0]]) == 1 else node
@@ -828,51 +828,3 @@ def share_of_weights(graph: Any, precision: str) -> float:
         sizes[tensor.data_type] += math.prod(tensor.dims)
     types = {onnx_type(name) for name in ("fp32", "fp16", "int8")}
     return sizes[onnx_type(precision)] / max(sum(sizes[kind] for kind in types), 1)
-
-
-# ------------------------------------------------------------------------------------- raw pixels
-
-
-def prepend_pixels(
-    model: Any,
-    shape: list[int | str],
-    order: np.ndarray,
-    factor: np.ndarray,
-    offset: np.ndarray,
-    axes: list[int],
-) -> Any:
-    """The model with raw uint8 pixels as its input, under the same name.
-
-    Args:
-      shape: [batch, height, width, channels] of the pixels.
-      order: which channel of the pixels each channel of the network is.
-      factor, offset: what float32 pixels are multiplied by, and what is added then; per channel.
-      axes: the permutation that makes the network's layout of the pixels'.
-    """
-    from onnx import ModelProto, TensorProto, helper, numpy_helper
-
-    model = ModelProto.FromString(model.SerializeToString())
-    old = model.graph.input[0]
-    inner = f"{old.name}_preprocessed"
-    for node in model.graph.node:
-        node.input[:] = [inner if name == old.name else name for name in node.input]
-    values = {
-        "order": np.asarray(order),
-        "factor": np.float32(factor),
-        "offset": np.float32(offset),
-    }
-    for name, value in values.items():
-        tensor = numpy_helper.from_array(np.ascontiguousarray(value), f"pixels_{name}")
-        model.graph.initializer.append(tensor)
-    make = helper.make_node
-    steps = [
-        make("Cast", [old.name], ["pixels_float"], to=TensorProto.FLOAT),
-        make("Gather", ["pixels_float", "pixels_order"], ["pixels_ordered"], axis=3),
-        make("Mul", ["pixels_ordered", "pixels_factor"], ["pixels_scaled"]),
-        make("Add", ["pixels_scaled", "pixels_offset"], ["pixels_shifted"]),
-        make("Transpose", ["pixels_shifted"], [inner], perm=axes),
-    ]
-    for index, node in enumerate(steps):
-        model.graph.node.insert(index, node)
-    old.CopyFrom(helper.make_tensor_value_info(old.name, TensorProto.UINT8, shape))
-    return model

@@ -5,6 +5,7 @@
 #   "tensorflow>=2.14.1,<2.22",
 #   "numpy>=1.26,<3",
 #   "absl-py>=2.1,<3",
+#   "msgspec>=0.18.6,<0.23",
 #   "requests>=2.31,<3",
 #   "rich>=13.7,<16",
 #   "tf2onnx>=1.17,<1.18",
@@ -90,7 +91,7 @@ import types
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 HERE = Path(__file__).resolve().parent
 # A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it
@@ -98,30 +99,31 @@ HERE = Path(__file__).resolve().parent
 if Path(__file__).name == "tensorrt.py":
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported, never after
-# as NVML counts, and so --gpus and the records
+# As NVML counts, and so --gpus and the records.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-# before CUDA starts: thousands of kernels are never run
+# Before CUDA starts: thousands of kernels are never run.
 os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
 
+import msgspec
 import numpy as np
 from absl import flags
 
 VERSION = "2.0"
-RECORD_VERSION = 2
+RECORD_VERSION: Literal[2] = 2
 PRECISIONS = ("native", "fp32", "fp16", "int8")
 LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
 OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
-# a median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation
+# A median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation.
 STEADY = 0.025
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
-# batch sizes between which the largest is looked for by doubling
+# Batch sizes between which the largest is looked for by doubling.
 FIRST_TRY = 128
 LAST_TRY = 1 << 16
 FINE = 64  # the largest batch is found to 1/64 of itself
 VARIED = 128  # different images in it
 LATE = 10  # how much later than usual the first result after a loop may come
-# share of the largest output by which two runs may differ: float16 sums in any order
+# Share of the largest output by which two runs may differ: float16 sums in any order.
 SAME_OUTPUT = 1e-3
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
 
@@ -159,7 +161,7 @@ class Graph:
 
     `scaling`: the ops by which it brings pixels of 0 to 255 to its range, where it does;
     `half_share`: the share of its convolutions and matrix products that compute in float16 as it
-    came.
+    came. `origin`: the hash of the graph as it came, where another input was written in front.
     """
 
     path: str
@@ -170,6 +172,7 @@ class Graph:
     sha256: str
     scaling: str = ""
     half_share: float = 0.0
+    origin: str = ""
 
     @property
     def input(self) -> str:
@@ -232,22 +235,23 @@ class Case:
     def file_name(self, graph: Graph, suffix: str | None = None) -> str:
         """The case's name in log.txt and its artifact's: `native_X` or `xla_fp16_X`."""
         name = graph.name if suffix is None else Path(graph.name).stem + suffix
-        return (
-            f"native_{name}"
-            if self.precision == "native"
-            else f"{self.engine}_{self.precision}_{name}"
-        )
+        if self.precision == "native":
+            return f"native_{name}"
+        return f"{self.engine}_{self.precision}_{name}"
 
 
 @dataclasses.dataclass
 class Artifact:
-    """What an engine runs: a file, how long its building took, and the proof of its precision."""
+    """A file that an engine runs, how long it took to build, and what is known of it.
+
+    `facts` has the coverage of its precision, and what its building and opening depended on.
+    """
 
     path: str
     sha256: str
     seconds: float = 0.0
     bytes: int = 0
-    proof: dict[str, Any] = dataclasses.field(default_factory=dict)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -269,7 +273,7 @@ class Result:
     """
 
     case: Case
-    status: str = "ok"  # or built, failed
+    status: Literal["ok", "built", "failed"] = "ok"
     error: str = ""
     timings: dict[str, Timing] = dataclasses.field(default_factory=dict)
     artifact: Artifact | None = None
@@ -277,14 +281,21 @@ class Result:
     reference: dict[str, np.ndarray] | None = None
     rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
     native_rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
+    kinds: dict[str, str] | None = None
+    predictions: list[tuple[str, float]] | None = None
+    agreement: Agreement | None = None
+    accuracy: Accuracy | None = None
+    times_native: dict[str, TimesNative] | None = None
+    calibration: dict[str, Any] | None = None
+    together: Together | None = None
+    batch_sizes_tried: dict[int, str] | None = None
 
 
 # -------------------------------------------------------------------------------------------- flags
 
-# its own, so that the file can be loaded under another name beside other absl programs
+# Its own, so that the file can be loaded under another name beside other absl programs.
 FLAGS = flags.FlagValues()
 DEFINE_string, DEFINE_boolean, DEFINE_integer, DEFINE_enum, DEFINE_list = (
     functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=FLAGS)
@@ -497,7 +508,7 @@ def parse_flags(argv: list[str]) -> Config:
     config.given = {name for name in FLAGS if FLAGS[name].present}
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
     config.batch_sizes = [batch_size_of(text) for text in config.batch_size or [""]]
-    refuse_values(config)
+    refuse_empty(config)
     refuse_pairs(config)
     return config
 
@@ -513,14 +524,8 @@ def batch_size_of(text: str) -> int | None:
     return int(text)
 
 
-def refuse_values(config: Config) -> None:
-    """Refuses engines that there are not, and flags with nothing behind their equals sign."""
-    engines = [name for name in ENGINES if name != "native"]
-    for name in config.engine:
-        if name not in ("auto", *engines):
-            raise UserError(
-                f"--engine={name}: no such engine; pass auto or some of {', '.join(engines)}"
-            )
+def refuse_empty(config: Config) -> None:
+    """Refuses flags with nothing behind their equals sign."""
     for name in FLAGS:
         if getattr(config, name) == "":
             raise UserError(
@@ -704,6 +709,8 @@ def quiet(*descriptors: int) -> Iterator[None]:
             os.close(kept)
 
 
+# -------------------------------------------------------------------------------------------- files
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -718,7 +725,7 @@ def disk_error(error: OSError, path: str | Path) -> UserError:
     )
 
 
-def write_beside(path: str | Path, data: bytes) -> None:
+def write_atomically(path: str | Path, data: bytes) -> None:
     """Writes the whole file or nothing: under another name beside it, then renamed.
 
     Raises:
@@ -732,7 +739,7 @@ def write_beside(path: str | Path, data: bytes) -> None:
 
 def write_and_rename(path: Path, data: bytes) -> None:
     """Writes a whole file or none: beside it first, then renamed."""
-    # a GPU's own folder, or one that was removed since
+    # A GPU's own folder, or one that was removed since.
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -745,11 +752,11 @@ def write_and_rename(path: Path, data: bytes) -> None:
         raise
 
 
-def write_artifact(path: Path, data: bytes, start: float, proof: dict[str, Any]) -> Artifact:
+def write_artifact(path: Path, data: bytes, start: float, facts: dict[str, Any]) -> Artifact:
     """Writes what an engine runs, built since `start`, and remembers its hash."""
-    write_beside(path, data)
+    write_atomically(path, data)
     return Artifact(
-        str(path), hashlib.sha256(data).hexdigest(), time.perf_counter() - start, proof=proof
+        str(path), hashlib.sha256(data).hexdigest(), time.perf_counter() - start, facts=facts
     )
 
 
@@ -765,6 +772,20 @@ def read_unchanged(path: str, sha256: str) -> bytes:
             f"{path} was overwritten while this ran: give each run an --output_dir of its own"
         )
     return data
+
+
+def hash_of(path: Path) -> str | None:
+    """The SHA-256 of a file, None where it is missing."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def load_file(name: str, path: Path) -> Any:
+    """A Python file as the module of that name."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # -------------------------------------------------------------------------------------- the machine
@@ -791,7 +812,7 @@ def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
         remedy = "pip install -r requirements.txt"
         raise UserError(f"TensorFlow cannot be imported ({one_line(error)}): {remedy}") from error
     tf.get_logger().setLevel("ERROR")
-    # already initialised, by an earlier case of --noisolate
+    # Already initialised, by an earlier case of --noisolate.
     with quiet(), contextlib.suppress(RuntimeError):
         if hide_gpus:
             tf.config.set_visible_devices([], "GPU")
@@ -805,11 +826,9 @@ def import_tensorflow(config: Config, hide_gpus: bool = False) -> Any:
 
 def cores() -> list[int]:
     """The CPU cores that this process may use."""
-    return (
-        sorted(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else list(range(os.cpu_count() or 1))
-    )
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 @functools.cache
@@ -855,23 +874,6 @@ def gpus() -> list[dict[str, Any]]:
         return found
     except Exception:  # no package, no driver, no GPU: NVML has a class of its own for each
         return []
-
-
-def machine(config: Config, engine: str) -> dict[str, Any]:
-    """What a record says about the machine, as seen by the process that runs the case."""
-    versions = {
-        "python": platform.python_version(),
-        "tensorflow": version_of("tensorflow", "tensorflow-cpu"),
-    }
-    kind = device_name(config)
-    return {
-        "device": kind,
-        "device_kind": kind,
-        "gpu": gpus()[0] if gpus() else None,
-        "versions": versions
-        | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
-        "engine_version": ENGINES[engine].version() if engine in ENGINES else "",
-    }
 
 
 def free_memory() -> int:
@@ -975,7 +977,7 @@ def without_ctrl_c() -> Iterator[None]:
     """Keeps Ctrl-C, which a terminal sends to all, from a process that starts here."""
     from multiprocessing import resource_tracker
 
-    # its own start would let Ctrl-C in again (Python 3.10 to 3.12)
+    # Its own start would let Ctrl-C in again (Python 3.10 to 3.12).
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -1005,7 +1007,7 @@ def start_process(*args: Any) -> Any:
     process = process_context().Process(target=answer_requests, args=args, daemon=True)
     try:
         process.start()
-    # the server died of what it imports: spawned, the process says of what
+    # The server died of what it imports: spawned, the process says of what.
     except (EOFError, OSError):
         process = multiprocessing.get_context("spawn").Process(
             target=answer_requests, args=args, daemon=True
@@ -1144,11 +1146,9 @@ def die_with_parent() -> None:
 
 def last_words(exit_code: int, stderr: str) -> str:
     """Why a process died: the signal's name, and the end of what it wrote."""
-    how = (
-        f"died of {signal.Signals(-exit_code).name}"
-        if exit_code < 0
-        else f"ended with status {exit_code}"
-    )
+    how = f"ended with status {exit_code}"
+    if exit_code < 0:
+        how = f"died of {signal.Signals(-exit_code).name}"
     hint = " (out of memory? pass a smaller --batch_size)" if exit_code == -signal.SIGKILL else ""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     return f"process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
@@ -1303,7 +1303,7 @@ def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
 PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
     "vgg": (False, 1.0, (-123.68, -116.78, -103.94)),  # tensorflow/models, vgg_preprocessing
     "inception": (False, 1 / 127.5, -1.0),
-    # torchvision
+    # Torchvision.
     "torch": (False, (1 / 58.395, 1 / 57.12, 1 / 57.375), (-2.117904, -2.035714, -1.804444)),
     "caffe": (True, 1.0, (-103.939, -116.779, -123.68)),
     "none": (False, 1.0, 0.0),
@@ -1323,11 +1323,9 @@ class Images:
         self, size: int, preprocessing: str, layout: str, dtype: str = "float32"
     ) -> np.ndarray:
         """The first `size` images, repeated as needed, as the engine takes them."""
-        batch = (
-            self.pixels
-            if len(self.pixels) == size
-            else self.pixels[np.arange(size) % len(self.pixels)]
-        )
+        batch = self.pixels
+        if len(batch) != size:
+            batch = batch[np.arange(size) % len(batch)]
         if dtype != "uint8":
             reverse, factor, offset = PREPROCESSING[preprocessing]
             batch = (batch[..., ::-1] if reverse else batch).astype(np.float32)
@@ -1345,12 +1343,7 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
     """
     shape = graph.image_shape
     refuse_too_large(graph.input, shape, count)
-    coloured = np.ndim(PREPROCESSING[config.preprocessing][2]) and graph.dtype != "uint8"
-    if shape[2] not in (1, 3) or (shape[2] == 1 and coloured):
-        raise UserError(
-            f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes "
-            f"{shape[2]}: pass --preprocessing=none or inception, or another --input_node"
-        )
+    refuse_channels(config, graph)
     if config.image_dir:
         zero_indexed = config.labels_are_zero_indexed
         return read_folder(config.image_dir, shape, config.num_images, "--image_dir", zero_indexed)[
@@ -1364,6 +1357,20 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
         return Images(read_image(config.image_file, shape)[None], [Path(config.image_file).name])
     pixels = np.random.default_rng(config.seed).integers(0, 256, (count, *shape), np.uint8)
     return Images(pixels, [f"random {index}" for index in range(count)], random=True)
+
+
+def refuse_channels(config: Config, graph: Graph) -> None:
+    """Refuses a preprocessing for three colours of a graph that takes another number of them."""
+    channels = graph.image_shape[2]
+    for_colours = np.ndim(PREPROCESSING[config.preprocessing][2]) > 0
+    if graph.dtype == "uint8" and channels in (1, 3):
+        return
+    if channels == 3 or (channels == 1 and not for_colours):
+        return
+    raise UserError(
+        f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {channels}: "
+        "pass --preprocessing=none or inception, or another --input_node"
+    )
 
 
 def refuse_too_large(what: str, shape: tuple[int, int, int], count: int) -> None:
@@ -1400,8 +1407,8 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 EXIF_ORIENTATION = 0x0112  # the tag
-# its values: quarter turns against the clock, and whether left and right are swapped then (Exif
-# 2.3, 4.6.4)
+# Its values: quarter turns against the clock, and whether left and right are swapped then (Exif
+# 2.3, 4.6.4).
 TURNS = {
     2: (0, True),
     3: (2, False),
@@ -1426,7 +1433,7 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
         with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
             if math.prod(header.size) > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
-            # of BMPs TensorFlow takes the channels that there are
+            # Of BMPs TensorFlow takes the channels that there are.
             wanted = 0 if header.format == "BMP" else channels
             turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION, 1), (0, False))
             image = tf.io.decode_image(
@@ -1440,11 +1447,9 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
         SyntaxError,
         Image.DecompressionBombError,
     ) as error:
-        why = (
-            "no image's header"
-            if isinstance(error, UnidentifiedImageError)
-            else one_line(error, 80)
-        )
+        why = one_line(error, 80)
+        if isinstance(error, UnidentifiedImageError):
+            why = "no image's header"
         raise UserError(
             f"{path} is not a complete JPEG, PNG, GIF or BMP ({why}): pass another"
         ) from error
@@ -1523,10 +1528,7 @@ def read_folder(
     known = [label for label in labels if label is not None]
     strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
     if flag == "--image_dir" and (strange - {root.name} or (strange and known)):
-        say(
-            f"no accuracy: {', '.join(sorted(strange))} in {folder} is named by no class id or "
-            "synset id"
-        )
+        say(f"no accuracy: {', '.join(sorted(strange))} in {folder} is not a class id or synset id")
     names = [str(path.relative_to(root)) for path in paths]
     return Images(np.stack(pixels), names, known if len(known) == len(paths) else None), unreadable
 
@@ -1583,7 +1585,7 @@ def load_graph(config: Config) -> Graph:
     name = free_name(Path(config.output_dir), name, sha256)
     if path is None:
         path = Path(config.output_dir) / name
-        write_beside(path, data)
+        write_atomically(path, data)
     loaded = import_graph(graph_def)
     source, sink, layout = describe_graph(config, loaded, inputs, outputs)
     scaling = scaling_ops(tf, loaded, source)
@@ -1913,7 +1915,7 @@ def describe_graph(
     return feed, tensor_of(sink, keys.get(sink.name, "")), layout
 
 
-# the values stay theirs
+# The values stay theirs.
 PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "PreventGradient"}
 
 
@@ -1931,11 +1933,11 @@ def may_be_classes(shape: Any) -> bool:
 
 
 def shape_text(shape: Any) -> str:
-    return (
-        "?"
-        if shape.rank is None
-        else "[" + ", ".join("?" if n is None else str(n) for n in shape.as_list()) + "]"
-    )
+    """A tf.TensorShape as people read it, with ? for what is open."""
+    if shape.rank is None:
+        return "?"
+    sides = ["?" if side is None else str(side) for side in shape.as_list()]
+    return f"[{', '.join(sides)}]"
 
 
 def find_tensor(
@@ -1958,7 +1960,7 @@ def find_tensor(
         return graph.get_tensor_by_name(f"{usual}:0")
     tensors = [graph.get_tensor_by_name(name) for name in candidates]
     floats = [t for t in tensors if t.dtype.is_floating and may_be_classes(t.shape)]
-    # a signature may give class ids beside the probabilities
+    # A signature may give class ids beside the probabilities.
     if len(tensors) > 1 and len(floats) == 1:
         tensors = floats
     if len(tensors) != 1:
@@ -1998,10 +2000,10 @@ def asked_tensor(
     return tensors[int(index or 0)]
 
 
-# what a scaling is made of
+# What a scaling is made of.
 ELEMENTWISE = {"Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "BiasAdd"}
 CARRYING = {"Identity", "Cast", "Transpose", "StopGradient"}
-# an input whose values stay as far apart as pixels do is not scaled, though its mean may be taken
+# An input whose values stay as far apart as pixels do is not scaled, though its mean may be taken.
 PIXEL_RANGE = 200.0
 
 
@@ -2048,6 +2050,60 @@ def depends_on_input(tensor: Any) -> bool:
             seen.add(op.name)
             waiting_for += [each.op for each in op.inputs]
     return False
+
+
+def half_share(graph_def: Any) -> dict[str, Any]:
+    """How many convolutions and matrix products of a GraphDef are float16, and its casts."""
+    from tensorflow.core.framework.types_pb2 import DT_HALF
+
+    kinds = ("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused")
+    heavy = [node for node in graph_def.node if node.op.startswith(kinds)]
+    low = sum(node.attr["T"].type == DT_HALF for node in heavy)
+    casts = sum(node.op == "Cast" for node in graph_def.node)
+    return {
+        "nodes": len(heavy),
+        "low_nodes": low,
+        "share_of_nodes": low / max(len(heavy), 1),
+        "casts": casts,
+    }
+
+
+PIXELS = "uint8_pixels"  # the input's name in a graph that takes them
+
+
+def with_pixels_in_front(config: Config, graph: Graph) -> Graph:
+    """The graph with uint8 pixels [batch, height, width, channels] as its input.
+
+    The preprocessing's arithmetic, and the turn to channels_first, are its first ops then, for
+    every engine alike.
+
+    Raises:
+      UserError: the preprocessing is for another number of channels.
+    """
+    import tensorflow as tf
+
+    refuse_channels(config, graph)
+    reverse, factor, offset = PREPROCESSING[config.preprocessing]
+    shape = (graph.shape[0], *graph.image_shape)
+    with tf.Graph().as_default() as whole:
+        pixels = tf.compat.v1.placeholder(tf.uint8, shape, name=PIXELS)
+        images = tf.cast(pixels, tf.float32)
+        if reverse:
+            images = tf.gather(images, [2, 1, 0], axis=-1)
+        images = images * np.float32(factor) + np.float32(offset)
+        if graph.layout == "NCHW":
+            images = tf.transpose(images, [0, 3, 1, 2])
+        tf.graph_util.import_graph_def(graph_def_of(graph), {graph.input: images}, name="")
+    ends = [tensor.name.partition(":")[0] for tensor in graph.outputs]
+    graph_def = tf.compat.v1.graph_util.extract_sub_graph(whole.as_graph_def(), ends)
+    data = graph_def.SerializeToString(deterministic=True)
+    path = Path(config.output_dir) / f"uint8_{graph.name}"
+    write_atomically(path, data)
+    source = Tensor(pixels.name, shape, "uint8", "Placeholder")
+    sha256 = hashlib.sha256(data).hexdigest()
+    return dataclasses.replace(
+        graph, path=str(path), inputs=(source,), layout="NHWC", sha256=sha256, origin=graph.sha256
+    )
 
 
 def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
@@ -2158,10 +2214,8 @@ class Onnx:
         start = time.perf_counter()
         path = Path(self.config.output_dir) / case.file_name(self.graph, ".onnx")
         with waiting(f"Writing {path.name}"):
-            model, proof = self.model(case.engine, case.precision)
-            if self.config.host_dtype == "uint8" and self.graph.dtype != "uint8":
-                model = prepend_preprocessing(model, self.graph, self.config.preprocessing)
-            return write_artifact(path, model.SerializeToString(), start, proof)
+            model, coverage = self.model(case.engine, case.precision)
+            return write_artifact(path, model.SerializeToString(), start, coverage)
 
 
 @contextlib.contextmanager
@@ -2245,7 +2299,7 @@ def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calib
     samples = feeds(graph, pixels, config.preprocessing)
     method = config.calibration_method
     ranges = precision_py().tensor_ranges(model, samples, method, progress)
-    write_beside(path, json.dumps({"key": key, "ranges": ranges}).encode())
+    write_atomically(path, json.dumps({"key": key, "ranges": ranges}).encode())
     return Calibration(ranges, {**facts, "reused": False})
 
 
@@ -2264,15 +2318,6 @@ def calibration_notes(facts: dict[str, Any]) -> list[str]:
         f"INT8 was calibrated on {what} being predicted: pass {other}--calibration_dir to judge "
         "its predictions"
     ]
-
-
-def prepend_preprocessing(model: Any, graph: Graph, preprocessing: str) -> Any:
-    """The model with uint8 pixels [n, height, width, channels] as its input, same name."""
-    reverse, factor, offset = PREPROCESSING[preprocessing]
-    order = np.arange(graph.image_shape[2])[:: -1 if reverse else 1]
-    axes = [0, 3, 1, 2] if graph.layout == "NCHW" else [0, 1, 2, 3]
-    shape = [graph.shape[0] or "batch", *graph.image_shape]
-    return precision_py().prepend_pixels(model, shape, order, factor, offset, axes)
 
 
 # ------------------------------------------------------------------------------------------ engines
@@ -2295,21 +2340,13 @@ class Job:
     rounds: RoundsOnDisk | None = None
     tried: dict[int, str] = dataclasses.field(default_factory=dict)
 
-    @property
-    def dtype(self) -> str:
-        """What the engine takes in: uint8 with --host_dtype=uint8, or if the graph itself does."""
-        return "uint8" if "uint8" in (self.graph.dtype, self.config.host_dtype) else "float32"
-
     def batch(self, first: int = 0) -> np.ndarray:
-        """The images from `first` on as the engine takes them, repeated to fill the batch."""
-        # pixels are turned on the device
-        layout = self.graph.layout if self.dtype == self.graph.dtype else "NHWC"
-        images = (
-            dataclasses.replace(self.images, pixels=self.images.pixels[first:])
-            if first
-            else self.images
-        )
-        return images.batch(self.case.images, self.config.preprocessing, layout, self.dtype)
+        """The images from `first` on as the graph takes them, repeated to fill the batch."""
+        images = self.images
+        if first:
+            images = dataclasses.replace(images, pixels=images.pixels[first:])
+        preprocessing = self.config.preprocessing
+        return images.batch(self.case.images, preprocessing, self.graph.layout, self.graph.dtype)
 
     def path(self, suffix: str | None = None) -> Path:
         """Where the case's artifact belongs."""
@@ -2317,7 +2354,12 @@ class Job:
 
 
 class Runner(Protocol):
-    """An artifact made ready for one batch that already lies where the engine computes."""
+    """An artifact made ready for one batch that already lies where the engine computes.
+
+    `facts` has what opening it found: the coverage that is really executed, and on what.
+    """
+
+    facts: dict[str, Any]
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """One run from host to host."""
@@ -2328,7 +2370,7 @@ class Runner(Protocol):
     def sync(self) -> None:
         """Waits until all that was enqueued is done."""
 
-    def feeder(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
+    def prefetch(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
         """Prepares `steps` runs from host to host, each copied in while the one before it runs."""
 
 
@@ -2383,20 +2425,15 @@ class TensorFlowRunner:
             lambda: tf.graph_util.import_graph_def(graph_def, name=""), []
         )
         inner = wrapped.prune(job.graph.input, job.graph.output)
-        prepare = (
-            pixels_to_input(tf, job) if job.dtype != job.graph.dtype else lambda images: images
-        )
-        outer = tf.function(
-            lambda images: inner(prepare(images)), jit_compile=compiled or None, autograph=False
-        )
+        outer = tf.function(inner, jit_compile=compiled or None, autograph=False)
         self.step = outer.get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
         with tf.device(self.device):
             self.resident = tf.identity(tf.constant(batch))
-        if "GPU" in self.device and not has_machine_code(tf, gpus()[0]["compute_capability"]):
-            artifact.proof = {
-                **artifact.proof,
-                "compiled_by_driver": gpus()[0]["compute_capability"],
-            }
+        self.facts: dict[str, Any] = {}
+        if "GPU" in self.device:
+            capability = gpus()[0]["compute_capability"]
+            if not has_machine_code(tf, capability):
+                self.facts["compiled_by_driver"] = capability
 
     def refuse_channels_first(self, graph_def: Any, graph: Graph) -> None:
         """Refuses a channels_first graph on a CPU: TensorFlow's own message names no remedy."""
@@ -2416,18 +2453,18 @@ class TensorFlowRunner:
     def infer(self, batch: np.ndarray) -> np.ndarray:
         return self.step(self.tf.constant(batch)).numpy()
 
-    def feeder(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
+    def prefetch(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
         if "CPU" in self.device:
             return lambda: repeat(lambda: self.infer(batch), steps)
         tf = self.tf
         with tf.device("/CPU:0"):
-            # filled once and reused, as a server's decoder would
+            # Filled once and reused, as a server's decoder would.
             staging, self.owner = pinned_tensor(tf, batch)
             data = tf.data.Dataset.from_tensors(staging).repeat(steps + 2 * STEPS_AHEAD)
         pipeline = iter(
             data.apply(tf.data.experimental.prefetch_to_device(self.device, buffer_size=2))
         )
-        # building the pipeline and growing memory are no part of a step
+        # Building the pipeline and growing memory are no part of a step.
         self.drain(pipeline, 2 * STEPS_AHEAD)
         return lambda: self.drain(pipeline, steps)
 
@@ -2463,19 +2500,6 @@ def has_machine_code(tf: Any, capability: str) -> bool:
         if built and int(built.group(1)) == major and int(built.group(2)) <= minor:
             return True
     return False
-
-
-def pixels_to_input(tf: Any, job: Job) -> Callable[[Any], Any]:
-    """The preprocessing's arithmetic as TensorFlow ops on uint8 pixels."""
-    reverse, factor, offset = PREPROCESSING[job.config.preprocessing]
-
-    def prepare(pixels: Any) -> Any:
-        images = tf.cast(pixels[..., ::-1] if reverse else pixels, tf.float32) * np.float32(
-            factor
-        ) + np.float32(offset)
-        return tf.transpose(images, [0, 3, 1, 2]) if job.graph.layout == "NCHW" else images
-
-    return prepare
 
 
 def pinned_array(memory: Any, like: np.ndarray) -> np.ndarray:
@@ -2526,14 +2550,14 @@ class Xla(Engine):
         import_tensorflow(job.config)
         start = time.perf_counter()
         graph_def = auto_mixed_precision(job.graph)
-        proof = half_share(graph_def)
-        if not proof["low_nodes"]:
+        coverage = half_share(graph_def)
+        if not coverage["low_nodes"]:
             raise UserError(
                 "auto_mixed_precision made no convolution or matrix product float16 here: XLA "
                 "would time float32 as FP16 (it needs a GPU of compute capability 7.0 or newer)"
             )
         return write_artifact(
-            job.path(), graph_def.SerializeToString(deterministic=True), start, proof
+            job.path(), graph_def.SerializeToString(deterministic=True), start, coverage
         )
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
@@ -2550,7 +2574,7 @@ def auto_mixed_precision(graph: Graph) -> Any:
     meta = tf.compat.v1.train.export_meta_graph(
         graph_def=loaded.as_graph_def(), graph=loaded, clear_devices=True
     )
-    # where grappler looks for what to keep
+    # Where grappler looks for what to keep.
     meta.collection_def["train_op"].node_list.value.append(graph.output)
     config = config_pb2.ConfigProto()
     options = config.graph_options.rewrite_options
@@ -2558,22 +2582,6 @@ def auto_mixed_precision(graph: Graph) -> Any:
     options.min_graph_nodes = -1  # small graphs too
     options.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
     return tf_optimizer.OptimizeGraph(config, meta)
-
-
-def half_share(graph_def: Any) -> dict[str, Any]:
-    """How many convolutions and matrix products of a GraphDef are float16, and its casts."""
-    from tensorflow.core.framework.types_pb2 import DT_HALF
-
-    kinds = ("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused")
-    heavy = [node for node in graph_def.node if node.op.startswith(kinds)]
-    low = sum(node.attr["T"].type == DT_HALF for node in heavy)
-    casts = sum(node.op == "Cast" for node in graph_def.node)
-    return {
-        "nodes": len(heavy),
-        "low_nodes": low,
-        "share_of_nodes": low / max(len(heavy), 1),
-        "casts": casts,
-    }
 
 
 NVINFER = (
@@ -2608,14 +2616,14 @@ class TfTrt(Engine):
         start = time.perf_counter()
         with stderr_lines() as logged:
             graph_def, calibration = convert_by_tftrt(tf, TrtGraphConverter, job)
-        proof = {**tftrt_share(graph_def), "log": tftrt_complaints(logged)}
-        if not proof["trt_engines"]:
+        facts = {**tftrt_share(graph_def), "log": tftrt_complaints(logged)}
+        if not facts["trt_engines"]:
             raise UserError(
                 "TF-TRT converted nothing of this graph: TensorFlow would run all of it; try "
                 "--engine=xla"
             )
         data = graph_def.SerializeToString(deterministic=True)
-        return write_artifact(job.path(), data, start, {**proof, **calibration})
+        return write_artifact(job.path(), data, start, {**facts, **calibration})
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         """The converted graph, each of whose engines has run once on the batch.
@@ -2641,10 +2649,9 @@ class TfTrt(Engine):
                 raise UserError(
                     f"a TF-TRT engine cannot run ({why}): try --engine=tensorrt"
                 ) from error
-        artifact.proof = {**artifact.proof, "engines_ran": True}
+        runner.facts["engines_ran"] = True
         if job.case.precision == "int8":
-            artifact.proof["engine_build_seconds"] = time.perf_counter() - start
-            artifact.seconds += artifact.proof["engine_build_seconds"]
+            runner.facts["engine_build_seconds"] = time.perf_counter() - start
         return runner
 
 
@@ -2710,7 +2717,9 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
         if not calibrated:
             return graph_def, {}
         kept = job.path().name.replace("tftrt_int8_", "tftrt_int8_calib_", 1)
-        write_beside(job.path().with_name(kept), graph_def.SerializeToString(deterministic=True))
+        write_atomically(
+            job.path().with_name(kept), graph_def.SerializeToString(deterministic=True)
+        )
         graph_def = converter.calibrate([output], len(samples), feed_dict_fn=iter(samples).__next__)
         return graph_def, {"calibration": {**facts, "method": "TensorRT's own"}}
 
@@ -2753,11 +2762,9 @@ class OnnxRuntime(Engine):
         import onnxruntime
 
         cuda = "CUDAExecutionProvider"
-        return (
-            cuda
-            if gpus() and cuda in onnxruntime.get_available_providers()
-            else "CPUExecutionProvider"
-        )
+        if gpus() and cuda in onnxruntime.get_available_providers():
+            return cuda
+        return "CPUExecutionProvider"
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         return OnnxRuntimeRunner(job, artifact, batch, self.provider())
@@ -2776,8 +2783,8 @@ class OnnxRuntimeRunner:
         with tempfile.TemporaryDirectory() as scratch:
             options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
             self.session = create_session(model, options, provider, job.config)
-            prove_what_ran(artifact, options.optimized_model_filepath, job.case.precision)
-        artifact.proof = {**artifact.proof, "provider": provider}
+            ran = executed_coverage(options.optimized_model_filepath, job.case.precision)
+        self.facts = {"provider": provider, **ran}
         self.input = self.session.get_inputs()[0].name
         self.output = self.session.get_outputs()[0].name
         self.resident = self.bind(batch)
@@ -2802,7 +2809,7 @@ class OnnxRuntimeRunner:
     def infer(self, batch: np.ndarray) -> np.ndarray:
         return self.session.run([self.output], {self.input: batch})[0]
 
-    def feeder(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
+    def prefetch(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
         if self.device == "cpu":  # the batch is read where it lies
             return lambda: repeat(lambda: self.infer(batch), steps)
 
@@ -2830,7 +2837,7 @@ def create_session(model: bytes, options: Any, provider: str, config: Config) ->
     if provider.startswith("CUDA"):
         settings["use_tf32"] = int(config.tf32)
         if hasattr(onnxruntime, "preload_dlls"):
-            # its CUDA and cuDNN may be others than TensorFlow's: from pip's packages
+            # Its CUDA and cuDNN may be others than TensorFlow's: from pip's packages.
             onnxruntime.preload_dlls()
     session = onnxruntime.InferenceSession(model, options, [(provider, settings)])
     if session.get_providers()[0] != provider:
@@ -2859,8 +2866,8 @@ def session_options(config: Config) -> Any:
     return options
 
 
-def prove_what_ran(artifact: Artifact, optimised: str, precision: str) -> None:
-    """Puts into the artifact's proof which share ONNX Runtime really runs at the precision.
+def executed_coverage(optimised: str, precision: str) -> dict[str, Any]:
+    """The share that ONNX Runtime really runs at the precision, by the graph that it optimised.
 
     Raises:
       UserError: INT8 of which nothing runs in int8.
@@ -2868,18 +2875,19 @@ def prove_what_ran(artifact: Artifact, optimised: str, precision: str) -> None:
     import onnx
 
     if precision == "fp32" or not os.path.exists(optimised):
-        return
+        return {}
     ran = precision_py().coverage(onnx.load(optimised), precision)
-    artifact.proof = {**artifact.proof, "executed_share_of_nodes": ran["share_of_nodes"]}
+    facts = {"executed_share_of_nodes": ran["share_of_nodes"]}
     if precision == "int8":
-        artifact.proof["weight_bits"] = 7 if int8_saturates() else 8
+        facts["weight_bits"] = 7 if int8_saturates() else 8
         if not ran["low_nodes"]:
             raise UserError(
                 "ONNX Runtime runs none of this graph's convolutions in int8: try --engine=tensorrt"
             )
+    return facts
 
 
-# the first that the section below was run on, and the first that is not known
+# The first that the section below was run on, and the first that is not known.
 TENSORRT_VERSIONS = (8, 5), (12,)
 TENSORRT_WHEELS = {  # a module, and the distributions that bring it
     "tensorrt": (
@@ -2978,8 +2986,12 @@ class TensorRt(Engine):
         model = read_unchanged(job.source.path, job.source.sha256)
         plan, facts = build_plan(self.module(), job, model)
         package, why = self.choice
-        proof = {**job.source.proof, **facts, "package": f"{package}, {why}" if why else package}
-        return write_artifact(job.path(f"_batch{job.case.batch_size}.engine"), plan, start, proof)
+        facts |= {"package": f"{package}, {why}" if why else package}
+        path = job.path(f"_batch{job.case.batch_size}.engine")
+        of_source = {
+            name: fact for name, fact in job.source.facts.items() if name != "built_before"
+        }
+        return write_artifact(path, plan, start, {**of_source, **facts})
 
     def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
         return TensorRtRunner(self.module(), job, artifact, batch)
@@ -3067,7 +3079,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     if plan is None:
         raise trt_error("build the plan", logger.errors)
     if cache:
-        write_beside(cache, bytes(config.get_timing_cache().serialize()))
+        write_atomically(cache, bytes(config.get_timing_cache().serialize()))
     return bytes(plan), build_facts(trt, config, warm)
 
 
@@ -3098,7 +3110,7 @@ def builder_config(trt: Any, builder: Any, job: Job) -> Any:
     config = builder.create_builder_config()
     if job.config.workspace_size:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.config.workspace_size << 20)
-    # the inspector tells precisions only then
+    # The inspector tells precisions only then.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.avg_timing_iterations = TIMING_ITERATIONS
     if job.config.tf32:
@@ -3154,7 +3166,7 @@ def build_facts(trt: Any, config: Any, warm: bool) -> dict[str, Any]:
     return facts
 
 
-# by the names of TensorRT's DataType; its own nptype fails on NumPy 1.24 and later (8.5)
+# By the names of TensorRT's DataType; its own nptype fails on NumPy 1.24 and later (8.5).
 NUMPY_TYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -3206,12 +3218,11 @@ class TensorRtRunner:
         self.slots = [Slot(gpu, self.stream, batch, result) for _ in range(2)]
         self.infer(batch)  # allocates and, with RTX, compiles; a capture allows neither
         self.graph = self.capture()
-        proof = inspect_plan(
-            trt, self.engine, job.case.precision, Path(artifact.path).with_suffix(".json")
-        )
-        artifact.proof = {**artifact.proof, **proof, "cuda_graph": self.graph is not None}
+        listing = Path(artifact.path).with_suffix(".json")
+        self.facts = inspect_plan(trt, self.engine, job.case.precision, listing)
+        self.facts["cuda_graph"] = self.graph is not None
         if kernels is not None:
-            write_beside(cache, bytes(kernels.serialize()))
+            write_atomically(cache, bytes(kernels.serialize()))
 
     def launch(self, slot: Slot, stream: Any) -> None:
         self.context.set_tensor_address(self.input, int(slot.input.handle))
@@ -3251,7 +3262,7 @@ class TensorRtRunner:
         self.stream.sync()
         return slot.host_output.copy()
 
-    def feeder(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
+    def prefetch(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
         for slot in self.slots:  # staging is filled once and reused, as a server's decoder would
             np.copyto(slot.host_input, batch)
         return lambda: self.feed(steps)
@@ -3290,7 +3301,7 @@ def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
         return engine.create_execution_context(), None
     kernels = config.create_runtime_cache()
     if cache.exists():
-        # refuses by itself what another GPU or version wrote
+        # Refuses by itself what another GPU or version wrote.
         kernels.deserialize(cache.read_bytes())
     config.set_runtime_cache(kernels)
     return engine.create_execution_context(config), kernels
@@ -3303,7 +3314,7 @@ def inspect_plan(trt: Any, engine: Any, precision: str, listing: Path) -> dict[s
       UserError: the plan computes nothing at the precision asked for.
     """
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    write_beside(listing, text.encode())
+    write_atomically(listing, text.encode())
     share = plan_share(read_inspector(text), precision)
     if precision in ("fp16", "int8") and share.get("executed_share_of_nodes") == 0:
         raise UserError(
@@ -3316,7 +3327,7 @@ def inspect_plan(trt: Any, engine: Any, precision: str, listing: Path) -> dict[s
 def read_inspector(text: str) -> list[dict[str, Any]]:
     """The layers in the inspector's JSON, which from 8.6 on holds raw control characters."""
     layers = json.loads(text, strict=False).get("Layers", [])
-    # names only, where it was built without DETAILED
+    # Names only, where it was built without DETAILED.
     return [layer for layer in layers if isinstance(layer, dict)]
 
 
@@ -3366,6 +3377,16 @@ ENGINES: dict[str, Engine] = {
 AUTO = ("tensorrt", "tftrt", "xla", "onnxruntime")  # the order in which auto looks
 
 
+def refuse_engines(config: Config) -> None:
+    """Refuses engines that do not exist."""
+    engines = [name for name in ENGINES if name != "native"]
+    for name in config.engine:
+        if name not in ("auto", *engines):
+            raise UserError(
+                f"--engine={name}: no such engine; pass auto or some of {', '.join(engines)}"
+            )
+
+
 # ------------------------------------------------------------------------------------------- timing
 
 
@@ -3397,10 +3418,12 @@ def waited_step(runner: Runner, batch: np.ndarray, inputs: str) -> Callable[[], 
     return step
 
 
-def burst_of(runner: Runner, batch: np.ndarray, inputs: str, steps: int) -> Callable[[], Any]:
+def throughput_loop(
+    runner: Runner, batch: np.ndarray, inputs: str, steps: int
+) -> Callable[[], Any]:
     """A throughput loop: `steps` steps that are waited for once; from the host with prefetch."""
     if inputs == "host":
-        return runner.feeder(batch, steps)
+        return runner.prefetch(batch, steps)
 
     def burst() -> None:
         repeat(runner.enqueue, steps)
@@ -3409,14 +3432,14 @@ def burst_of(runner: Runner, batch: np.ndarray, inputs: str, steps: int) -> Call
     return burst
 
 
-# seconds of a warm-up that lasts until the speed has stopped rising
+# Seconds of a warm-up that lasts until the speed has stopped rising.
 WARM_LEAST = 1.0
 WARM_MOST = 10.0
 WARM_WINDOW = 0.25  # seconds of steps whose median is one speed in it
 RISING = 0.02  # a speed that rises by less has stopped
 ROUND_SECONDS = 0.5  # of waited steps in a round, where the flags leave their number open
 LEAST_STEPS = 4  # in a round, where the flags say how many steps there are
-# seconds that an engine's idle threads may spin on before the next case is timed all the same
+# Seconds that an engine's idle threads may spin on before the next case is timed all the same.
 REST_MOST = 1.0
 
 
@@ -3446,6 +3469,9 @@ def is_rising(medians: list[float], elapsed: float) -> bool:
     if len(medians) < 4:
         return medians[-1] < WARM_LEAST  # long steps need no second look
     return min(medians[-2:]) < (1 - RISING) * min(medians[:-2])
+
+
+LEAST_ROUNDS = 5  # under which lowest and highest hold the median less than nine times in ten
 
 
 def plan_rounds(loops: int, rounds: int | None) -> list[int]:
@@ -3648,7 +3674,7 @@ def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
 # --------------------------------------------------------------------------------------- statistics
 
 
-def statistics(seconds: list[float], batch_size: int) -> dict[str, float]:
+def summarise(seconds: list[float], batch_size: int) -> dict[str, float]:
     """The statistics of log.txt, images/s and seconds; formulas in docs/records.md.
 
     jitter is 1.4826 x the median absolute deviation, which estimates a normal distribution's
@@ -3715,7 +3741,6 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
 # time. What was chosen among several by simulation, and how often each interval held:
 # docs/statistics.md, tests/bench/coverage.py.
 
-LEAST_ROUNDS = 5  # under which lowest and highest hold the median less than nine times in ten
 BATCHES = 8  # of consecutive rounds: neighbours are alike, so that each says little that is new
 QUIET = 0.1  # share of a round's steps, and of the rounds, that nothing disturbed
 KNOWN = 0.02  # share to which --num_loops=auto wants the typical speed and the times native
@@ -3839,16 +3864,32 @@ def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | Non
     return None if bound is None else float(np.sort(seconds)[bound - 1])
 
 
+def loops_of(rounds: list[dict[str, Timing]], inputs: str) -> Rounds:
+    """The seconds of the steps of each round."""
+    return [timings[inputs].seconds for timings in rounds]
+
+
 def rounds_of(result: Result, inputs: str) -> Rounds:
-    """The seconds of each round of a result; of one loop where there were no rounds."""
-    whole = [{inputs: {"seconds": result.timings[inputs].seconds}}]
-    return [timings[inputs]["seconds"] for timings in result.facts.get("rounds", whole)]
+    """The seconds of each round of a result; of its only loop if there were no rounds."""
+    return loops_of(result.rounds or [result.timings], inputs)
 
 
 def clocks_of(result: Result, inputs: str) -> list[dict[str, Any]]:
     """The clocks and surroundings of each round of a result, or of its one loop."""
-    whole = [{inputs: {"clocks": result.timings[inputs].clocks}}]
-    return [of_round[inputs]["clocks"] for of_round in result.facts.get("rounds", whole)]
+    rounds = result.rounds or [result.timings]
+    return [timings[inputs].clocks for timings in rounds]
+
+
+def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
+    """Joins the steps of all rounds in the result's timings."""
+    result.rounds = rounds
+    for inputs in rounds[0] if rounds else ():
+        every = [timings[inputs] for timings in rounds]
+        seconds = [second for timing in every for second in timing.seconds]
+        throughput = float(np.median([timing.throughput for timing in every]))
+        result.timings[inputs] = dataclasses.replace(
+            every[0], seconds=seconds, throughput=throughput
+        )
 
 
 def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
@@ -3870,7 +3911,9 @@ def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
     return numbers if bound is None else {**numbers, "latency_99th_high": bound}
 
 
-def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]:
+def verdict(
+    rounds: Rounds, batch_size: int, cause: str = ""
+) -> tuple[Literal["steady", "noisy"], str]:
     """`steady` or `noisy`, and for a noisy case between which speeds it moved.
 
     Args:
@@ -3888,9 +3931,9 @@ def verdict(rounds: Rounds, batch_size: int, cause: str = "") -> tuple[str, str]
 # ------------------------------------------------------------------------ predictions and agreement
 
 
-# share of the images that must keep native's first class, or of the decisions, to be the same model
+# Share of the images that must keep native's first class, or of the decisions, to be the same model
 SAME_TOP1 = 0.99
-# an error of a hundredth of native's power, which turns outputs by a cosine of 0.995
+# An error of a hundredth of native's power, which turns outputs by a cosine of 0.995.
 SAME_SNR_DB = 20.0
 DECISION = 0.5  # independent scores from here up say yes
 SUMS_TO_ONE = 1e-2  # how far from one a row of probabilities may add up, in float16
@@ -3904,14 +3947,14 @@ def labels() -> dict[str, str]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def shift(classes: int, one_indexed: bool) -> int:
+def label_offset(classes: int, one_indexed: bool) -> int:
     """What turns an output's index into labellist.json's class id: 1 if it has no background."""
     return int(one_indexed or classes == 1000)
 
 
 def label_of(index: int, classes: int, one_indexed: bool) -> str:
     """The name of an output's class; networks other than ImageNet's have numbers only."""
-    identity = index + shift(classes, one_indexed)
+    identity = index + label_offset(classes, one_indexed)
     known = labels() if classes in (1000, 1001) else {}
     return known.get(str(identity), f"class {identity}")
 
@@ -3947,7 +3990,7 @@ def probabilities(rows: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def top(outputs: np.ndarray, count: int) -> np.ndarray:
+def top_k(outputs: np.ndarray, count: int) -> np.ndarray:
     """Indices [images, count] of the highest outputs, highest first; ties by index."""
     return np.argsort(-outputs, axis=1, kind="stable")[:, :count]
 
@@ -3958,7 +4001,7 @@ def predictions(values: np.ndarray, kind: str, config: Config) -> list[tuple[str
     if kind == "values" or row.shape[1] == 1:
         return []
     shown = probabilities(row) if kind == "logits" else row
-    best = top(row, config.predictions_to_print)[0]
+    best = top_k(row, config.predictions_to_print)[0]
     return [
         (label_of(int(index), row.shape[1], config.ids_are_one_indexed), float(shown[0, index]))
         for index in best
@@ -3998,8 +4041,8 @@ def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any
     over all images.
     """
     count = min(5, ours.shape[1])
-    best = top(ours, count)
-    wanted = top(theirs, count)
+    best = top_k(ours, count)
+    wanted = top_k(theirs, count)
     common = [len(set(mine) & set(native)) / count for mine, native in zip(best, wanted)]
     first, second = (np.take_along_axis(theirs, wanted[:, at : at + 1], 1)[:, 0] for at in (0, 1))
     decided = first - second >= SAME_OUTPUT * np.max(np.abs(theirs), axis=1)
@@ -4026,23 +4069,75 @@ def share_same(counts: dict[str, Any]) -> float | None:
     return counts["same"] / counts["decided"] if counts["decided"] else None
 
 
+class ChangedImage(msgspec.Struct, forbid_unknown_fields=True):
+    """An image whose first class changed: its name, native's class, and the one now."""
+
+    image: str
+    native: str
+    now: str
+
+
+class OutputAgreement(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """How far one output is still native's, for all images.
+
+    cosine: lowest cosine similarity of an image; difference: largest absolute difference; snr_db:
+    signal-to-noise ratio in dB, None where nothing differs. Of the decided images, or decisions of
+    scores, `same` are as in native; `undecided` ones are too close for rounding not to turn them.
+    top1: same / decided; top5: mean share of the five best classes in common.
+    """
+
+    kind: str
+    cosine: float
+    difference: float
+    snr_db: float | None
+    same: int | None = None
+    decided: int | None = None
+    undecided: int | None = None
+    top1: float | None = None
+    top5: float | None = None
+    changed: list[ChangedImage] | None = None
+
+
+class Agreement(msgspec.Struct, forbid_unknown_fields=True):
+    """Agreement with native on the same images, output by output."""
+
+    images: int
+    same_model: bool
+    outputs: dict[str, OutputAgreement]
+
+
+class Accuracy(msgspec.Struct, forbid_unknown_fields=True):
+    """Shares of the images whose class is the first, or among the first five; how many images."""
+
+    top1: float
+    top5: float
+    images: int
+
+
 def output_agreement(
     ours: np.ndarray, theirs: np.ndarray, kind: str
-) -> tuple[dict[str, Any], list[int]]:
+) -> tuple[OutputAgreement, list[int]]:
     """One output's agreement with native's for the same images, and the images that changed."""
     ours = rows_of(ours)
     theirs = rows_of(theirs)
     changed: list[int] = []
-    found: dict[str, Any] = {"kind": kind, **numeric_agreement(ours, theirs)}
+    found: dict[str, Any] = numeric_agreement(ours, theirs)
     if kind in CLASS_KINDS:
         classes, changed = class_agreement(ours, theirs)
         found |= classes
     elif kind == "scores":
         found |= score_agreement(ours, theirs)
-    return found, changed
+    return OutputAgreement(kind, **found), changed
 
 
-# native's newest rounds by batch size and device
+class TimesNative(msgspec.Struct, forbid_unknown_fields=True):
+    """images/s over native's, paired by rounds, and the ends of a 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 Natives = dict[tuple[int, str], list[dict[str, Timing]]]
 
 
@@ -4056,9 +4151,7 @@ def rate(result: Result, natives: Natives) -> None:
     if native and result.rounds:
         both = [inputs for inputs in result.timings if inputs in native[0]]
         rated = {i: times_native(loops_of(result.rounds, i), loops_of(native, i)) for i in both}
-        result.facts["times_native"] = {
-            inputs: estimate._asdict() for inputs, estimate in rated.items()
-        }
+        result.times_native = {inputs: TimesNative(*found) for inputs, found in rated.items()}
 
 
 def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
@@ -4066,17 +4159,13 @@ def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
     if config.labels_are_zero_indexed:
         has_background = classes == 1001 and not config.ids_are_one_indexed
         return np.asarray(ids) + int(has_background)
-    return np.asarray(ids) - shift(classes, config.ids_are_one_indexed)
+    return np.asarray(ids) - label_offset(classes, config.ids_are_one_indexed)
 
 
-def accuracy(values: np.ndarray, indices: np.ndarray) -> dict[str, float | int]:
+def accuracy(values: np.ndarray, indices: np.ndarray) -> Accuracy:
     """Share of images [images, classes] whose class is the first, or one of the first five."""
-    hits = top(rows_of(values), 5) == indices[:, None]
-    return {
-        "top1": float(hits[:, 0].mean()),
-        "top5": float(hits.any(axis=1).mean()),
-        "images": len(indices),
-    }
+    hits = top_k(rows_of(values), 5) == indices[:, None]
+    return Accuracy(float(hits[:, 0].mean()), float(hits.any(axis=1).mean()), len(indices))
 
 
 def judge(
@@ -4096,11 +4185,11 @@ def judge(
     if result.outputs is None:
         return
     outputs = {name: values[: len(images.pixels)] for name, values in result.outputs.items()}
-    kinds = result.facts["kinds"] = kinds_of(graph, reference or outputs)
+    kinds = result.kinds = kinds_of(graph, reference or outputs)
     main = outputs[graph.output]
     kind = kinds[graph.output]
     if best := predictions(main, kind, config):
-        result.facts["predictions"] = best
+        result.predictions = best
     result.notes += meaning_notes(main, kind, config)
     if kind in CLASS_KINDS:
         rows = probabilities(rows_of(main)) if kind == "logits" else rows_of(main)
@@ -4112,8 +4201,8 @@ def judge(
     judge_accuracy(result, main, kind, images, config)
 
 
-# photographs whose best class is under it suggest that the network sees other pixels than in
-# training
+# Photographs whose best class is under it suggest that the network sees other pixels than in
+# training.
 UNSURE = 0.2
 
 
@@ -4167,59 +4256,58 @@ def judge_agreement(
         result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
         return
     count = min(len(next(iter(outputs.values()))), len(next(iter(reference.values()))))
-    found: dict[str, Any] = {}
-    for name, kind in result.facts["kinds"].items():
+    by_output = {}
+    for name, kind in (result.kinds or {}).items():
         ours = outputs[name][:count]
         theirs = reference[name][:count]
-        found[name], changed = output_agreement(ours, theirs, kind)
+        found, changed = output_agreement(ours, theirs, kind)
         if kind in CLASS_KINDS:
-            found[name]["changed"] = changed_classes(ours, theirs, changed, images, config)
-        if not is_same(found[name]):
-            result.notes.append(agreement_note(result.case.precision, found[name]))
-    same_model = all(is_same(output) for output in found.values())
-    result.facts["agreement"] = {"images": count, "same_model": same_model, "outputs": found}
+            found.changed = changed_classes(ours, theirs, changed, images, config)
+        if not is_same(found):
+            result.notes.append(agreement_note(result.case.precision, found))
+        by_output[name] = found
+    same_model = all(map(is_same, by_output.values()))
+    result.agreement = Agreement(count, same_model, by_output)
 
 
 def changed_classes(
     ours: np.ndarray, theirs: np.ndarray, changed: list[int], images: Images, config: Config
-) -> list[dict[str, str]]:
-    """The images whose first class changed: their names, native's class, and the one now."""
+) -> list[ChangedImage]:
+    """The images whose first class changed, by their positions in `changed`."""
     ours = rows_of(ours)
     theirs = rows_of(theirs)
 
     def named(rows: np.ndarray, image: int) -> str:
         return label_of(int(np.argmax(rows[image])), rows.shape[1], config.ids_are_one_indexed)
 
-    return [
-        {"image": images.names[at], "native": named(theirs, at), "now": named(ours, at)}
-        for at in changed
-    ]
+    return [ChangedImage(images.names[at], named(theirs, at), named(ours, at)) for at in changed]
 
 
-def is_same(found: dict[str, Any]) -> bool:
+def is_same(found: OutputAgreement) -> bool:
     """Whether an output is the same model's: its classes or decisions, and its values."""
-    return keeps_decisions(found) and (found["snr_db"] is None or found["snr_db"] >= SAME_SNR_DB)
+    return keeps_decisions(found) and (found.snr_db is None or found.snr_db >= SAME_SNR_DB)
 
 
-def keeps_decisions(found: dict[str, Any]) -> bool:
+def keeps_decisions(found: OutputAgreement) -> bool:
     """Whether SAME_TOP1 of the decisions are native's; true of an output that decides nothing."""
-    share = share_same(found) if "decided" in found else None
-    return share is None or share >= SAME_TOP1
+    if not found.decided or found.same is None:
+        return True
+    return found.same / found.decided >= SAME_TOP1
 
 
-def agreement_note(precision: str, found: dict[str, Any]) -> str:
+def agreement_note(precision: str, found: OutputAgreement) -> str:
     """The sentence on an output that a precision changed."""
     if keeps_decisions(found):
         return (
-            f"{precision.upper()} changed the outputs: {found['snr_db']:.1f} dB signal to noise, "
-            f"lowest cosine {found['cosine']:.3f}"
+            f"{precision.upper()} changed the outputs: {found.snr_db:.1f} dB signal to noise, "
+            f"lowest cosine {found.cosine:.3f}"
         )
-    what = "decisions" if found["kind"] == "scores" else "images"
-    share = f"{found['same']} of {found['decided']} {what} as in native"
+    what = "decisions" if found.kind == "scores" else "images"
+    share = f"{found.same} of {found.decided} {what} as in native"
     return f"{precision.upper()} changed the predictions: {share}"
 
 
-# under the one, and over the other with ids one off: counted otherwise
+# Under the one, and over the other with ids one off: counted otherwise.
 NO_ACCURACY = 0.01
 GOOD_ACCURACY = 0.5
 
@@ -4229,11 +4317,9 @@ def judge_accuracy(
 ) -> None:
     """Adds accuracy where the images' classes are known, or a sentence on why there is none."""
     count = rows_of(values).shape[1]
-    ids = (
-        [config.label] * len(values)
-        if config.label is not None
-        else (images.labels or [])[: len(values)]
-    )
+    ids = (images.labels or [])[: len(values)]
+    if config.label is not None:
+        ids = [config.label] * len(values)
     if not ids:
         return
     indices = indices_of(ids, count, config)
@@ -4248,8 +4334,8 @@ def judge_accuracy(
     elif images.random:
         result.notes.append("no accuracy: --label can be the class of no random image")
     else:
-        found = result.facts["accuracy"] = accuracy(values, indices)
-        result.notes += counting_notes(found["top1"], values, indices, config)
+        result.accuracy = accuracy(values, indices)
+        result.notes += counting_notes(result.accuracy.top1, values, indices, config)
 
 
 def counting_notes(
@@ -4259,7 +4345,7 @@ def counting_notes(
     if share >= NO_ACCURACY:
         return []
     for step in (1, -1):
-        other = accuracy(values, indices + step)["top1"]
+        other = accuracy(values, indices + step).top1
         if other >= GOOD_ACCURACY:
             remedy = counting_remedy(step, rows_of(values).shape[1], config)
             return [
@@ -4281,130 +4367,263 @@ def counting_remedy(step: int, classes: int, config: Config) -> str:
 # ----------------------------------------------------------------------------------- log and report
 
 
-def timings_of(result: Result) -> dict[str, dict[str, Any]]:
+def machine(config: Config, engine: str) -> dict[str, Any]:
+    """What a record says about the machine, as seen by the process that runs the case."""
+    versions = {
+        "python": platform.python_version(),
+        "tensorflow": version_of("tensorflow", "tensorflow-cpu"),
+    }
+    kind = device_name(config)
+    return {
+        "device": kind,
+        "device_kind": kind,
+        "gpu": gpus()[0] if gpus() else None,
+        "versions": versions
+        | {name: version_of(name) for name in ("numpy", "tf2onnx", "onnx") if version_of(name)},
+        "engine_version": ENGINES[engine].version() if engine in ENGINES else "",
+    }
+
+
+# Flags that a record keeps, where they were set or not.
+RECORDED_FLAGS = (
+    "num_loops",
+    "num_warmup",
+    "rounds",
+    "preprocessing",
+    "tf32",
+    "seed",
+    "workspace_size",
+    "threads",
+    "pin_threads",
+    "host_dtype",
+    "label",
+    "gpus",
+    "spread",
+)
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class TimingRecord(msgspec.Struct, forbid_unknown_fields=True):
+    """A Timing with its statistics: images/s (`fps_...`) and seconds (`latency_...`)."""
+
+    seconds: list[float]
+    throughput: float
+    first_run: float
+    clocks: dict[str, Any]
+    statistics: dict[str, float]
+    verdict: Literal["steady", "noisy"]
+
+
+class GraphRecord(msgspec.Struct, forbid_unknown_fields=True):
+    """A graph as it came: its file name, hash, inputs and outputs; see Graph."""
+
+    name: str
+    sha256: Sha256
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    layout: Literal["NHWC", "NCHW"]
+    scaling: str = ""
+    half_share: Share = 0.0
+
+
+class ArtifactRecord(msgspec.Struct, forbid_unknown_fields=True):
+    """What an engine ran: `proof` tells, by engine, what of it has the precision."""
+
+    name: str
+    bytes: Count
+    build_seconds: float
+    proof: dict[str, Any]
+
+
+class Together(msgspec.Struct, forbid_unknown_fields=True):
+    """Several devices at once: which, and the sum of their throughputs in images/s by input."""
+
+    devices: list[str]
+    throughput: dict[str, float]
+
+
+class Record(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One case, self-contained: a line of results.jsonl. What has a default may be left out.
+
+    `network` is the case's name in log.txt, `engine_why` why this engine and not the ones before
+    it, `images` the number of different images, `timings` all rounds together by where the input
+    lay (device, host), `device` the GPU, or the CPU and its threads, with node and place in
+    brackets where there are several, `first_image` the image that `predictions` are of.
+    """
+
+    record: Literal[2]
+    time: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
+    program: str
+    network: str
+    status: Literal["ok", "built", "failed"]
+    error: str
+    engine: str
+    engine_version: str
+    engine_why: str
+    precision: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(PRECISIONS)})$")]
+    batch_size: Annotated[int, msgspec.Meta(ge=1)]
+    input_dtype: str
+    timings: dict[str, TimingRecord]
+    graph: GraphRecord
+    images: int | Literal["random"]
+    first_image: str
+    artifact: ArtifactRecord | None
+    device: str
+    device_kind: str
+    gpu: dict[str, Any] | None
+    versions: dict[str, str | None]
+    flags: dict[str, Any]
+    notes: list[str]
+    node: str | None = None
+    rounds: list[dict[str, Timing]] | None = None
+    kinds: dict[str, str] | None = None
+    predictions: list[tuple[str, float]] | None = None
+    agreement: Agreement | None = None
+    accuracy: Accuracy | None = None
+    times_native: dict[str, TimesNative] | None = None
+    calibration: dict[str, Any] | None = None
+    together: Together | None = None
+    batch_sizes_tried: dict[int, str] | None = None
+
+
+def timings_of(result: Result) -> dict[str, TimingRecord]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings = {}
     size = result.case.images
     for inputs, timing in result.timings.items():
-        cause = likeliest_cause(clocks_of(result, inputs))
-        steady, remedy = verdict(rounds_of(result, inputs), size, cause)
-        numbers = statistics(timing.seconds, size) | round_statistics(
-            rounds_of(result, inputs), size
-        )
-        timings[inputs] = {**dataclasses.asdict(timing), "statistics": numbers, "verdict": steady}
-        result.notes += [
-            f"{inputs} input: {note}" for note in (remedy, *clock_notes(timing.clocks)) if note
-        ]
+        rounds = rounds_of(result, inputs)
+        steady, remedy = verdict(rounds, size, likeliest_cause(clocks_of(result, inputs)))
+        numbers = summarise(timing.seconds, size) | round_statistics(rounds, size)
+        timings[inputs] = TimingRecord(**vars(timing), statistics=numbers, verdict=steady)
+        notes = filter(None, [remedy, *clock_notes(timing.clocks)])
+        result.notes += [f"{inputs} input: {note}" for note in notes]
     return timings
 
 
-def make_record(result: Result, job: Job) -> dict[str, Any]:
-    """A self-contained JSON object of one case: what ran on what, raw seconds, proofs and notes."""
+def make_record(result: Result, job: Job) -> Record:
+    """A case's record; adds sentences on its timings to the result."""
     config = job.config
     case = result.case
-    artifact = result.artifact
+    recorded = {*RECORDED_FLAGS, "weights"} if built_in(config) else {*RECORDED_FLAGS}
+    now = datetime.datetime.now(datetime.timezone.utc)
     timings = timings_of(result)
-    settings = (
-        "num_loops",
-        "num_warmup",
-        "rounds",
-        "preprocessing",
-        "tf32",
-        "seed",
-        "workspace_size",
-        "threads",
-        "pin_threads",
-        "host_dtype",
-        "label",
-        "gpus",
-        "spread",
-    )
-    recorded = {*settings, "weights"} if built_in(config) else {*settings}
-    return {
-        "record": RECORD_VERSION,
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "program": VERSION,
-        "network": case.file_name(job.graph),
-        "status": result.status,
-        "error": result.error,
-        "engine": case.engine,
-        "engine_why": case.why,
-        "precision": case.precision,
-        "batch_size": case.batch_size,
-        "input_dtype": job.dtype,
-        "timings": timings,
-        "graph": {
-            name: value for name, value in dataclasses.asdict(job.graph).items() if name != "path"
-        },
-        "images": "random" if job.images.random else len(job.images.pixels),
-        "first_image": job.images.names[0],
-        "artifact": artifact
-        and {
-            "name": Path(artifact.path).name,
-            "bytes": artifact.bytes,
-            "build_seconds": artifact.seconds,
-            "proof": artifact.proof,
-        },
+    return Record(
+        record=RECORD_VERSION,
+        time=now.isoformat(timespec="seconds"),
+        program=VERSION,
+        network=case.file_name(job.graph),
+        status=result.status,
+        error=result.error,
+        engine=case.engine,
+        engine_why=case.why,
+        precision=case.precision,
+        batch_size=case.images,
+        input_dtype=job.graph.dtype,
+        timings=timings,
+        graph=graph_record(job.graph),
+        images="random" if job.images.random else len(job.images.pixels),
+        first_image=job.images.names[0],
+        artifact=artifact_record(result.artifact),
         **result.machine,
-        "flags": {name: value for name, value in vars(config).items() if name in recorded},
-        "notes": result.notes,
-        **result.facts,
-    }
+        flags={name: value for name, value in vars(config).items() if name in recorded},
+        notes=result.notes,
+        **found_of(result),
+    )
 
 
-def log_block(record: dict[str, Any]) -> str:
+def found_of(result: Result) -> dict[str, Any]:
+    """What was found out about a result, by the names that a record has for it."""
+    names = (
+        "kinds",
+        "predictions",
+        "agreement",
+        "accuracy",
+        "times_native",
+        "calibration",
+        "together",
+        "batch_sizes_tried",
+    )
+    found = {name: getattr(result, name) for name in names}
+    return {**found, "rounds": result.rounds if len(result.rounds) > 1 else None}
+
+
+def graph_record(graph: Graph) -> GraphRecord:
+    """A graph's record: with pixels written in front of it, it is still the graph that came."""
+    facts = {name: getattr(graph, name) for name in GraphRecord.__struct_fields__}
+    return GraphRecord(**{**facts, "sha256": graph.origin or graph.sha256})
+
+
+def artifact_record(artifact: Artifact | None) -> ArtifactRecord | None:
+    """An artifact's record, where there is one."""
+    if artifact is None:
+        return None
+    name = Path(artifact.path).name
+    return ArtifactRecord(name, artifact.bytes, artifact.seconds, artifact.facts)
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """A record as plain data, as results.jsonl has it."""
+    return msgspec.to_builtins(record, str_keys=True)
+
+
+def log_block(record: Record) -> str:
     """A case's block of log.txt: the lines of the 2018 script to the letter, then new ones."""
     lines = ["", "=" * 26]
-    for inputs, timing in record["timings"].items():
-        s = timing["statistics"]
+    network = f"network: {record.network},\t batchsize {record.batch_size}"
+    for inputs, timing in record.timings.items():
+        s = timing.statistics
         lines += [
-            f"network: {record['network']},\t batchsize {record['batch_size']}, steps "
-            f"{len(timing['seconds'])}",
+            f"{network}, steps {len(timing.seconds)}",
             f"  fps \tmedian: {s['fps_median']:.1f}, \tmean: {s['fps_mean']:.1f}, "
             f"\tuncertainty: {s['fps_uncertainty']:.1f}, \tjitter: {s['fps_jitter']:.1f}",
             f"  latency \tmedian: {s['latency_median']:.5f}, \tmean: {s['latency_mean']:.5f}, "
-            f"\t99th_p: {s['latency_99th']:.5f}, \t99th_uncertainty: "
-            f"{s['latency_99th_uncertainty']:.5f}",
-            f"  inputs \t{inputs} {record['input_dtype']}, \tthroughput: "
-            f"{timing['throughput']:.1f} images/s, \tfirst run: {timing['first_run']:.3f} s, "
-            f"\t{timing['verdict']}",
+            f"\t99th_p: {s['latency_99th']:.5f}, "
+            f"\t99th_uncertainty: {s['latency_99th_uncertainty']:.5f}",
+            f"  inputs \t{inputs} {record.input_dtype}, "
+            f"\tthroughput: {timing.throughput:.1f} images/s, "
+            f"\tfirst run: {timing.first_run:.3f} s, \t{timing.verdict}",
         ]
-    if record["status"] != "ok":
-        lines.append(f"network: {record['network']},\t batchsize {record['batch_size']}, steps 0")
-        lines.append(f"  {record['status']} \t{record['error']}".rstrip())
-    lines.append(
-        f"  engine \t{record['engine']} {record['engine_version']}, \tdevice: {record['device']}"
-    )
-    if "together" in record:
-        devices, sums = (record["together"][name] for name in ("devices", "throughput"))
-        speeds = ", \t".join(f"{inputs} {speed:.1f} images/s" for inputs, speed in sums.items())
-        lines.append(f"  together \t{len(devices)} devices, \tthroughput: {speeds}")
+    if record.status != "ok":
+        lines += [f"{network}, steps 0", f"  {record.status} \t{record.error}".rstrip()]
+    version = f"{record.engine} {record.engine_version}"
+    lines.append(f"  engine \t{version}, \tdevice: {record.device}")
+    if record.together:
+        sums = record.together.throughput.items()
+        speeds = ", \t".join(f"{inputs} {speed:.1f} images/s" for inputs, speed in sums)
+        devices = len(record.together.devices)
+        lines.append(f"  together \t{devices} devices, \tthroughput: {speeds}")
     return "\n".join([*lines, *judged_lines(record)]) + "\n"
 
 
-def judged_lines(record: dict[str, Any]) -> list[str]:
+def judged_lines(record: Record) -> list[str]:
     """The block's lines on agreement, one for each output, and accuracy."""
     lines = []
-    for found in (record.get("agreement") or {"outputs": {}})["outputs"].values():
-        numbers = {
-            name: found[name]
-            for name in ("top1", "top5", "cosine", "difference")
-            if found.get(name) is not None
-        }
-        parts = [f"{name}: {value:.4f}" for name, value in numbers.items()]
-        parts.append(f"snr: {math.inf if found['snr_db'] is None else found['snr_db']:.1f} dB")
-        if "decided" in found:
-            parts.append(f"same: {found['same']} of {found['decided']}")
-            parts += [f"undecided: {found['undecided']}"] if found["undecided"] else []
-        lines.append(
-            "  agreement \t" + ", \t".join([*parts, f"images: {record['agreement']['images']}"])
-        )
-    if found := record.get("accuracy"):
-        lines.append(
-            f"  accuracy \ttop1: {found['top1']:.4f}, \ttop5: {found['top5']:.4f}, \timages: "
-            f"{found['images']}"
-        )
+    if record.agreement:
+        images = f"images: {record.agreement.images}"
+        for found in record.agreement.outputs.values():
+            lines.append("  agreement \t" + ", \t".join([*agreement_parts(found), images]))
+    if record.accuracy:
+        top1 = f"top1: {record.accuracy.top1:.4f}"
+        top5 = f"top5: {record.accuracy.top5:.4f}"
+        lines.append(f"  accuracy \t{top1}, \t{top5}, \timages: {record.accuracy.images}")
     return lines
+
+
+def agreement_parts(found: OutputAgreement) -> list[str]:
+    """The numbers on a line of log.txt that tells one output's agreement."""
+    parts = []
+    for name in ("top1", "top5", "cosine", "difference"):
+        value = getattr(found, name)
+        if value is not None:
+            parts.append(f"{name}: {value:.4f}")
+    parts.append(f"snr: {math.inf if found.snr_db is None else found.snr_db:.1f} dB")
+    if found.decided is not None:
+        parts.append(f"same: {found.same} of {found.decided}")
+    if found.undecided:
+        parts.append(f"undecided: {found.undecided}")
+    return parts
 
 
 def append(path: Path, text: str) -> None:
@@ -4428,15 +4647,15 @@ def append(path: Path, text: str) -> None:
             raise
 
 
-def keep(record: dict[str, Any], config: Config) -> None:
+def write_record(record: Record, config: Config) -> None:
     """Writes a case's block and line; nothing that was measured waits for the next case."""
     try:
         append(Path(config.output_dir) / "log.txt", log_block(record))
-        append(Path(config.output_dir) / "results.jsonl", json.dumps(record) + "\n")
+        append(Path(config.output_dir) / "results.jsonl", json.dumps(as_json(record)) + "\n")
     except OSError as error:
         raise UserError(
-            f"{config.output_dir} cannot be written any more ({error.strerror}): what was "
-            "measured stands above; pass another --output_dir"
+            f"{config.output_dir} can no longer be written to ({error.strerror}): the results "
+            "are printed above; pass another --output_dir"
         ) from error
 
 
@@ -4456,18 +4675,9 @@ def check_output_dir(folder: str) -> None:
         ) from error
 
 
-def load_file(name: str, path: Path) -> Any:
-    """A Python file as the module of that name."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def print_report(records: list[dict[str, Any]]) -> None:
+def print_report(records: list[Record]) -> None:
     """Prints the 2018 script's predictions lines, then report.py's tables and sentences."""
-    shown = {(r["precision"], r["engine"]): r["predictions"] for r in records if "predictions" in r}
+    shown = {(r.precision, r.engine): r.predictions for r in records if r.predictions}
     engines = collections.Counter(precision for precision, _ in shown)
     if shown:
         print("Predictions:")
@@ -4475,7 +4685,7 @@ def print_report(records: list[dict[str, Any]]) -> None:
         name = precision_name(precision) + (f" ({engine})" if engines[precision] > 1 else "")
         print("Precision: ", name, [label for label, _ in rows])
     if (path := HERE / "report.py").exists():
-        load_file("tensorrt_report", path).print_records(records)
+        load_file("tensorrt_report", path).print_records([as_json(record) for record in records])
 
 
 def precision_name(precision: str) -> str:
@@ -4510,31 +4720,25 @@ class RoundsOnDisk:
           UserError: it cannot be written.
         """
         key = self.key(result)
-        lines = [
-            {"case": key, "round": {i: dataclasses.asdict(timing) for i, timing in timings.items()}}
-        ]
+        lines: list[dict[str, Any]] = []
         if key not in self.unwritten:
-            empty = dataclasses.replace(result, timings={}, notes=[*result.notes])
-            lines.insert(
-                0,
-                {
-                    "case": key,
-                    "record": make_record(empty, dataclasses.replace(job, case=result.case)),
-                },
-            )
+            empty = dataclasses.replace(result, timings={}, rounds=[], notes=[*result.notes])
+            record = make_record(empty, dataclasses.replace(job, case=result.case))
+            lines.append({"case": key, "record": as_json(record)})
+        lines.append({"case": key, "round": msgspec.to_builtins(timings)})
         self.unwritten.add(key)
         try:
             self.write(lines)
         except OSError as error:
             raise UserError(
-                f"{self.path.parent} cannot be written any more ({error.strerror}): pass another "
+                f"{self.path.parent} can no longer be written to ({error.strerror}): pass another "
                 f"--output_dir"
             ) from error
 
     def forget(self, result: Result) -> None:
         """Says that a case's record is written."""
         self.unwritten.discard(self.key(result))
-        # the record is there: at worst the next run writes it again
+        # The record is there: at worst the next run writes it again.
         with contextlib.suppress(OSError):
             self.write([{"case": self.key(result), "written": True}])
 
@@ -4567,7 +4771,7 @@ def recover_rounds(config: Config) -> None:
             if path.exists():
                 found = records_of_rounds(file.read().splitlines())
                 for record in found:
-                    keep(record, config)
+                    write_record(record, config)
                 path.unlink()
                 say(
                     f"{len(found)} cases of a run that was killed: the rounds that there are were "
@@ -4575,42 +4779,47 @@ def recover_rounds(config: Config) -> None:
                 )
 
 
-def records_of_rounds(lines: list[str]) -> list[dict[str, Any]]:
+def records_of_rounds(lines: list[str]) -> list[Record]:
     """The records of cases that have rounds but no record yet; a truncated last line is skipped."""
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, Record] = {}
     rounds: dict[str, list[dict[str, Timing]]] = collections.defaultdict(list)
     for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            found = json.loads(line)
-            if "record" in found:
-                records[found["case"]] = found["record"]
-            elif "round" in found:
-                rounds[found["case"]].append(
-                    {i: Timing(**timing) for i, timing in found["round"].items()}
-                )
-            else:
-                records.pop(found["case"], None)
-    return [
-        with_rounds(record, rounds[case])
-        for case, record in records.items()
-        if has_deviation(rounds[case])
-    ]
+        with contextlib.suppress(msgspec.DecodeError):
+            found = msgspec.json.decode(line, type=UnfinishedLine)
+            if found.record:
+                records[found.case] = found.record
+            if found.round:
+                rounds[found.case].append(found.round)
+            if found.written:
+                records.pop(found.case, None)
+    whole = {case: record for case, record in records.items() if has_deviation(rounds[case])}
+    return [with_rounds(record, rounds[case]) for case, record in whole.items()]
+
+
+class UnfinishedLine(msgspec.Struct):
+    """A line of the file that keeps rounds: a case's record without them, a round, or its end."""
+
+    case: str
+    record: Record | None = None
+    round: dict[str, Timing] | None = None
+    written: bool = False
 
 
 def has_deviation(rounds: list[dict[str, Timing]]) -> bool:
     """Whether rounds have the two steps that statistics need."""
-    return bool(rounds) and all(
-        sum(len(timings[i].seconds) for timings in rounds) > 1 for i in rounds[0]
-    )
+    if not rounds:
+        return False
+    return all(sum(len(timings[i].seconds) for timings in rounds) > 1 for i in rounds[0])
 
 
-def with_rounds(record: dict[str, Any], rounds: list[dict[str, Timing]]) -> dict[str, Any]:
+def with_rounds(record: Record, rounds: list[dict[str, Timing]]) -> Record:
     """The record of a case whose run was killed, made from the rounds that were kept."""
-    case = Case(record["engine"], record["precision"], record["batch_size"])
-    result = Result(case, notes=[*record["notes"], "the run was killed: rounds without outputs"])
+    case = Case(record.engine, record.precision, record.batch_size)
+    result = Result(case, notes=[*record.notes, "the run was killed: rounds without outputs"])
     merge_rounds(result, rounds)
     timings = timings_of(result)
-    return {**record, "timings": timings, "notes": result.notes, **result.facts}
+    several = rounds if len(rounds) > 1 else None
+    return msgspec.structs.replace(record, timings=timings, rounds=several, notes=result.notes)
 
 
 class Report:
@@ -4620,30 +4829,29 @@ class Report:
         self.config = config
         self.cases = cases
         self.rounds = rounds
-        self.records: list[dict[str, Any]] = []
+        self.records: list[Record] = []
         self.natives: Natives = {}
 
     def add(self, job: Job, results: list[Result]) -> None:
         """Takes one case's results, one for each device; they are on disk when this returns."""
-        for result in results:
-            if result.artifact and "calibration" in result.artifact.proof:
-                proof = dict(result.artifact.proof)  # another case may have the same
-                result.facts["calibration"] = proof.pop("calibration")
-                result.artifact = dataclasses.replace(result.artifact, proof=proof)
-                result.notes += calibration_notes(result.facts["calibration"])
-            judge(result, result.reference, job.images, self.config, job.graph)
-            rate(result, self.natives)
-            self.records.append(make_record(result, dataclasses.replace(job, case=result.case)))
-            keep(self.records[-1], self.config)
-            self.rounds.forget(result)
-        for result, record in zip(results, self.records[-len(results) :]):
+        records = [self.write(job, result) for result in results]
+        for result, record in zip(results, records):
             number = min(turn_of(self.cases, record) + 1, len(self.cases))
-            where = (
-                f" on {result.machine['device']}"
-                if any(vars(self.config).get(name) for name in FLEET_FLAGS)
-                else ""
-            )
-            say(f"[{number}/{len(self.cases)}] {result.case.title}{where}: {in_short(result)}")
+            title = result.case.title
+            if record.device != record.device_kind:  # one of several
+                title += f" on {record.device}"
+            say(f"[{number}/{len(self.cases)}] {title}: {in_short(result)}")
+
+    def write(self, job: Job, result: Result) -> Record:
+        """Judges and rates a result, and writes its record."""
+        take_calibration(result)
+        judge(result, result.reference, job.images, self.config, job.graph)
+        rate(result, self.natives)
+        record = make_record(result, dataclasses.replace(job, case=result.case))
+        self.records.append(record)
+        write_record(record, self.config)
+        self.rounds.forget(result)
+        return record
 
     def __enter__(self) -> Report:
         return self
@@ -4658,7 +4866,16 @@ class Report:
         count = len(self.records)
         folder = self.config.output_dir
         print(f"\n{count} cases appended to log.txt and results.jsonl in {folder}", flush=True)
-        return int(any(record["error"] for record in self.records))
+        return int(any(record.error for record in self.records))
+
+
+def take_calibration(result: Result) -> None:
+    """Moves what is known of the calibration from the artifact to the result, with sentences."""
+    if result.artifact and "calibration" in result.artifact.facts:
+        facts = dict(result.artifact.facts)  # another case may have the same
+        result.calibration = facts.pop("calibration")
+        result.artifact = dataclasses.replace(result.artifact, facts=facts)
+        result.notes += calibration_notes(result.calibration or {})
 
 
 def in_short(result: Result) -> str:
@@ -4669,21 +4886,18 @@ def in_short(result: Result) -> str:
         speed = f"{typical(rounds, result.case.images).value:,.0f} images/s"
         if inputs == "host":
             speed += " from host"
-        rated = result.facts.get("times_native", {}).get(inputs)
-        found.append(f"{speed}, {rated['value']:.2f}x native" if rated else speed)
+        rated = (result.times_native or {}).get(inputs)
+        found.append(f"{speed}, {rated.value:.2f}x native" if rated else speed)
     return "; ".join(found) or result.error or result.status
 
 
-def turn_of(cases: list[Case], record: dict[str, Any]) -> int:
+def turn_of(cases: list[Case], record: Record) -> int:
     """Which of the cases a record is of: results of several devices come as they are done."""
-    mine = record["engine"], record["precision"]
-    sizes = record["batch_size"], None
-    turns = (
-        turn
-        for turn, c in enumerate(cases)
-        if (c.engine, c.precision) == mine and c.batch_size in sizes
-    )
-    return next(turns, len(cases))
+    for turn, case in enumerate(cases):
+        same = (case.engine, case.precision) == (record.engine, record.precision)
+        if same and case.batch_size in (record.batch_size, None):
+            return turn
+    return len(cases)
 
 
 # -------------------------------------------------------------------------------- running the cases
@@ -4697,6 +4911,9 @@ class Loader:
 
     def load_graph(self, config: Config) -> Graph:
         return load_graph(config)
+
+    def with_pixels_in_front(self, config: Config, graph: Graph) -> Graph:
+        return with_pixels_in_front(config, graph)
 
     def load_images(self, config: Config, graph: Graph, count: int) -> Images:
         return load_images(config, graph, count)
@@ -4731,7 +4948,7 @@ def swallowed_flags(config: Config) -> list[str]:
     return found
 
 
-# where Keras has them
+# Where Keras has them.
 WEIGHTS_SERVER = "https://storage.googleapis.com/tensorflow/keras-applications/"
 WEIGHTS_FILE = "resnet50v2_weights_tf_dim_ordering_tf_kernels.h5"
 SECONDS_TO_REACH = 8  # after which there is no network
@@ -4777,7 +4994,7 @@ def why_no_download() -> str | None:
         except requests.RequestException as error:
             found[0] = f"{type(error).__name__} from {WEIGHTS_SERVER.split('/')[2]}"
 
-    # looking a name up has no time limit of its own
+    # Looking a name up has no time limit of its own.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(SECONDS_TO_REACH)
@@ -4830,14 +5047,16 @@ def load_model(config: Config) -> Model:
     with start(config, Loader) as loader:
         try:
             graph = load_with_weights(config, loader)
+            choose_preprocessing(config, graph)
+            if config.host_dtype == "uint8" and graph.dtype != "uint8":
+                graph = loader.ask("with_pixels_in_front", config, graph)
         except (CaseError, ProcessDied) as error:
             raise UserError(
                 f"the model cannot be loaded, it is damaged or not what it says (its {error})"
             ) from None
-        choose_preprocessing(config, graph)
         batch_sizes = fit_batch_sizes(config, graph)
         if config.calibration_dir and "int8" in config.precisions:
-            # found out before the measuring
+            # Found out before the measuring.
             image_paths(config.calibration_dir, "--calibration_dir")
         try:
             images = loader.ask(
@@ -4893,12 +5112,10 @@ def announce(cases: list[Case]) -> None:
     ]
     for engine, precision, _ in open_ones:
         if engine != "none":
-            say(f"{precision_name(precision)} runs in {engine}")
+            say(f"{precision_name(precision)} uses {engine}")
     passed_over = [name for name in AUTO if any(f"{name}: " in why for _, _, why in open_ones)]
     if passed_over:
-        say(
-            f"--doctor tells what {', '.join(passed_over)} lack{'s' * (len(passed_over) == 1)} here"
-        )
+        say(f"not available here: {', '.join(passed_over)} (--doctor says why)")
 
 
 class OnnxWriter:
@@ -4911,9 +5128,15 @@ class OnnxWriter:
         """The ONNX file of a case; none where its engine would not build from it."""
         if ENGINES[case.engine].why_not_build(case.precision):
             return None
+        job = Job(case, self.onnx.config, self.onnx.graph, self.onnx.images)
+        answer = job.path(".onnx.built.json")
+        return built_once(answer, question_of_onnx(job), lambda: self.write_anew(case))
+
+    def write_anew(self, case: Case) -> Artifact:
+        """Exports, and calibrates where the precision wants it."""
         artifact = self.onnx.write(case)
         if case.precision == "int8":
-            artifact.proof["calibration"] = self.onnx.calibration.facts
+            artifact.facts["calibration"] = self.onnx.calibration.facts
         return artifact
 
 
@@ -5013,12 +5236,12 @@ class OpenCase:
             try:
                 self.run_opened(engine)
             except UserError:
-                if not forget_built(self.artifact, self.job):
+                if not forget_built(self.artifact, engine, self.job):
                     raise
                 self.artifact = self.build(engine)
                 self.run_opened(engine)
         if kernels:
-            self.artifact.proof["kernels"] = kernels.chosen
+            self.artifact.facts["kernels"] = kernels.chosen
         come_to_rest()
         return self.artifact, ""
 
@@ -5032,6 +5255,10 @@ class OpenCase:
         """Opens the artifact on the batch, runs it once and warms it up."""
         with waiting(f"Opening {self.job.case.title}"):
             self.runner = engine.open(self.job, self.artifact, self.batch)
+        found = self.runner.facts
+        seconds = self.artifact.seconds + found.get("engine_build_seconds", 0.0)
+        facts = {**self.artifact.facts, **found}
+        self.artifact = dataclasses.replace(self.artifact, seconds=seconds, facts=facts)
         for inputs in KINDS_OF_INPUTS[self.job.config.inputs]:
             self.first_runs[inputs] = self.run_first(inputs)
 
@@ -5060,7 +5287,7 @@ class OpenCase:
         for inputs, first_run in self.first_runs.items():
             count = steps or math.ceil(ROUND_SECONDS / self.step_seconds[inputs])
             step = waited_step(self.runner, self.batch, inputs)
-            burst = burst_of(self.runner, self.batch, inputs, count)
+            burst = throughput_loop(self.runner, self.batch, inputs, count)
             what = f"{self.job.case.title}{' from host' * (inputs == 'host')}, round {self.turn}"
             with progress(what, count) as advance:
                 self.meet()
@@ -5094,7 +5321,7 @@ class OpenCase:
             name: np.concatenate([step[name] for step in steps])[:count] for name in steps[0]
         }
         notes = mixed_notes(self.job)
-        notes += proof_notes(case.precision, self.artifact.proof)
+        notes += coverage_notes(case.precision, self.artifact.facts)
         notes += doubts(self.runner, self.batch, graph, self.same)
         self.batch = self.job.batch()  # the doubts overwrote it
         return outputs, notes
@@ -5157,24 +5384,31 @@ def build_once(engine: Engine, job: Job) -> Artifact:
     """What an engine runs; if its building is slow, from an earlier run with the same question."""
     if not engine.builds_slowly:
         return engine.build(job)
-    answer = answer_path(job)
-    question = question_of(engine, job)
+    return built_once(answer_path(job), question_of(engine, job), lambda: engine.build(job))
+
+
+def built_once(answer: Path, question: dict[str, Any], build: Callable[[], Artifact]) -> Artifact:
+    """The artifact that an earlier run built for the same question, or one that is built now.
+
+    Args:
+      answer: the file beside the artifact that keeps what it was built for.
+    """
     if found := built_before(answer, question):
         return found
-    artifact = engine.build(job)
+    artifact = build()
     kept = {"question": question, "artifact": dataclasses.asdict(artifact)}
-    write_beside(answer, json.dumps(kept).encode())
+    write_atomically(answer, json.dumps(kept).encode())
     return artifact
 
 
 def answer_path(job: Job) -> Path:
-    """The file beside an artifact that says what it was built for."""
+    """The file beside a case's artifact that keeps what it was built for."""
     return job.path(f"_batch{job.case.batch_size}.built.json")
 
 
-def forget_built(artifact: Artifact, job: Job) -> bool:
+def forget_built(artifact: Artifact, engine: Engine, job: Job) -> bool:
     """Whether the artifact came from an earlier run; if it did, it is not reused again."""
-    if "built_before" not in artifact.proof:
+    if "built_before" not in artifact.facts or not engine.builds_slowly:
         return False
     answer_path(job).unlink(missing_ok=True)
     return True
@@ -5183,10 +5417,20 @@ def forget_built(artifact: Artifact, job: Job) -> bool:
 def question_of(engine: Engine, job: Job) -> dict[str, Any]:
     """Everything that an engine's artifact depends on.
 
-    The ONNX file is told by what it was made of: tf2onnx writes the same model with other names
-    each time.
+    An ONNX file is identified by what it was made of: tf2onnx names the same model's tensors
+    differently each time.
     """
-    config = job.config
+    gpu = gpus()[0] if gpus() else {}
+    return {
+        **question_of_onnx(job),
+        "batch_size": job.case.batch_size,
+        "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
+        "gpu": [gpu.get(name) for name in ("name", "compute_capability", "driver")],
+    }
+
+
+def question_of_onnx(job: Job) -> dict[str, Any]:
+    """Everything that the ONNX file of a case depends on."""
     case = job.case
     flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
     writers = ("tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu")
@@ -5194,17 +5438,14 @@ def question_of(engine: Engine, job: Job) -> dict[str, Any]:
         "program": [VERSION, *(hash_of(HERE / name) for name in ("tensorrt.py", "precision.py"))],
         "graph": [job.graph.sha256, job.graph.input, job.graph.output],
         "images": images_in(job),
-        "case": [case.engine, case.precision, case.batch_size],
-        "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
-        "writers": [version_of(name) for name in writers] if job.source else None,
-        "gpu": [gpus()[0][name] for name in ("name", "compute_capability", "driver")]
-        if gpus()
-        else None,
-        "flags": {name: vars(config).get(name) for name in flags},
+        "case": [case.engine, case.precision],
+        "types": [TENSORRT.opset, TENSORRT.weakly_typed, int8_saturates()],
+        "writers": [version_of(name) for name in writers],
+        "flags": {name: vars(job.config).get(name) for name in flags},
     }
 
 
-def images_in(job: Job) -> list[str | None]:
+def images_in(job: Job) -> list[str]:
     """Hashes of the images that a precision was fitted to, by calibration or to find overflow."""
     if job.case.precision == "fp32":
         return []
@@ -5212,12 +5453,8 @@ def images_in(job: Job) -> list[str | None]:
     if job.case.precision != "int8":
         return [overflow]
     if job.source:
-        return [overflow, job.source.proof["calibration"]["sha256"]]
+        return [overflow, job.source.facts["calibration"]["sha256"]]
     return [overflow, calibration_images(job.config, job.graph, job.images)[1]["sha256"]]
-
-
-def hash_of(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
@@ -5226,18 +5463,17 @@ def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
         kept = json.loads(answer.read_bytes())
         artifact = Artifact(**kept["artifact"])
         path = answer.with_name(Path(artifact.path).name)
-        if kept["question"] != question or {answer.stat().st_uid, path.stat().st_uid} != {
-            os.getuid()
-        }:
+        owners = {answer.stat().st_uid, path.stat().st_uid}
+        if kept["question"] != question or owners != {os.getuid()}:
             return None
         read_unchanged(str(path), artifact.sha256)
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return None
-    proof = {**artifact.proof, "built_before": artifact.seconds}
-    return dataclasses.replace(artifact, path=str(path), seconds=0.0, proof=proof)
+    facts = {**artifact.facts, "built_before": artifact.seconds}
+    return dataclasses.replace(artifact, path=str(path), seconds=0.0, facts=facts)
 
 
-# of the free memory of a CPU, which the kernel would hand out twice rather than refuse
+# Of the free memory of a CPU, which the kernel would hand out twice rather than refuse.
 MEMORY_SHARE = 0.75
 
 
@@ -5264,7 +5500,7 @@ def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.
     return {graph.output: values}
 
 
-# of steps, by the engine's own word, behind which unfinished work is looked for
+# Of steps, by the engine's own word, behind which unfinished work is looked for.
 UNFINISHED_SECONDS = 0.2
 
 
@@ -5291,7 +5527,7 @@ def run_again(
         if timing is None or late < LATE * (usual + median):
             return outputs
     raise UserError(
-        f"the engine called its steps done before they were: the next result took {late:.3f} s, "
+        f"the engine reported its steps done too early: the next result took {late:.3f} s, "
         f"the one after {usual:.3f} s, so its timings are not real"
     )
 
@@ -5321,14 +5557,14 @@ def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
     return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
 
 
-def reuse_notes(proof: dict[str, Any]) -> list[str]:
+def reuse_notes(facts: dict[str, Any]) -> list[str]:
     """A sentence where an earlier run did what this one would have had to do."""
     notes = []
-    if "built_before" in proof:
+    if "built_before" in facts:
         notes.append(
-            f"an earlier run built this in {proof['built_before']:.0f} s: nothing was built now"
+            f"an earlier run built this in {facts['built_before']:.0f} s: nothing was built now"
         )
-    if proof.get("kernels") == REUSED_KERNELS:
+    if facts.get("kernels") == REUSED_KERNELS:
         notes.append(
             "XLA took the kernels that an earlier run chose: without them a first run takes longer"
         )
@@ -5347,24 +5583,22 @@ def mixed_notes(job: Job) -> list[str]:
         return [has]
     if case.precision != "fp32":
         return []
-    same = (
-        "and so does this FP32"
-        if case.engine in ("xla", "tftrt")
-        else "this FP32 computes all in float32"
-    )
+    same = "this FP32 computes all in float32"
+    if case.engine in ("xla", "tftrt"):
+        same = "and so does this FP32"
     return [f"{has}; {same}"]
 
 
-def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
+def coverage_notes(precision: str, facts: dict[str, Any]) -> list[str]:
     """Sentences where the engine ran something other than the graph says, or was compiled first."""
-    notes = reuse_notes(proof)
-    if capability := proof.get("compiled_by_driver"):
+    notes = reuse_notes(facts)
+    if capability := facts.get("compiled_by_driver"):
         notes.append(
             f"this TensorFlow has no machine code for compute capability {capability}: the driver "
             "compiled its kernels, which takes minutes the first time; a newer TensorFlow may "
             "have it"
         )
-    ran = proof.get("executed_share_of_nodes", 1)
+    ran = facts.get("executed_share_of_nodes", 1)
     if precision == "fp16" and ran == 0:
         notes.append(
             "float16 weights, float32 arithmetic: ONNX Runtime has no float16 kernels for this "
@@ -5374,9 +5608,9 @@ def proof_notes(precision: str, proof: dict[str, Any]) -> list[str]:
         notes.append(
             f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"
         )
-    if proof.get("unknown_nodes"):
+    if facts.get("unknown_nodes"):
         notes.append(
-            f"TensorRT does not tell the type of {proof['unknown_nodes']} of its heavy layers: "
+            f"TensorRT does not tell the type of {facts['unknown_nodes']} of its heavy layers: "
             "not proved"
         )
     return notes
@@ -5523,7 +5757,7 @@ class Session:
     def results(self) -> list[Result]:
         """What was found, the steps of all rounds together."""
         if self.job.tried:
-            self.result.facts["batch_sizes_tried"] = self.job.tried
+            self.result.batch_sizes_tried = self.job.tried
         if self.opened > 1:
             self.result.notes.append(
                 f"opened {self.opened} times: the cases do not fit into memory together"
@@ -5541,27 +5775,6 @@ class Session:
         if self.worker:
             self.worker.close()
         self.worker = None
-
-
-def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
-    """Joins the steps of all rounds in the result's timings; the rounds stay in its facts."""
-    result.rounds = rounds
-    if len(rounds) > 1:
-        result.facts["rounds"] = [
-            {i: dataclasses.asdict(t) for i, t in timings.items()} for timings in rounds
-        ]
-    for inputs in rounds[0] if rounds else ():
-        every = [timings[inputs] for timings in rounds]
-        seconds = [second for timing in every for second in timing.seconds]
-        throughput = float(np.median([timing.throughput for timing in every]))
-        result.timings[inputs] = dataclasses.replace(
-            every[0], seconds=seconds, throughput=throughput
-        )
-
-
-def loops_of(rounds: list[dict[str, Timing]], inputs: str) -> Rounds:
-    """The seconds of the steps of each round."""
-    return [timings[inputs].seconds for timings in rounds]
 
 
 def find_largest_batch(job: Job, start: Callable[[Job], Worker | Here]) -> Job:
@@ -5721,7 +5934,7 @@ def no_native(jobs: list[Job]) -> bool:
 def expected_end(sessions: list[Session]) -> str:
     """How long the rounds of these cases will take, by the first."""
     turn = sum(one.seconds[-1] for one in sessions if one.seconds)
-    what = f"{len(sessions)} cases in turn, {turn:.1f} s a round of all"
+    what = f"{len(sessions)} cases in turn, {turn:.1f} s a round"
     plan = sessions[0].plan
     rounds = sessions[0].job.config.rounds
     left = (len(plan) if plan else rounds or 0) - 1
@@ -5838,6 +6051,7 @@ def main(
     name = Path(argv[0]).name
     try:
         config = parse_flags(argv)
+        refuse_engines(config)
         if config.help or config.version:
             print(f"{manual}\n{FLAGS.get_help()}" if config.help else VERSION, flush=True)
         elif config.doctor:

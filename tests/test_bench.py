@@ -37,7 +37,7 @@ def run_of(bench, medians):
     rounds = [[0.999 * median, median, 1.001 * median] for median in medians]
     timing["seconds"] = [second for seconds in rounds for second in seconds]
     timing["statistics"] = {
-        **bench.statistics(timing["seconds"], 4),
+        **bench.summarise(timing["seconds"], 4),
         **bench.round_statistics(rounds, 4),
     }
     validate(record)
@@ -76,7 +76,7 @@ def test_planted_engines_take_longer_in_every_step(script, monkeypatch):
         enqueue=lambda: None,
         sync=lambda: now.__setitem__(0, now[0] + 10),
         infer=lambda batch: now.__setitem__(0, now[0] + 10),
-        feeder=lambda batch, steps: lambda: now.__setitem__(0, now[0] + 10 * steps),
+        prefetch=lambda batch, steps: lambda: now.__setitem__(0, now[0] + 10 * steps),
     )
     slower = planted.Planted(runner)
 
@@ -87,7 +87,7 @@ def test_planted_engines_take_longer_in_every_step(script, monkeypatch):
 
     assert ticks(lambda: (slower.enqueue(), slower.sync())) == pytest.approx(12.5, abs=0.6)
     assert ticks(lambda: slower.infer(None)) == pytest.approx(12.5, abs=0.6)
-    assert ticks(slower.feeder(None, 3)) == pytest.approx(37.5, abs=0.9)
+    assert ticks(slower.prefetch(None, 3)) == pytest.approx(37.5, abs=0.9)
 
 
 def test_planted_engines_are_what_the_program_opens(script, monkeypatch, tmp_path, forms):

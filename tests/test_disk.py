@@ -149,7 +149,7 @@ def test_a_full_disk_is_one_error_line_and_the_table_is_printed(
     status = bench.main(["tensorrt.py", *flags, "--noisolate", f"--output_dir={tmp_path}"])
     out, err = capsys.readouterr()
     assert status == 2
-    assert "cannot be written any more (No space left on device)" in err
+    assert "can no longer be written to (No space left on device)" in err
     assert err.count("tensorrt.py: error: ") == 1
     assert "images/s" in out, "what was measured is on the terminal at least"
     assert "cases appended" not in out

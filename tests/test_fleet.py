@@ -213,7 +213,7 @@ def test_a_batch_that_fits_only_in_its_try_is_made_smaller(bench, job, fitting):
     assert result.status == "ok"
     assert session.job.case == result.case
     assert 850 <= result.case.batch_size <= 950
-    assert "not when measured" in result.facts["batch_sizes_tried"][1000]
+    assert "not when measured" in result.batch_sizes_tried[1000]
     fitting(1000, measured=0)
     session = bench.Session(job)
     turns(session)
@@ -278,7 +278,7 @@ def test_a_process_meets_the_others_before_each_of_its_loops(fleet, bench, job):
         bench.dataclasses.replace(job, case=case, config=config), fleet.Placement(), barrier, 7
     )
     placed.runner = types.SimpleNamespace(
-        enqueue=nothing, sync=nothing, infer=nothing, feeder=lambda *_: lambda: None
+        enqueue=nothing, sync=nothing, infer=nothing, prefetch=lambda *_: lambda: None
     )
     placed.batch, placed.same = None, [{}, {}]
     placed.first_runs = {inputs: placed.run_first(inputs) for inputs in ("device", "host")}
@@ -330,7 +330,7 @@ def test_all_processes_of_a_case_get_the_same_barrier(fleet, bench, halves, team
     made.finish()
     results = made.results()
     assert [result.machine["device"] for result in results] == ["CPU 0", "CPU 1"]
-    assert [result.facts["together"]["throughput"] for result in results] == [{"device": 30.0}] * 2
+    assert [result.together.throughput for result in results] == [{"device": 30.0}] * 2
     assert [len(result.rounds) for result in results] == [2, 2]
 
 
@@ -363,13 +363,13 @@ def test_the_sum_is_of_those_that_came_through(fleet, bench, halves):
     results = [result_at(bench, case, place, speed) for place, speed in zip(halves, (70.0, 80.0))]
     fleet.add_up(results)
     for result in results:
-        together = {"devices": ["GPU (cpu0of2)", "GPU (cpu1of2)"], "throughput": {"device": 150.0}}
-        assert result.facts["together"] == together
+        devices = ["GPU (cpu0of2)", "GPU (cpu1of2)"]
+        assert result.together == bench.Together(devices, {"device": 150.0})
         assert not result.notes
     results.append(bench.Result(case, "failed", "lost"))
     fleet.add_up(results)
     assert "only 2 of 3" in results[0].notes[0]
-    assert "together" not in results[2].facts
+    assert results[2].together is None
 
 
 def test_spread_cases_never_share_a_placement(fleet, bench, job, halves, monkeypatch):

@@ -88,7 +88,7 @@ def test_tensorrt_runner_copies_in_and_out(runner):
 
 
 def test_tensorrt_runner_replays_its_cuda_graph(runner):
-    assert runner.artifact.proof["cuda_graph"]
+    assert runner.run.facts["cuda_graph"]
     steps = runner.context.steps
     runner.run.slots[0].host_output[:] = 0
     for _ in range(5):
@@ -102,7 +102,7 @@ def test_tensorrt_runner_replays_its_cuda_graph(runner):
 
 def test_tensorrt_runner_feeds_both_slots(runner):
     other = runner.batch * 2
-    runner.run.feeder(other, 5)()
+    runner.run.prefetch(other, 5)()
     for slot in runner.run.slots:
         assert np.array_equal(slot.host_output, other)
 
@@ -125,6 +125,8 @@ def resnet(bench, tmp_path_factory):
         )
         made = bench.load_graph(config) if not graphs else graphs[0]
         graphs.append(made)
+        if config.host_dtype == "uint8":
+            made = bench.with_pixels_in_front(config, made)
         return bench.Job(
             bench.Case(engine, precision, 8), config, made, bench.load_images(config, made, 8)
         )
@@ -136,7 +138,7 @@ def resnet(bench, tmp_path_factory):
 def test_xla_fp16_is_half_and_agrees_with_native(bench, resnet):
     native = run_case(bench, resnet("native", "native"))
     half = run_case(bench, resnet("xla", "fp16"))
-    assert half.artifact.proof["share_of_nodes"] > 0.9
+    assert half.artifact.facts["share_of_nodes"] > 0.9
     (ours,), (theirs,) = half.outputs.values(), native.outputs.values()
     assert bench.numeric_agreement(ours, theirs)["snr_db"] > 27
     assert ours.tobytes() != theirs.tobytes(), "float16 rounds"
@@ -200,11 +202,11 @@ def test_every_engine_and_precision_names_the_digits(bench, trained, engine, pre
     ((name, outputs),) = result.outputs.items()
     assert np.mean(outputs.argmax(axis=1) == job.images.labels) >= 7 / 8
     assert result.timings["device"].throughput > 0
-    print(engine, precision, result.artifact.proof)
+    print(engine, precision, result.artifact.facts)
 
 
 def test_a_plan_tells_the_type_of_every_layer(bench, trained, tmp_path):
-    proof = run_case(bench, trained("tensorrt", "int8")).artifact.proof
+    proof = run_case(bench, trained("tensorrt", "int8")).artifact.facts
     assert proof["unknown_nodes"] == 0
     assert proof["executed_share_of_nodes"] == 1
     assert proof["cuda_graph"]
@@ -213,7 +215,7 @@ def test_a_plan_tells_the_type_of_every_layer(bench, trained, tmp_path):
 
 def test_plans_of_two_batch_sizes_lie_side_by_side(bench, trained, tmp_path):
     run_case(bench, trained("tensorrt", "fp16", 2))
-    proof = run_case(bench, trained("tensorrt", "fp16", 4)).artifact.proof
+    proof = run_case(bench, trained("tensorrt", "fp16", 4)).artifact.facts
     assert {path.name for path in tmp_path.glob("*.engine")} >= {
         "tensorrt_fp16_net_batch2.engine",
         "tensorrt_fp16_net_batch4.engine",
@@ -270,5 +272,5 @@ def test_a_tftrt_engine_that_cannot_run_is_refused(bench, trained):
 
 def test_a_tftrt_engine_that_runs_is_proved(bench, trained):
     result = run_case(bench, trained("tftrt", "fp16"))
-    assert result.artifact.proof["engines_ran"] is True
-    assert result.artifact.proof["trt_engines"] >= 1
+    assert result.artifact.facts["engines_ran"] is True
+    assert result.artifact.facts["trt_engines"] >= 1

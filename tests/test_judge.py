@@ -99,10 +99,10 @@ def test_signal_to_noise_sees_a_single_number(bench):
     """Cosine of one positive number is 1 whatever happens to it."""
     ours, theirs = np.full((4, 1), 0.5), np.full((4, 1), 1.0)
     found, _ = bench.output_agreement(ours, theirs, "values")
-    assert found["cosine"] == 1 and found["snr_db"] == pytest.approx(20 * np.log10(2))
+    assert found.cosine == 1 and found.snr_db == pytest.approx(20 * np.log10(2))
     assert not bench.is_same(found)
     assert "6.0 dB" in bench.agreement_note("int8", found)
-    assert bench.output_agreement(theirs, theirs, "values")[0]["snr_db"] is None
+    assert bench.output_agreement(theirs, theirs, "values")[0].snr_db is None
 
 
 def test_cosine_of_rows_that_are_zero(bench):
@@ -117,7 +117,7 @@ def test_nothing_agrees_with_nan(bench):
     graph = bench.Graph("", "net.pb", (), (bench.Tensor("y:0"),), "NHWC", "")
     result = bench.Result(bench.Case("xla", "fp16", 1), outputs={"y:0": np.ones((1, 3))})
     bench.judge(result, {"y:0": np.full((1, 3), np.nan)}, images, config, graph)
-    assert "agreement" not in result.facts
+    assert result.agreement is None
     assert any("nothing to agree with" in note for note in result.notes)
 
 
@@ -132,7 +132,8 @@ def test_images_that_rounding_may_turn_are_undecided(bench, gap, undecided):
     assert (found["same"], found["decided"], found["undecided"]) == (0, 3 - undecided, undecided)
     assert found["top1"] == (None if undecided else 0.0)
     assert len(changed) == 3 - undecided
-    assert bench.keeps_decisions({"kind": "probabilities", **found}) == bool(undecided)
+    found, _ = bench.output_agreement(ours, theirs, "probabilities")
+    assert bench.keeps_decisions(found) == bool(undecided)
 
 
 def test_undecided_images_are_said(main, graph_file):
@@ -140,7 +141,7 @@ def test_undecided_images_are_said(main, graph_file):
     flat = dense(10, lambda tf, x: tf.nn.softmax(x), 1e9)
     ran = main(*FP32, f"--frozen_graph={graph_file(flat)}", "--batch_size=8")
     found = agreement(ran.records[1])
-    assert (found["decided"], found["undecided"], found["top1"]) == (0, 8, None)
+    assert (found["decided"], found["undecided"], found.get("top1")) == (0, 8, None)
     assert "0/0" in ran.out and "8 undecided" in ran.out
 
 
@@ -152,15 +153,14 @@ def test_changed_images_are_named(bench):
     graph = bench.Graph("", "net.pb", (), (bench.Tensor("y:0", op="Softmax"),), "NHWC", "")
     result = bench.Result(bench.Case("xla", "fp16", 7), outputs={"y:0": ours})
     bench.judge(result, {"y:0": theirs}, images, config, graph)
-    changed = result.facts["agreement"]["outputs"]["y:0"]["changed"]
-    assert (
-        changed[6] == {"image": "6.jpg", "native": "class 6", "now": "class 7"}
-        and len(changed) == 7
-    )
-    assert not result.facts["agreement"]["same_model"]
+    changed = result.agreement.outputs["y:0"].changed
+    assert changed[6] == bench.ChangedImage(image="6.jpg", native="class 6", now="class 7")
+    assert len(changed) == 7
+    assert not result.agreement.same_model
     assert "FP16 changed the predictions: 0 of 7 images as in native" in result.notes
     report = bench.load_file("tensorrt_report", bench.HERE / "report.py")
-    record = {"engine": "xla", "precision": "fp16", "batch_size": 7, "record": 2, **result.facts}
+    judged = {"agreement": bench.msgspec.to_builtins(result.agreement)}
+    record = {"engine": "xla", "precision": "fp16", "batch_size": 7, "record": 2, **judged}
     (line,) = report.agreement_lines([record])
     assert line.startswith(
         "FP16 xla 7: the first class changed on 7 of 7 images: 0.jpg (class 0, now class 1)"
@@ -179,7 +179,7 @@ def test_any_number_of_images_is_judged(bench):
     graph = bench.Graph("", "net.pb", (), (bench.Tensor("y:0"),), "NHWC", "")
     result = bench.Result(bench.Case("xla", "fp16", 8), outputs={"y:0": theirs})
     bench.judge(result, {"y:0": theirs}, images, config, graph)
-    assert result.facts["agreement"]["images"] == result.facts["accuracy"]["images"] == 90
+    assert result.agreement.images == result.accuracy.images == 90
 
 
 @pytest.fixture(scope="session")
@@ -273,12 +273,9 @@ def test_accuracy_of_a_label_that_counts_otherwise(bench, flags, label, remedy):
     """A tabby predicted right, with its id as the other counting has it."""
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=x", f"--label={label}", *flags])
     values = np.eye(1000)[[281, 281]]
-    result, images = (
-        types.SimpleNamespace(facts={}, notes=[]),
-        bench.Images(np.zeros((2, 1)), ["a", "b"]),
-    )
+    result, images = (types.SimpleNamespace(notes=[]), bench.Images(np.zeros((2, 1)), ["a", "b"]))
     bench.judge_accuracy(result, values, "probabilities", images, config)
-    assert result.facts["accuracy"]["top1"] == 0
+    assert result.accuracy.top1 == 0
     assert (
         len(result.notes) == 1
         and "0.0%, and 100.0%" in result.notes[0]
@@ -351,8 +348,8 @@ def test_what_runs_each_precision_is_one_short_line(main, forms):
         "--batch_size=2",
     )
     lines = [line for line in ran.err.splitlines() if line.startswith("tensorrt.py: ")]
-    assert [line for line in lines if " runs in " in line] == [
-        f"tensorrt.py: {record['precision'].upper()} runs in {record['engine']}"
+    assert [line for line in lines if " uses " in line] == [
+        f"tensorrt.py: {record['precision'].upper()} uses {record['engine']}"
         for record in ran.records
     ]
     assert max(map(len, lines)) < 100 and sum("--doctor" in line for line in lines) == 1

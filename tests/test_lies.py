@@ -36,7 +36,7 @@ class KnownRunner:
     def sync(self):
         pass
 
-    def feeder(self, batch, steps):
+    def prefetch(self, batch, steps):
         return lambda: [self.infer(batch) for _ in range(steps)]
 
 
@@ -110,7 +110,7 @@ def test_unfinished_work_is_caught(main, forms, engine):
         "--num_loops=30",
     )
     assert ran.status == 1
-    assert "called its steps done before they were" in ran.records[0]["error"]
+    assert "reported its steps done too early" in ran.records[0]["error"]
     assert ran.records[0]["timings"] == {}
 
 

@@ -103,12 +103,15 @@ def test_precisions_on_trained_networks(bench, shared, tmp_path, name, preproces
     assert (int8.argmax(1) == reference.argmax(1))[reference.max(1) > 0.6].all()
 
 
-def test_uint8_pixels_give_the_float_path_s_outputs(bench, onnx):
-    model = bench.prepend_preprocessing(onnx.fp32, onnx.graph, "inception")
-    floats = onnx.images.batch(8, "inception", "NHWC")
-    assert np.allclose(
-        run(model, onnx.images.batch(8, "none", "NHWC", "uint8")), run(onnx.fp32, floats), atol=1e-5
-    )
+@pytest.mark.parametrize("preprocessing", ["inception", "none"])
+def test_uint8_pixels_give_the_float_path_s_outputs(bench, onnx, preprocessing):
+    config = bench.Config(**{**vars(onnx.config), "preprocessing": preprocessing})
+    graph = bench.with_pixels_in_front(config, onnx.graph)
+    model = bench.Onnx(config, graph, onnx.images).fp32
+    pixels = onnx.images.batch(8, preprocessing, graph.layout, graph.dtype)
+    assert pixels.dtype == np.uint8
+    floats = onnx.images.batch(8, preprocessing, "NHWC")
+    assert np.allclose(run(model, pixels), run(onnx.fp32, floats), atol=1e-5)
 
 
 def test_caffe_channels_are_reversed_on_the_device(bench, graph_file, tmp_path):
@@ -129,6 +132,8 @@ def test_caffe_channels_are_reversed_on_the_device(bench, graph_file, tmp_path):
             [*common, f"--host_dtype={dtype}", "--num_loops=2", "--num_warmup=0"]
         )
         graph = bench.load_graph(config)
+        if dtype == "uint8":
+            graph = bench.with_pixels_in_front(config, graph)
         case = bench.Case("native", "native", 3)
         results.append(
             run_case(
@@ -316,8 +321,8 @@ def test_onnxruntime_really_runs_int8(bench, onnx):
     case = bench.Case("onnxruntime", "int8", 8)
     artifact = onnx.write(case)
     job = bench.Job(case, onnx.config, onnx.graph, onnx.images, artifact)
-    bench.ENGINES["onnxruntime"].open(job, artifact, job.batch())
-    assert artifact.proof["executed_share_of_nodes"] == 1.0
+    runner = bench.ENGINES["onnxruntime"].open(job, artifact, job.batch())
+    assert runner.facts["executed_share_of_nodes"] == 1.0
 
 
 def test_accuracy_stays(main, forms, digits):
@@ -713,7 +718,7 @@ def test_a_gpu_without_machine_code_in_tensorflow_is_known(bench, capability, th
     built = ["sm_35", "sm_50", "sm_60", "sm_70", "sm_75", "compute_80"]
     info = types.SimpleNamespace(get_build_info=lambda: {"cuda_compute_capabilities": built})
     assert bench.has_machine_code(types.SimpleNamespace(sysconfig=info), capability) is there
-    (note,) = bench.proof_notes("native", {"compiled_by_driver": capability})
+    (note,) = bench.coverage_notes("native", {"compiled_by_driver": capability})
     assert note.startswith(
         f"this TensorFlow has no machine code for compute capability {capability}"
     )

@@ -39,6 +39,27 @@ def test_a_plan_is_built_once_for_the_same_question(main, forms, tmp_path):
     assert kept == first["proof"]
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_onnx_file_is_written_once_for_the_same_question(bench, forms, tmp_path, precision):
+    """A new calibration method is another question."""
+    flags = ["x", *flags_of(forms, tmp_path)]
+    case = bench.Case("onnxruntime", precision, 2)
+
+    def write(*more):
+        config = bench.parse_flags([*flags, *more])
+        graph = bench.load_graph(config)
+        return bench.OnnxWriter(config, graph, bench.load_images(config, graph, 4)).write(case)
+
+    first = write()
+    assert is_new(first)
+    again = write()
+    assert again.facts["built_before"] == first.seconds
+    assert again.sha256 == first.sha256
+    if precision == "int8":
+        assert again.facts["calibration"]["sha256"] == first.facts["calibration"]["sha256"]
+    assert is_new(write("--calibration_method=minmax"))
+
+
 @pytest.fixture(scope="module")
 def first(bench, forms, tmp_path_factory):
     """The job of an FP16 plan that was built, and the folder in which it lies."""
@@ -55,7 +76,7 @@ def first(bench, forms, tmp_path_factory):
 
 @pytest.fixture
 def build(bench, first, tmp_path):
-    """Asks for that plan in a folder where it lies or, by other flags or another case, for another."""
+    """Asks for that plan where it lies or, by other flags or another case, for another one."""
     shutil.copytree(first.folder, tmp_path, dirs_exist_ok=True)
 
     def ask(case=first.job.case, **flags):
@@ -67,7 +88,7 @@ def build(bench, first, tmp_path):
 
 
 def is_new(artifact):
-    return artifact.seconds > 0 and "built_before" not in artifact.proof
+    return artifact.seconds > 0 and "built_before" not in artifact.facts
 
 
 @pytest.mark.parametrize(
@@ -118,15 +139,16 @@ def test_a_plan_that_cannot_be_loaded_is_built_anew(bench, build, first, tmp_pat
     again = build()
     config = bench.Config(output_dir=str(tmp_path))
     job = bench.dataclasses.replace(first.job, config=config)
-    assert bench.forget_built(again, job)
+    engine = bench.ENGINES["tensorrt"]
+    assert bench.forget_built(again, engine, job)
     assert is_new(build())
-    assert not bench.forget_built(bench.Artifact("x", "0"), job)
+    assert not bench.forget_built(bench.Artifact("x", "0"), engine, job)
 
 
 def test_a_reused_plan_gets_a_sentence(bench):
-    assert "77 s: nothing was built now" in bench.proof_notes("fp16", {"built_before": 77.2})[0]
-    assert "earlier run chose" in bench.proof_notes("fp16", {"kernels": bench.REUSED_KERNELS})[0]
-    assert bench.proof_notes("fp16", {"kernels": "by this run"}) == []
+    assert "77 s: nothing was built now" in bench.coverage_notes("fp16", {"built_before": 77.2})[0]
+    assert "earlier run chose" in bench.coverage_notes("fp16", {"kernels": bench.REUSED_KERNELS})[0]
+    assert bench.coverage_notes("fp16", {"kernels": "by this run"}) == []
 
 
 @pytest.fixture

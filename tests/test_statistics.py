@@ -135,7 +135,7 @@ def test_the_interval_beside_the_median_is_the_typical_speeds(bench):
     interval all the same.
     """
     rounds = [[0.1] * 4, [0.1] * 4, [0.2] * 99, [0.1] * 4, [0.1] * 4, [0.1] * 4]
-    numbers = {**bench.statistics(sum(rounds, []), 8), **bench.round_statistics(rounds, 8)}
+    numbers = {**bench.summarise(sum(rounds, []), 8), **bench.round_statistics(rounds, 8)}
     assert (numbers["fps_median"], numbers["fps_typical"]) == pytest.approx((40, 80))
     assert (numbers["fps_low"], numbers["fps_high"]) == pytest.approx((40, 80))
 

@@ -159,7 +159,7 @@ def test_an_unconverted_graph_is_an_error(
         return
     artifact = bench.TfTrt().build(given)
     assert artifact.path.endswith("tftrt_fp16_net.pb")
-    assert artifact.proof == {"trt_engines": 1, "share_of_nodes": 0.5, "log": []}
+    assert artifact.facts == {"trt_engines": 1, "share_of_nodes": 0.5, "log": []}
     assert bench.parse_graph_def(Path(artifact.path).read_bytes()) == converter.result
 
 

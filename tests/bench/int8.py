@@ -38,7 +38,8 @@ def main():
             seconds[precision] = time.perf_counter() - start
             job = bench.Job(case, config, graph, images, artifact)
             runners[precision] = bench.ENGINES["onnxruntime"].open(job, artifact, job.batch())
-            print(precision, {name: round(value, 3) for name, value in artifact.proof.items()})
+            numbers = {n: v for n, v in artifact.facts.items() if isinstance(v, float)}
+            print(precision, {name: round(value, 3) for name, value in numbers.items()})
         ratios = []
         for _ in range(ROUNDS):
             step = {

@@ -112,7 +112,11 @@ def measure(bench, onnx, case):
         "waited": waited,
         "enqueued": enqueued,
     }
-    facts |= {"traffic_mb": traffic(layers) / 1e6, "layers": len(layers), "proof": artifact.proof}
+    facts |= {
+        "traffic_mb": traffic(layers) / 1e6,
+        "layers": len(layers),
+        "proof": artifact.facts | runner.facts,
+    }
     return facts | {"other_types": other_types(bench, layers, case.precision)}
 
 

@@ -41,8 +41,8 @@ class Planted:
         work_on(begun)
         return outputs
 
-    def feeder(self, batch, steps):
-        burst = self.runner.feeder(batch, steps)
+    def prefetch(self, batch, steps):
+        burst = self.runner.prefetch(batch, steps)
 
         def longer():
             begun = time.perf_counter()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, load, validate
+from helpers import ROOT, load, validate
 
 KEPT = Path(__file__).parent / "data" / "records_1.jsonl"
 

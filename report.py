@@ -97,6 +97,19 @@ def ratio_of_estimates(new: Estimate, old: Estimate) -> Estimate:
     return Estimate(ratio, ratio * math.exp(-below), ratio * math.exp(above))
 
 
+# What two whole runs of one program are apart on CPU cores that other guests share, beyond what
+# the rounds of either tell: 1.96 * sqrt(2) * 2 %, the standard deviation of a run's quiet end on
+# such machines (docs/statistics.md).
+RUNS_APART = 0.055
+
+
+def widened(ratio: Estimate, share: float) -> Estimate:
+    """A ratio whose interval also holds what runs are apart by `share`, in 95 of 100."""
+    below = math.hypot(math.log(ratio.value / ratio.low), share)
+    above = math.hypot(math.log(ratio.high / ratio.value), share)
+    return Estimate(ratio.value, ratio.value * math.exp(-below), ratio.value * math.exp(above))
+
+
 def ratio_of(new: Timing, old: Timing) -> Estimate:
     """New to old images/s: of the undisturbed speeds, or of medians where one has no rounds."""
     name = "fps_undisturbed" if new.rounds and old.rounds else "fps_median"
@@ -1389,7 +1402,7 @@ def compare_case(
     rows, lost = [], False
     for inputs in new.timings.keys() & old.timings.keys():
         now, then = new.timings[inputs], old.timings[inputs]
-        ratio, low, high = ratio_of(now, then)
+        ratio, low, high = widened(ratio_of(now, then), 0.0 if new.gpu else RUNS_APART)
         lost |= fail_slower is not None and high < 1 - fail_slower / 100
         known = verdict(ratio, low, high) + doubt_text(max(1, min(now.rounds, then.rounds)))
         interval = f"{low:.3f} to {high:.3f}"

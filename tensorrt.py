@@ -3372,9 +3372,8 @@ def input_type(layer: dict[str, Any]) -> str:
 
 
 TENSORRT = TensorRt()
-ENGINES: dict[str, Engine] = {
-    engine.name: engine for engine in (Native(), TENSORRT, TfTrt(), Xla(), OnnxRuntime())
-}
+ALL_ENGINES: tuple[Engine, ...] = (Native(), TENSORRT, TfTrt(), Xla(), OnnxRuntime())
+ENGINES = {engine.name: engine for engine in ALL_ENGINES}
 AUTO = ("tensorrt", "tftrt", "xla", "onnxruntime")  # the order in which auto looks
 
 

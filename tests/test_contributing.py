@@ -81,9 +81,7 @@ def with_numpy(tmp_path):
     for name, text in PROGRAMS.items():
         (tmp_path / name).write_text(text)
     shutil.copy(ROOT / "labellist.json", tmp_path)
-    line = re.search(
-        r"^ENGINES: dict\[str, Engine\] = .*?OnnxRuntime\(\)", PROGRAMS["tensorrt.py"], re.M
-    )[0]
+    line = re.search(r"^ALL_ENGINES: .*?OnnxRuntime\(\)", PROGRAMS["tensorrt.py"], re.M)[0]
     text = PROGRAMS["tensorrt.py"].replace(line, f"{code}\n\n{line}, NumPy()")
     (tmp_path / "tensorrt.py").write_text(text)
     return tmp_path

@@ -352,6 +352,27 @@ def test_a_process_that_dies_leaves_the_barrier_and_the_others_go_on(bench, team
     assert any("only 1 of 2 devices came through" in note for note in whole.notes)
 
 
+def test_native_s_outputs_come_from_a_device_that_has_them(bench, team):
+    """The first of two gives none after its rounds."""
+    made, _ = team(lambda own, job, steps: {"device": bench.Timing([0.1] * steps, 10.0, 0.1)})
+    made.take_turn([made])
+    one, two = made.members
+    one.worker.answers["judge_outputs"] = lambda job: (_ for _ in ()).throw(bench.CaseError("lost"))
+    two.worker.answers["judge_outputs"] = lambda job: ({"y:0": [1.0]}, [])
+    made.finish()
+    assert made.result.outputs == {"y:0": [1.0]}
+    assert bench.outputs_to_compare_with(made.results()) == {"y:0": [1.0]}
+
+
+def test_the_reference_takes_a_small_step_where_the_largest_is_to_be_found(bench, job):
+    """All of 512 photographs at once may not fit."""
+    images = types.SimpleNamespace(pixels=range(512))
+    unknown = bench.dataclasses.replace(job, images=images)
+    assert bench.reference_job(job.config, [unknown]).case.batch_size == 32
+    known = bench.dataclasses.replace(unknown, case=bench.Case("xla", "fp16", 64))
+    assert bench.reference_job(job.config, [unknown, known]).case.batch_size == 64
+
+
 def result_at(bench, case, placement, throughput):
     timing = bench.Timing([0.1] * 4, throughput, 0.1)
     machine = {"device": f"GPU ({placement})", "device_kind": "GPU"}
@@ -409,7 +430,7 @@ def test_a_case_that_cannot_be_prepared_is_a_row(
     # a process could not import this module's name
     monkeypatch.setattr(bench, "load_model", lambda config: model)
     monkeypatch.setattr(bench, "untimed_reference", lambda *_: None)
-    monkeypatch.setattr(bench.OnnxSource, "write", lambda self, case: (None, error))
+    monkeypatch.setattr(bench.OnnxSource, "write", lambda self, model, case: (None, error))
     flags = ["--gpus=cpu:1", *["--spread"] * spread, "--fp32"]
     assert fleet.main([*words_of(forms, tmp_path), *flags]) == 1
     out, _ = capsys.readouterr()

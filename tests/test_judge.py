@@ -6,6 +6,7 @@ import json
 import shutil
 import types
 
+import msgspec
 import numpy as np
 import pytest
 from helpers import agreement
@@ -159,8 +160,8 @@ def test_changed_images_are_named(bench):
     assert not result.agreement.same_model
     assert "FP16 changed the predictions: 0 of 7 images as in native" in result.notes
     report = bench.load_file("tensorrt_report", bench.HERE / "report.py")
-    judged = {"agreement": bench.msgspec.to_builtins(result.agreement)}
-    record = {"engine": "xla", "precision": "fp16", "batch_size": 7, "record": 2, **judged}
+    found = msgspec.convert(msgspec.to_builtins(result.agreement), report.Agreement)
+    record = types.SimpleNamespace(case="FP16 xla 7", agreement=found)
     (line,) = report.agreement_lines([record])
     assert line.startswith(
         "FP16 xla 7: the first class changed on 7 of 7 images: 0.jpg (class 0, now class 1)"

@@ -382,6 +382,10 @@ def test_photographs_that_native_does_not_know_get_a_sentence(main, shared):
     sentence = "was the network trained with --preprocessing=torch? Try vgg, inception, caffe, none"
     assert any(sentence in note for note in wrong.records[0]["notes"])
     assert not any("trained with" in note for note in right.records[0]["notes"])
+    compared = main(*flags, "--preprocessing=torch", "--fp32", "--engine=onnxruntime")
+    assert any(sentence in note for note in compared.records[0]["notes"]), (
+        "native is no case, but is computed"
+    )
 
 
 # ------------------------------------------------------------------------------- names of the model

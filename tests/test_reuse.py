@@ -48,7 +48,9 @@ def test_an_onnx_file_is_written_once_for_the_same_question(bench, forms, tmp_pa
     def write(*more):
         config = bench.parse_flags([*flags, *more])
         graph = bench.load_graph(config)
-        return bench.OnnxWriter(config, graph, bench.load_images(config, graph, 4)).write(case)
+        writer = bench.OnnxWriter()
+        writer.take(config, graph, bench.load_images(config, graph, 4))
+        return writer.write(case)
 
     first = write()
     assert is_new(first)

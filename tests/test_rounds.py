@@ -210,6 +210,43 @@ def test_native_is_opened_once_for_all_that_is_compared_with_it(
     assert all("agreement" in record for record in ran.records if record["precision"] != "native")
 
 
+def test_cases_that_fit_into_memory_only_one_by_one_are_compared_too(
+    bench, main, forms, monkeypatch
+):
+    """Each closes the other's process to make room: native's is not there after the last round."""
+    there = set()
+
+    class OneAtATime(bench.Here):
+        def ask(self, name, *given):
+            if name == "open" and there - {self}:
+                raise bench.CaseError("out of memory")
+            there.update([self] if name == "open" else [])
+            return super().ask(name, *given)
+
+        def close(self):
+            there.discard(self)
+            super().close()
+
+    monkeypatch.setattr(bench, "Here", OneAtATime)
+    monkeypatch.setattr(bench, "ROUND_SECONDS", 0.005)
+    monkeypatch.setattr(bench, "MOST_SECONDS", 1.0)
+    flags = [
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+        "--batch_size=2",
+        "--native",
+        "--fp32",
+        "--engine=onnxruntime",
+        "--num_loops=auto",
+    ]
+    ran = main(*flags)
+    assert ran.status == 0, ran.err
+    native, fp32 = ran.records if ran.records[0]["precision"] == "native" else ran.records[::-1]
+    assert agreement(fp32)["top1"] == 1.0
+    assert native["predictions"] and fp32["predictions"]
+    assert any("do not fit into memory together" in note for note in native["notes"])
+
+
 def test_lines_say_what_starts_and_ends(main, forms):
     flags = [
         f"--frozen_graph={forms['frozen_graph']}",

@@ -23,7 +23,7 @@ class KnownRunner:
     """A step takes STEP, waited for or enqueued, and is written down."""
 
     def __init__(self):
-        self.known = []
+        self.known, self.facts = [], {}
 
     def infer(self, batch):
         self.sync()

@@ -82,7 +82,7 @@ def with_numpy(tmp_path):
         (tmp_path / name).write_text(text)
     shutil.copy(ROOT / "labellist.json", tmp_path)
     line = re.search(
-        r"^ENGINES: dict\[str, Engine\] = .*?OnnxRuntime\(\)", PROGRAMS["tensorrt.py"], re.M
+        r"^ENGINES: dict\[str, Engine\] = .*?OnnxRuntime\(\)", PROGRAMS["tensorrt.py"], re.M | re.S
     )[0]
     text = PROGRAMS["tensorrt.py"].replace(line, f"{code}\n\n{line}, NumPy()")
     (tmp_path / "tensorrt.py").write_text(text)
@@ -93,7 +93,6 @@ def test_an_engine_is_added_by_the_text(with_numpy, forms):
     """The trained network runs in NumPy, keeps native's answers, and never as a precision that the
     engine has not.
     """
-
     words = [
         sys.executable,
         "tensorrt.py",

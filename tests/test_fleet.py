@@ -488,7 +488,8 @@ def test_the_table_has_the_order_of_the_cases(bench):
         ("native", "native", 8),
         ("xla", "fp32", 8),
     ]
-    records = [dict(zip(("engine", "precision", "batch_size"), row)) for row in batches]
+    names = ("engine", "precision", "batch_size")
+    records = [types.SimpleNamespace(**dict(zip(names, row))) for row in batches]
     assert [bench.turn_of(cases, record) for record in records] == [2, 1, 0, 1]
 
 

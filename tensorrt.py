@@ -2781,7 +2781,8 @@ class OnnxRuntimeRunner:
         options = session_options(job.config)
         model = read_unchanged(artifact.path, artifact.sha256)
         with tempfile.TemporaryDirectory() as scratch:
-            options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
+            if job.case.precision != "fp32":  # nothing of it is proved
+                options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
             self.session = create_session(model, options, provider, job.config)
             ran = executed_coverage(options.optimized_model_filepath, job.case.precision)
         self.facts = {"provider": provider, **ran}
@@ -5136,7 +5137,14 @@ def announce(cases: list[Case]) -> None:
 class OnnxWriter:
     """In a process of its own: writes all cases' ONNX files from one export and calibration."""
 
-    def __init__(self, config: Config, graph: Graph, images: Images) -> None:
+    def import_libraries(self) -> None:
+        """Imports what writes ONNX, which takes seconds; what is missing is said elsewhere."""
+        with contextlib.suppress(ImportError), quiet():
+            import onnxruntime.quantization  # noqa: F401
+            import tf2onnx  # noqa: F401
+
+    def take(self, config: Config, graph: Graph, images: Images) -> None:
+        """Takes what the files are made of."""
         self.onnx = Onnx(config, graph, images)
 
     def write(self, case: Case) -> Artifact | None:
@@ -5155,38 +5163,46 @@ class OnnxWriter:
         return artifact
 
 
-def make_jobs(config: Config, model: Model, rounds: RoundsOnDisk | None = None) -> list[Job]:
-    """A job for each case, with the ONNX file that its engine takes, or why there is none."""
-    jobs = []
-    written: dict[tuple[str, str], tuple[Artifact | None, str]] = {}
-    with OnnxSource(config, model) as source:
-        for case in model.cases:
-            what = case.engine, case.precision
-            if what not in written:
-                written[what] = source.write(case)
-            jobs.append(Job(case, config, model.graph, model.images, *written[what], rounds))
-    return jobs
-
-
 class OnnxSource:
-    """Has the ONNX files written, in a process that is started when the first is needed."""
+    """Has the ONNX files written in a process of its own.
 
-    def __init__(self, config: Config, model: Model) -> None:
+    The process can be started before there is a graph: it imports its libraries meanwhile.
+    """
+
+    def __init__(self, config: Config) -> None:
         self.config = config
-        self.model = model
         self.writer: Worker | Here | None = None
+        self.importing = False
 
-    def write(self, case: Case) -> tuple[Artifact | None, str]:
+    def start_early(self) -> OnnxSource:
+        """Starts the process now if one of the flags' precisions may need it."""
+        wants = set(self.config.precisions) - {"native"}
+        engines = set(self.config.engine) - {"xla", "tftrt"}
+        if wants and engines and self.config.isolate and not missing_precision_py():
+            self.writer = Worker(OnnxWriter)
+            self.writer.request("import_libraries")
+            self.importing = True
+        return self
+
+    def take(self, model: Model) -> None:
+        """Says what the files are made of."""
+        if self.writer is None:
+            self.writer = start(self.config, OnnxWriter)
+        if self.importing and isinstance(self.writer, Worker):
+            self.importing = False
+            self.writer.answer()
+        self.writer.ask("take", self.config, model.graph, model.images)
+
+    def write(self, model: Model, case: Case) -> tuple[Artifact | None, str]:
         """The file that a case's engine builds from, if it takes one, or why there is none."""
         if case.engine == "none":
             return None, case.why
         if not ENGINES[case.engine].needs_onnx:
             return None, ""
-        if self.writer is None:
-            self.writer = start(
-                self.config, OnnxWriter, self.config, self.model.graph, self.model.images
-            )
         try:
+            if self.writer is None or self.importing:
+                self.take(model)
+            assert self.writer
             return self.writer.ask("write", case), ""
         except UserError as error:
             return None, str(error)
@@ -5197,15 +5213,39 @@ class OnnxSource:
             return None, f"no ONNX graph of that precision (its {error})"
 
     def close(self) -> None:
+        """Ends the process."""
         if self.writer:
             self.writer.close()
         self.writer = None
+        self.importing = False
 
     def __enter__(self) -> OnnxSource:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def make_jobs(
+    config: Config,
+    model: Model,
+    rounds: RoundsOnDisk | None = None,
+    source: OnnxSource | None = None,
+) -> list[Job]:
+    """A job for each case, with the ONNX file that its engine takes, or why there is none.
+
+    Args:
+      source: one whose process was started early; it is ended here.
+    """
+    jobs = []
+    written: dict[tuple[str, str], tuple[Artifact | None, str]] = {}
+    with source or OnnxSource(config) as source:
+        for case in model.cases:
+            what = case.engine, case.precision
+            if what not in written:
+                written[what] = source.write(model, case)
+            jobs.append(Job(case, config, model.graph, model.images, *written[what], rounds))
+    return jobs
 
 
 class OpenCase:
@@ -6065,11 +6105,12 @@ def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
     check_output_dir(config.output_dir)
     recover_rounds(config)
-    model = load_model(config)
-    announce(model.cases)
-    with RoundsOnDisk(config.output_dir) as rounds, Report(config, model.cases, rounds) as report:
-        for job, results in schedule(config, make_jobs(config, model, rounds)):
-            report.add(job, results)
+    with OnnxSource(config).start_early() as source, RoundsOnDisk(config.output_dir) as rounds:
+        model = load_model(config)
+        announce(model.cases)
+        with Report(config, model.cases, rounds) as report:
+            for job, results in schedule(config, make_jobs(config, model, rounds, source)):
+                report.add(job, results)
     return report.status()
 
 

@@ -731,6 +731,9 @@ def agreement_lines(record: Record) -> list[str]:
             what, why = "decisions", "native's own scores are as good as at the limit"
         whole = (found.decided or 0) + found.undecided
         lines.append(f"{found.undecided} undecided of {whole} {what}: {why}")
+    if found.kind == "values":
+        count = record.agreement.images
+        lines.append(f"no classes to compare: the SNR is of {count} image{'s' * (count != 1)}")
     return lines
 
 

@@ -4280,7 +4280,7 @@ def judge_agreement(
         if kind in CLASS_KINDS:
             found.changed = changed_classes(ours, theirs, changed, images, config)
         if not is_same(found):
-            result.notes.append(agreement_note(result.case.precision, found))
+            result.notes.append(agreement_note(result.case.precision, found, count))
         by_output[name] = found
     same_model = all(map(is_same, by_output.values()))
     result.agreement = Agreement(count, same_model, by_output)
@@ -4311,13 +4311,12 @@ def keeps_decisions(found: OutputAgreement) -> bool:
     return found.same / found.decided >= SAME_TOP1
 
 
-def agreement_note(precision: str, found: OutputAgreement) -> str:
-    """The sentence on an output that a precision changed."""
+def agreement_note(precision: str, found: OutputAgreement, count: int) -> str:
+    """The sentence on an output that a precision changed, of so many images."""
     if keeps_decisions(found):
-        return (
-            f"{precision.upper()} changed the outputs: {found.snr_db:.1f} dB signal to noise, "
-            f"lowest cosine {found.cosine:.3f}"
-        )
+        noise = f"{found.snr_db:.1f} dB signal to noise, lowest cosine {found.cosine:.3f}"
+        images = f"{count:,} image{'s' * (count != 1)}"
+        return f"{precision.upper()} changed the outputs of {images}: {noise}"
     what = "decisions" if found.kind == "scores" else "images"
     share = f"{found.same} of {found.decided} {what} as in native"
     return f"{precision.upper()} changed the predictions: {share}"

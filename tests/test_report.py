@@ -512,6 +512,12 @@ def test_changed_and_undecided_images_are_said_with_their_number(run, written, k
     assert " 1/8 " in ran.stdout and " 0/0 " in ran.stdout
 
 
+def test_of_values_the_number_of_images_is_said(run, written, kept):
+    """The table has no share beside their signal to noise, in whose place n would stand."""
+    ran = run(written([kept[0], judged(kept[2], "values", images=8)]))
+    assert "FP16 onnxruntime 4: no classes to compare: the SNR is of 8 images" in ran.stdout
+
+
 def test_files_are_read_as_one_newest_last(report, written, kept):
     day = "2026-01-0{}T00:00:00+00:00".format
     old = written([scaled(kept[0], 1, device="A", time=day(1))], "old.jsonl")

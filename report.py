@@ -97,6 +97,19 @@ def ratio_of_estimates(new: Estimate, old: Estimate) -> Estimate:
     return Estimate(ratio, ratio * math.exp(-below), ratio * math.exp(above))
 
 
+# What two whole runs of one program are apart on CPU cores that other guests share, beyond what
+# the rounds of either tell: 1.96 * sqrt(2) * 2 %, the standard deviation of a run's quiet end on
+# such machines (docs/statistics.md).
+RUNS_APART = 0.055
+
+
+def widened(ratio: Estimate, share: float) -> Estimate:
+    """A ratio whose interval also holds what runs are apart by `share`, in 95 of 100."""
+    below = math.hypot(math.log(ratio.value / ratio.low), share)
+    above = math.hypot(math.log(ratio.high / ratio.value), share)
+    return Estimate(ratio.value, ratio.value * math.exp(-below), ratio.value * math.exp(above))
+
+
 def ratio_of(new: Timing, old: Timing) -> Estimate:
     """New to old images/s: of the undisturbed speeds, or of medians where one has no rounds."""
     name = "fps_undisturbed" if new.rounds and old.rounds else "fps_median"
@@ -711,6 +724,9 @@ def agreement_lines(record: Record) -> list[str]:
             what, why = "decisions", "native's own scores are as good as at the limit"
         whole = (found.decided or 0) + found.undecided
         lines.append(f"{found.undecided} undecided of {whole} {what}: {why}")
+    if found.kind == "values":
+        count = record.agreement.images
+        lines.append(f"no classes to compare: the SNR is of {count} image{'s' * (count != 1)}")
     return lines
 
 
@@ -1385,7 +1401,7 @@ def compare_case(
         if inputs not in old.timings:
             continue
         then = old.timings[inputs]
-        ratio, low, high = ratio_of(now, then)
+        ratio, low, high = widened(ratio_of(now, then), 0.0 if new.gpu else RUNS_APART)
         lost |= fail_slower is not None and high < 1 - fail_slower / 100
         known = verdict(ratio, low, high) + doubt_text(max(1, min(now.rounds, then.rounds)))
         interval = f"{low:.3f} to {high:.3f}"

@@ -11,7 +11,7 @@ import types
 import msgspec
 import numpy as np
 import pytest
-from conftest import ROOT, load, validate
+from helpers import ROOT, load, validate
 
 BENCH = ROOT / "tests" / "bench"
 

@@ -2,21 +2,16 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import needs_proc
-from hypothesis import given
+from helpers import ROOT, load, needs_proc
+from hypothesis import given, settings
 from hypothesis import strategies as st
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def report():
-    from conftest import load
-
     return load("report_of_statistics", "report.py")
 
 
@@ -220,6 +215,7 @@ some_rounds = st.lists(
 )
 
 
+@settings(deadline=None, derandomize=True, database=None)  # the same tries, however long they take
 @given(some_rounds, some_rounds)
 def test_every_estimate_lies_in_its_interval(bench, rounds, native):
     for found in (
@@ -250,6 +246,17 @@ def test_recorded_runs_hold_what_the_others_say(bench, estimate):
             held += each.low <= truth <= each.high
             by_steps += low <= truth <= high
     assert held / 15 >= 0.9 and by_steps / 15 < 0.5
+
+
+def test_runs_on_shared_cores_are_apart_by_more_than_their_rounds_tell(report):
+    """As the root of the sum of squares, in logarithms."""
+    ratio = report.Estimate(0.97, 0.97 / 1.02, 0.97 * 1.02)
+    value, low, high = report.widened(ratio, report.RUNS_APART)
+    reach = np.exp(np.hypot(np.log(1.02), report.RUNS_APART))
+    assert (value, low, high) == pytest.approx((0.97, 0.97 / reach, 0.97 * reach))
+    assert report.verdict(*ratio) == "slower"
+    assert report.verdict(value, low, high) == "same"
+    assert report.widened(ratio, 0.0) == pytest.approx(ratio)
 
 
 def test_ratio_of_two_runs_by_hand(report):

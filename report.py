@@ -400,12 +400,21 @@ class Row(NamedTuple):
 
     record: Record  # the case's newest
     inputs: str  # `device` or `host`, where a step's batch lay; empty if nothing was timed
-    times_native: Estimate | None  # None where native was not timed so
-    older: list[Timing]  # of the case's records before, the newest last
+    native: Record | None = None  # of the same batch size and inputs, where there is one
+    older: list[Timing] = []  # of the case's records before, the newest last
 
     @property
     def timing(self) -> Timing:
         return self.record.timings[self.inputs]
+
+    @property
+    def times_native(self) -> Estimate:
+        """How many times as fast as native; from pairs of rounds, or from both speeds."""
+        if self.native is None or self.record.precision == "native":
+            return Estimate(1.0, 1.0, 1.0)
+        if rated := (self.record.times_native or {}).get(self.inputs):
+            return Estimate(rated.value, rated.low, rated.high)
+        return ratio_of_estimates(self.timing.speed, self.native.timings[self.inputs].speed)
 
     @property
     def is_first(self) -> bool:
@@ -488,59 +497,41 @@ def arrange(records: list[Record]) -> list[Model]:
 
 def rows_of(records: list[Record]) -> list[Row]:
     """A group's rows: each case's newest record that was timed, and a newer one that was not."""
-    natives = natives_of(records)
-    rows = []
+    rows: list[Row] = []
+    natives: dict[tuple[int, str], Record] = {}  # the newest, by batch size and inputs
+    for record in records:
+        if record.precision == "native":
+            natives |= {(record.batch_size, inputs): record for inputs in record.timings}
     for members in grouped(records, case_key).values():
         timed = [record for record in members if record.timings]
         for inputs in timed[-1].timings if timed else ():
+            native = natives.get((timed[-1].batch_size, inputs))
             older = [record.timings[inputs] for record in timed[:-1] if inputs in record.timings]
-            rows.append(Row(timed[-1], inputs, times_native(timed[-1], natives, inputs), older))
+            rows.append(Row(timed[-1], inputs, native, older))
         if not members[-1].timings:
-            rows.append(Row(members[-1], "", None, []))
+            rows.append(Row(members[-1], ""))
     return rows
-
-
-Natives = dict[tuple[int, str], Record]
-
-
-def natives_of(records: list[Record]) -> Natives:
-    """Native's newest record by batch size and where the input lay."""
-    natives = [record for record in records if record.precision == "native"]
-    return {(record.batch_size, inputs): record for record in natives for inputs in record.timings}
-
-
-def times_native(record: Record, natives: Natives, inputs: str) -> Estimate | None:
-    """How many times as fast as native a case is; None where native did not run so.
-
-    As tensorrt.py found it from pairs of rounds; of records without it, from both medians.
-    """
-    native = natives.get((record.batch_size, inputs))
-    if native is None:
-        return None
-    if record.precision == "native":
-        return Estimate(1.0, 1.0, 1.0)
-    if rated := (record.times_native or {}).get(inputs):
-        return Estimate(rated.value, rated.low, rated.high)
-    return ratio_of_estimates(record.timings[inputs].speed, native.timings[inputs].speed)
 
 
 # ------------------------------------------------------------------------------------------ table
 
 TITLES = (
-    *("precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst"),
-    *("vs\nnative", "p50\nms", "p99\nms", "as\nnative", "SNR\ndB", "size\nMB", "build\ns"),
+    ("", "", "", "images/s", "95 %", "images/s", "vs", "p50", "p99", "as", "SNR", "size", "build"),
+    ("precision", "engine", "batch", "median", "±", "burst", "native", "ms", "ms", "native")
+    + ("dB", "MB", "s"),
 )
-TREND = "trend\n(older)"
+TREND = ("trend", "(older)")
+Cells = list[list[str]]
 
 
-def table_of(group: Group) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of a group's table; the best images/s has a star."""
+def table_of(group: Group) -> tuple[Cells, Cells]:
+    """Two lines of titles and the cells of a group's table; the best images/s has a star."""
     best = max((row.timing.speed.value for row in group.rows if row.inputs), default=0.0)
-    titles, cells = [*TITLES], [cells_of(row, best) for row in group.rows]
+    titles = [list(line) for line in TITLES]
+    cells = [cells_of(row, best) for row in group.rows]
     if any(row.older for row in group.rows):
-        titles.append(TREND)
-        for row, line in zip(group.rows, cells):
-            line.append(trend_text(row))
+        titles = [[*line, title] for line, title in zip(titles, TREND)]
+        cells = [[*line, trend_text(row)] for line, row in zip(cells, group.rows)]
     return titles, cells
 
 
@@ -570,7 +561,7 @@ def timing_cells(row: Row, best: float) -> list[str]:
 
 def times_text(row: Row) -> str:
     """`2.36x ±0.04`, by the longer side of the interval; native itself has none."""
-    if row.times_native is None:
+    if row.native is None:
         return ""
     half = max(row.times_native.reach)
     return f"{row.times_native.value:.2f}x" + (f" ±{half:.2f}" if half else "")
@@ -600,26 +591,22 @@ def trend_text(row: Row) -> str:
     return f"{ratio - 1:+.1%} ({len(row.older)})"
 
 
-def grid(heads: Sequence[str], rows: list[list[str]], left: int, gap: int = 2) -> Text:
-    """Columns under bold heads: the first `left` flush left, the others flush right.
+def grid(titles: Cells, rows: Cells, left: int, gap: int = 2) -> Text:
+    """Columns under bold titles: the first `left` flush left, the others flush right.
 
-    rich.table lays out cells, which takes half a millisecond a row; this is lines for rich to cut.
+    Lines that rich cuts to the terminal's width: its tables take half a millisecond a row.
     """
     from rich.cells import cell_len
     from rich.text import Text
 
-    split = [head.split("\n") for head in heads]
-    height = max(map(len, split))
-    above = [list(line) for line in zip(*([""] * (height - len(head)) + head for head in split))]
-    widths = [max(map(cell_len, column)) for column in zip(*above, *rows)]
-    lines = []
-    for cells in (*above, *rows):
-        padding = [" " * (width - cell_len(cell)) for width, cell in zip(widths, cells)]
-        parts = [cell + space for cell, space in zip(cells[:left], padding)]
-        parts += [space + cell for cell, space in zip(cells[left:], padding[left:])]
-        lines.append((" " * gap).join(parts).rstrip())
-    text = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
-    text.stylize("bold", 0, sum(len(line) + 1 for line in lines[:height]))
+    widths = [max(map(cell_len, column)) for column in zip(*titles, *rows)]
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for index, cells in enumerate((*titles, *rows)):
+        spaces = [" " * (width - cell_len(cell)) for width, cell in zip(widths, cells)]
+        parts = [cell + space for cell, space in zip(cells[:left], spaces)]
+        parts += [space + cell for cell, space in zip(cells[left:], spaces[left:])]
+        line = (" " * gap).join(parts).rstrip()
+        text.append(line if index == 0 else f"\n{line}", "bold" if index < len(titles) else None)
     return text
 
 
@@ -635,7 +622,7 @@ def predictions_table(records: list[Record]) -> Text:
     rows = []
     for rank in zip(*shown.values(), strict=True):
         rows.append([f"{share:.3f} {first_name(label)}" for label, share in rank])
-    return grid(heads, rows, len(heads))
+    return grid([heads], rows, len(heads))
 
 
 # -------------------------------------------------------------------------------------- sentences
@@ -725,7 +712,7 @@ def agreement_lines(record: Record) -> list[str]:
         whole = (found.decided or 0) + found.undecided
         lines.append(f"{found.undecided} undecided of {whole} {what}: {why}")
     if found.kind == "values":
-        count = record.agreement.images
+        count = (record.agreement or Agreement()).images
         lines.append(f"no classes to compare: the SNR is of {count} image{'s' * (count != 1)}")
     return lines
 
@@ -812,62 +799,52 @@ ORIGINS = {"Calibration": calibration_lines, "Environment": environment_lines}  
 SAME_SIZE = 0.02  # artifacts whose sizes differ by less are not told apart
 
 
-class Rating(NamedTuple):
-    """A case beside native of the same batch size."""
-
-    record: Record
-    native: Record
-    times: Estimate  # times native's images/s
-
-    @property
-    def text(self) -> str:
-        """`FP16 in xla, 2.36x native (2.28 to 2.44)`."""
-        engine = f"{self.record.precision_name} in {self.record.engine}"
-        times = f"{self.times.value:.2f}x native ({self.times.low:.2f} to {self.times.high:.2f})"
-        return f"{engine}, {times}"
-
-    @property
-    def size(self) -> str:
-        """The artifact's size beside native's, where both are known and differ."""
-        ours, theirs = self.record.artifact, self.native.artifact
-        if not ours or not theirs or abs(ours.bytes - theirs.bytes) < SAME_SIZE * theirs.bytes:
-            return ""
-        return f", {megabytes(ours.bytes)} MB instead of {megabytes(theirs.bytes)}"
-
-
 def answer_lines(group: Group) -> list[str]:
     """What TensorRT buys: the fastest case that is still the same model, for each batch size."""
-    natives = {r.record.batch_size: r.record for r in group.rows if r.record.precision == "native"}
-    ratings = collections.defaultdict(list)
+    rated = collections.defaultdict(list)
     for row in group.rows:
-        record, times = row.record, row.times_native
-        if row.is_first and times and record.precision != "native":
-            ratings[record.batch_size].append(Rating(record, natives[record.batch_size], times))
-    return [answer(f"batch {size}", ratings[size]) for size in sorted(ratings)]
+        if row.is_first and row.native and row.record.precision != "native":
+            rated[row.record.batch_size].append(row)
+    return [answer(f"batch {size}", rated[size]) for size in sorted(rated)]
 
 
-def answer(size: str, ratings: list[Rating]) -> str:
-    """One sentence on the cases of one batch size."""
-    ratings = sorted(ratings, key=lambda rating: -rating.times.value)
-    faster = [rating for rating in ratings if rating.times.low > 1]
+def answer(size: str, rows: list[Row]) -> str:
+    """One sentence on the cases of one batch size that stand beside native."""
+    rows = sorted(rows, key=lambda row: -row.times_native.value)
+    faster = [row for row in rows if row.times_native.low > 1]
     if not faster:
-        noise = " beyond the noise" if ratings[0].times.value > 1 else ""
-        return f"Nothing is faster than native at {size}{noise}: {ratings[0].text}."
+        noise = " beyond the noise" if rows[0].times_native.value > 1 else ""
+        return f"Nothing is faster than native at {size}{noise}: {rating_text(rows[0])}."
     fastest = faster[0]
     if fastest.record.flags.get("weights") == "random":
         unknown = "random weights cannot tell whether it is still the same model"
-        return f"Fastest at {size}: {fastest.text}{fastest.size}; {unknown}."
-    for rating in faster:
-        if rating.record.agreement and rating.record.agreement.is_same_model:
-            found = agreement_text(rating.record) + rating.size
-            return f"Fastest that is still the same model at {size}: {rating.text}, {found}."
-    nothing = f"Nothing that is faster at {size} is still the same model"
-    return f"{nothing}: {fastest.text}, has {agreement_text(fastest.record, with_noise=True)}."
+        return f"Fastest at {size}: {rating_text(fastest)}{size_text(fastest)}; {unknown}."
+    for row in faster:
+        if row.record.agreement and row.record.agreement.is_same_model:
+            found = f"{rating_text(row)}, {agreement_text(row.record)}{size_text(row)}"
+            return f"Fastest that is still the same model at {size}: {found}."
+    found = f"{rating_text(fastest)}, has {agreement_text(fastest.record, with_noise=True)}"
+    return f"Nothing that is faster at {size} is still the same model: {found}."
+
+
+def rating_text(row: Row) -> str:
+    """`FP16 in xla, 2.36x native (2.28 to 2.44)`."""
+    value, low, high = row.times_native
+    engine = f"{row.record.precision_name} in {row.record.engine}"
+    return f"{engine}, {value:.2f}x native ({low:.2f} to {high:.2f})"
+
+
+def size_text(row: Row) -> str:
+    """The artifact's size beside native's, where both are known and differ."""
+    ours, theirs = row.record.artifact, row.native and row.native.artifact
+    if not ours or not theirs or abs(ours.bytes - theirs.bytes) < SAME_SIZE * theirs.bytes:
+        return ""
+    return f", {megabytes(ours.bytes)} MB instead of {megabytes(theirs.bytes)}"
 
 
 def agreement_text(record: Record, with_noise: bool = False) -> str:
     """How far a case's outputs are native's, with the number of images that says so."""
-    found, count = record.output, record.agreement.images if record.agreement else None
+    found, count = record.output, (record.agreement or Agreement()).images
     if not found.kind:
         if found.top1 is None:
             return "no outputs to compare"
@@ -1138,19 +1115,14 @@ def set_logarithmic(axes: Axes, name: Literal["x", "y"]) -> None:
 class Point(NamedTuple):
     """A case in the panel of agreement."""
 
-    record: Record
+    row: Row
     height: float  # per cent, or dB
     images: str  # or decisions that say so: `7 of 8`
-
-    @property
-    def speed(self) -> float:
-        """images/s where the input lay first."""
-        return next(iter(self.record.timings.values())).speed.value
 
 
 def draw_quality(axes: Axes, rows: list[Row]) -> None:
     """Agreement with native against speed, with the images or decisions that it comes from."""
-    points, label = quality_points([row.record for row in rows if row.is_first])
+    points, label = quality_points([row for row in rows if row.is_first])
     axes.set(title="Is it still the same model?", xlabel="images/s", ylabel=label)
     if not points:
         nothing = "no outputs to compare with native"
@@ -1158,20 +1130,19 @@ def draw_quality(axes: Axes, rows: list[Row]) -> None:
         axes.set(xlabel="", ylabel="", xticks=[], yticks=[])
         return
     axes.grid(alpha=0.4)
-    counts: dict[tuple[float, str], Point] = {}
+    counts: dict[tuple[str, str], tuple[float, float]] = {}
     for point in points:
-        name, look = point.record.engine_name, marker_of(point.record)
-        axes.plot(point.speed, point.height, label=name, linestyle="none", markersize=8, **look)
-        counts.setdefault((round(point.height, 3), point.images), point)
-    for point in counts.values():
-        place = (point.speed, point.height)
-        axes.annotate(
-            point.images, place, (0, -14), textcoords="offset points", ha="center", fontsize=8
-        )
+        record, speed = point.row.record, point.row.timing.speed.value
+        look = marker_of(record) | {"label": record.engine_name, "markersize": 8}
+        axes.plot(speed, point.height, linestyle="none", **look)
+        counts.setdefault((f"{point.height:.3f}", point.images), (speed, point.height))
+    below: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+    for (_, images), place in counts.items():
+        axes.annotate(images, place, (0, -14), **below)
     set_quality_limits(axes, 100 if label.endswith("%") else None)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
-    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 5}
-    axes.legend(handles.values(), handles.keys(), ncols=2, fontsize=8, **below)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 5, "fontsize": 8}
+    axes.legend(handles.values(), handles.keys(), ncols=2, **below)
 
 
 def set_quality_limits(axes: Axes, whole: float | None) -> None:
@@ -1186,15 +1157,15 @@ def set_quality_limits(axes: Axes, whole: float | None) -> None:
     axes.xaxis.set_major_formatter("{x:,.10g}")
 
 
-def quality_points(records: list[Record]) -> tuple[list[Point], str]:
+def quality_points(rows: list[Row]) -> tuple[list[Point], str]:
     """The cases that were compared with native, and by what: classes or decisions, else dB."""
     shares, noises, label = [], [], "images with native's first class, %"
-    for record in records:
-        found = record.output
+    for row in rows:
+        agreement, found = row.record.agreement, row.record.output
         if found.share is not None:
-            shares.append(Point(record, 100 * found.share, found.counts))
-        if record.agreement and found.snr_db is not None:
-            noises.append(Point(record, found.snr_db, f"{record.agreement.images} images"))
+            shares.append(Point(row, 100 * found.share, found.counts))
+        if agreement and found.snr_db is not None:
+            noises.append(Point(row, found.snr_db, f"{agreement.images} images"))
         if found.kind == "scores":
             label = "decisions as in native, %"
     points = shares or noises
@@ -1340,7 +1311,7 @@ def html_section(group: Group) -> str:
     """A group's table, with a body for each case, and its answers."""
     titles, cells = table_of(group)
     lines = [f"<section><h2>{html.escape(group.title)}</h2>", "<table><thead><tr>"]
-    lines += [f"<th>{title}" for title in titles]
+    lines += [f"<th>{above}<br>{title}" for above, title in zip(*titles)]
     for row, line in zip(group.rows, cells):
         start = "<tbody><tr><td>" if row.is_first else "<tr><td>"
         lines.append(start + "<td>".join(map(html.escape, line)))
@@ -1358,55 +1329,51 @@ def newest(records: list[Record]) -> dict[tuple[str, str], Record]:
     return {(f"{record.network} {record.case}", record.device): record for record in records}
 
 
-def compare(
-    new: list[Record], old: list[Record], fail_slower: float | None
-) -> tuple[list[list[str]], bool]:
+class Compared(NamedTuple):
+    """A case of a run beside the run before."""
+
+    case: str
+    ratio: str = ""  # of images/s, new to old
+    interval: str = ""
+    verdict: str = ""
+    high: float = math.inf  # the interval's upper end; -inf where the case fails now
+
+
+def compare(new: list[Record], old: list[Record]) -> list[Compared]:
     """Compares each case's newest record with the newest before that was timed.
 
     Args:
       new, old: records in order of time.
-      fail_slower: per cent that a case may lose beyond its interval; None: any.
-
-    Returns:
-      For each case its name, the ratio of images/s, the interval and the verdict; and whether one
-      lost more, or fails now.
     """
     before = newest([record for record in old if record.timings])
     devices = collections.defaultdict(list)
     for case, device in before:
         devices[case].append(device)
-    rows, is_lost = [], False
+    rows = []
     for (case, device), record in newest(new).items():
         if (case, device) in before:
-            compared, lost = compare_case(record, before[case, device], fail_slower)
-            rows += compared
-            is_lost |= lost
+            rows += compare_case(record, before[case, device])
         else:
             others = ", ".join(sorted(devices[case]))
             why = f"other device ({others}, now {device})" if others else "no such case before"
-            rows.append([record.case, "", "", f"not comparable: {why}"])
-    return rows, is_lost
+            rows.append(Compared(record.case, verdict=f"not comparable: {why}"))
+    return rows
 
 
-def compare_case(
-    new: Record, old: Record, fail_slower: float | None
-) -> tuple[list[list[str]], bool]:
-    """compare for one case that was timed before; a row for each place of its input."""
+def compare_case(new: Record, old: Record) -> list[Compared]:
+    """A case beside its older record that was timed, for each place of its input."""
     if found := obstacles(new, old):
-        return [[new.case, "", "", f"not comparable: {'; '.join(found)}"]], False
+        return [Compared(new.case, verdict=f"not comparable: {'; '.join(found)}")]
     if new.status == "failed":
-        return [[new.case, "", "", f"fails now: {new.error}"]], True
-    rows, lost = [], False
-    for inputs, now in new.timings.items():
-        if inputs not in old.timings:
-            continue
-        then = old.timings[inputs]
+        return [Compared(new.case, verdict=f"fails now: {new.error}", high=-math.inf)]
+    rows = []
+    for inputs in [inputs for inputs in new.timings if inputs in old.timings]:
+        now, then = new.timings[inputs], old.timings[inputs]
         ratio, low, high = widened(ratio_of(now, then), 0.0 if new.gpu else RUNS_APART)
-        lost |= fail_slower is not None and high < 1 - fail_slower / 100
         known = verdict(ratio, low, high) + doubt_text(max(1, min(now.rounds, then.rounds)))
-        interval = f"{low:.3f} to {high:.3f}"
-        rows.append([new.case + from_host(inputs), f"{ratio:.3f}", interval, known])
-    return rows, lost
+        name, interval = new.case + from_host(inputs), f"{low:.3f} to {high:.3f}"
+        rows.append(Compared(name, f"{ratio:.3f}", interval, known, high))
+    return rows
 
 
 def obstacles(new: Record, old: Record) -> list[str]:
@@ -1479,13 +1446,15 @@ def run(options: argparse.Namespace) -> int:
         write(models, Path(options.output or Path(options.files[0]).with_name("report.png")))
     if not options.compare:
         return 0
-    rows, is_lost = compare(records, merged([options.compare]), options.fail_slower)
-    console().print(grid(["case", "new/old", "interval", "verdict"], rows, 4))
+    rows = compare(records, merged([options.compare]))
+    cells = [[row.case, row.ratio, row.interval, row.verdict] for row in rows]
+    console().print(grid([["case", "new/old", "interval", "verdict"]], cells, 4))
     kinds = (
         "undisturbed speeds, which repeat from run to run; of medians where a record is one loop"
     )
     print(f"\nnew/old: of {kinds}")
-    if not is_lost or options.fail_slower is None:
+    limit = -math.inf if options.fail_slower is None else 1 - options.fail_slower / 100
+    if all(row.high >= limit for row in rows):
         return 0
     lost = f"a case lost over {options.fail_slower:g} % beyond its interval, or fails now"
     print(f"\nreport.py: {lost}")

@@ -55,11 +55,14 @@ def test_verdicts_are_counted_over_all_pairs(script, bench, capsys):
 
 
 def test_the_smallest_slowdown_that_is_found(script, bench):
-    """Runs 1 % apart with narrow intervals: 4 % is found both ways, 3 % is lost where the new one
-    was the faster.
+    """Runs 1 % apart with narrow intervals, where the new one was the faster: on a GPU 4 % is found
+    and 3 % lost; on cores whose runs are 5.5 % apart 8 % is found and 6 % lost.
     """
     aa = script("aa")
     fast, slow = (run_of(aa, bench, [seconds] * 5) for seconds in (0.1, 0.101))
+    assert aa.smallest_found([(fast, slow), (slow, fast)]) == {"FP16 onnxruntime 4": 8}
+    for record in (*fast, *slow):
+        record.gpu = {"driver": "580", "compute_capability": "9.0"}
     assert aa.smallest_found([(fast, slow), (slow, fast)]) == {"FP16 onnxruntime 4": 4}
 
 

@@ -30,7 +30,7 @@ their medians, and the verdict says that a loop knows little of itself.
 
 Exit status: 0; 2 a file cannot be read, or a line of it is no record; 3 with --fail_slower: a case
 lost more than that beyond its interval, or fails now. Environment: NO_COLOR (plain table), COLUMNS
-(the table's width where stdout is a terminal).
+(where a terminal ends, and lines of tables are cut).
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ import msgspec
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
-    from rich.console import Console
     from rich.text import Text
 
 VERSION = "2.0"
@@ -591,23 +590,24 @@ def trend_text(row: Row) -> str:
     return f"{ratio - 1:+.1%} ({len(row.older)})"
 
 
-def grid(titles: Cells, rows: Cells, left: int, gap: int = 2) -> Text:
+def grid(titles: Cells, rows: Cells, left: int, gap: int = 2, name: str = "") -> Text:
     """Columns under bold titles: the first `left` flush left, the others flush right.
 
-    Lines that rich cuts to the terminal's width: its tables take half a millisecond a row.
+    These are lines, which print_table cuts: rich's own tables take half a millisecond a row.
     """
     from rich.cells import cell_len
     from rich.text import Text
 
     widths = [max(map(cell_len, column)) for column in zip(*titles, *rows)]
-    text = Text(no_wrap=True, overflow="ellipsis")
-    for index, cells in enumerate((*titles, *rows)):
+    lines = []
+    for cells in (*titles, *rows):
         spaces = [" " * (width - cell_len(cell)) for width, cell in zip(widths, cells)]
         parts = [cell + space for cell, space in zip(cells[:left], spaces)]
         parts += [space + cell for cell, space in zip(cells[left:], spaces[left:])]
-        line = (" " * gap).join(parts).rstrip()
-        text.append(line if index == 0 else f"\n{line}", "bold" if index < len(titles) else None)
-    return text
+        lines.append((" " * gap).join(parts).rstrip())
+    head, body = lines[: len(titles)], lines[len(titles) :]
+    above = [name, *head] if name else head
+    return Text.assemble(("\n".join(above), "bold"), "\n".join(["", *body]))
 
 
 def predictions_table(records: list[Record]) -> Text:
@@ -867,11 +867,12 @@ def megabytes(count: float) -> str:
 # --------------------------------------------------------------------------------------- printing
 
 
-def console() -> Console:
-    """rich's console on stdout; plain, and wide enough for all columns, if that is no terminal."""
+def print_table(table: Text) -> None:
+    """Prints lines on stdout: cut where a terminal ends, whole and plain where there is none."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    console.print(table, no_wrap=True, overflow="ellipsis")
 
 
 def print_records(records: list[dict[str, Any]]) -> None:
@@ -882,18 +883,18 @@ def print_records(records: list[dict[str, Any]]) -> None:
     """
     read = msgspec.convert(records, list[Record])
     if any(record.predictions for record in read):
-        console().print("", predictions_table(read), sep="\n")
+        print()
+        print_table(predictions_table(read))
     print_models(arrange(read))
 
 
 def print_models(models: list[Model]) -> None:
     """Prints each model's tables with their answers, then its sentences."""
-    out = console()
     for model in models:
         for group in model.groups:
+            titles, cells = table_of(group)
             print()
-            out.print(group.title, style="bold", markup=False)
-            out.print(grid(*table_of(group), left=2, gap=1))
+            print_table(grid(titles, cells, left=2, gap=1, name=group.title))
             print_lines(answer_lines(group))
         for lines_of in SENTENCES.values():
             print_lines(lines_of(model.records))
@@ -1448,7 +1449,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     rows = compare(records, merged([options.compare]))
     cells = [[row.case, row.ratio, row.interval, row.verdict] for row in rows]
-    console().print(grid([["case", "new/old", "interval", "verdict"]], cells, 4))
+    print_table(grid([["case", "new/old", "interval", "verdict"]], cells, 4))
     kinds = (
         "undisturbed speeds, which repeat from run to run; of medians where a record is one loop"
     )

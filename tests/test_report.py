@@ -916,3 +916,15 @@ def test_a_record_of_wrong_numbers_or_types(run, written, kept, change):
     ran = run(written([kept[0], record]), "--output=page.html")
     assert ran.returncode == 2, ran.stdout
     assert ran.stderr.count("\n") == 1 and "line 2: no record of tensorrt.py (" in ran.stderr
+
+
+def test_a_table_is_cut_in_a_terminal_only(report, kept, monkeypatch, capsys):
+    """Where stdout is no terminal every column is whole, whatever COLUMNS says."""
+    monkeypatch.setenv("COLUMNS", "50")
+    report.print_records(kept)
+    whole = rows_in(capsys.readouterr().out, "INT8")
+    monkeypatch.setattr(report.sys.stdout, "isatty", lambda: True, raising=False)
+    report.print_records(kept)
+    cut = rows_in(capsys.readouterr().out, "INT8")
+    assert [len(row) for row in cut] == [50] and cut[0].endswith("…")
+    assert whole[0].startswith(cut[0][:-1]) and whole[0].endswith(" 5.2")

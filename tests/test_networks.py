@@ -173,6 +173,64 @@ def test_what_cannot_be_exported_names_each_op_once(main, graph_file):
     )
 
 
+def test_hard_sigmoids_keep_their_factor_in_float16(main, graph_file, tmp_path):
+    """A sixth is too small in float16: twenty gates that are wide open lost half a per cent."""
+    import onnx
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 4, 4, 3], name="x")
+        values = tf.reshape(images / 255, [-1, 48]) + 4
+        for _ in range(20):
+            values = values * (tf.nn.relu6(values + 3) * (1 / 6))
+        weights = np.random.default_rng(0).normal(size=(48, 5)).astype(np.float32)
+        tf.matmul(values, weights, name="y")
+
+    flags = [f"--frozen_graph={graph_file(build)}", "--preprocessing=none", "--batch_size=2"]
+    check_all_run(main(*flags, *PRECISIONS), (100, 60, 30))
+    graph = onnx.load(tmp_path / "onnxruntime_fp16_graph.onnx").graph
+    assert sum(node.op_type == "HardSigmoid" for node in graph.node) == 20
+    assert not [node for node in graph.node if node.op_type == "Clip"]
+
+
+def test_what_only_looks_like_a_hard_sigmoid_stays(precision):
+    """Another height, a second reader, or an output of the graph in between."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def hard_sigmoids(factor=1 / 6, readers=1, outputs=("y",)):
+        numbers = {"three": 3.0, "zero": 0.0, "six": 6.0, "factor": factor}
+        constants = [
+            numpy_helper.from_array(np.float32(number), name) for name, number in numbers.items()
+        ]
+        nodes = [
+            helper.make_node("Add", ["three", "x"], ["sum"], "sum"),
+            helper.make_node("Clip", ["sum", "zero", "six"], ["clipped"], "clip"),
+            helper.make_node("Mul", ["clipped", "factor"], ["gate"], "gate"),
+            *(
+                helper.make_node("Neg", ["clipped"], [f"no{i}"], f"no{i}")
+                for i in range(1, readers)
+            ),
+            helper.make_node("Mul", ["x", "gate"], ["y"], "y"),
+        ]
+        edge = functools.partial(helper.make_tensor_value_info, shape=[4])
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [edge("x", TensorProto.FLOAT)],
+            [edge(name, TensorProto.FLOAT) for name in outputs],
+            constants,
+        )
+        precision.spell_hard_sigmoids(graph)
+        return [node for node in graph.node if node.op_type == "HardSigmoid"]
+
+    (gate,) = hard_sigmoids()
+    values = {attribute.name: attribute.f for attribute in gate.attribute}
+    assert values == pytest.approx({"alpha": 1 / 6, "beta": 0.5})
+    assert list(gate.input) == ["x"] and list(gate.output) == ["gate"]
+    assert not hard_sigmoids(factor=0.2)
+    assert not hard_sigmoids(readers=2)
+    assert not hard_sigmoids(outputs=("y", "clipped"))
+
+
 # ---------------------------------------------------------------------------------- mixed precision
 
 

@@ -37,17 +37,8 @@ Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[], A
 
 # Where the arithmetic is; they judge a precision.
 HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-ACTIVATIONS = (
-    "Relu",
-    "Clip",
-    "LeakyRelu",
-    "Sigmoid",
-    "Tanh",
-    "HardSwish",
-    "HardSigmoid",
-    "Elu",
-    "PRelu",
-)
+# A HardSigmoid is none: quantised in front of it, MobileNetV3 is 1.7 dB nearer to native.
+ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "Elu", "PRelu")
 INT8_KERNELS = (
     "QLinearConv",
     "QLinearMatMul",

@@ -3937,6 +3937,7 @@ SAME_TOP1 = 0.99
 SAME_SNR_DB = 20.0
 DECISION = 0.5  # independent scores from here up say yes
 SUMS_TO_ONE = 1e-2  # how far from one a row of probabilities may add up, in float16
+OF_LENGTH_ONE = 1e-3  # how far from one the length of a row may be that was brought to it
 CLASS_KINDS = ("probabilities", "logits")  # kinds of outputs whose largest value is the answer
 
 
@@ -3979,9 +3980,11 @@ def kind_of(op: str, values: np.ndarray) -> str:
         return "scores"
     if rows.shape[1] == 1 or op == "Tanh":
         return "values"
-    if within:
-        return "probabilities" if np.allclose(rows.sum(axis=1), 1, atol=SUMS_TO_ONE) else "scores"
-    return "logits"
+    if within and np.allclose(rows.sum(axis=1), 1, atol=SUMS_TO_ONE):
+        return "probabilities"
+    if np.allclose(np.linalg.norm(rows, axis=1), 1, atol=OF_LENGTH_ONE):
+        return "values"  # an embedding
+    return "scores" if within else "logits"
 
 
 def probabilities(rows: np.ndarray) -> np.ndarray:

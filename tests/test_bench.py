@@ -128,10 +128,11 @@ def test_a_moment_belongs_to_what_began_last(script):
     assert sum(seconds.values()) == pytest.approx(12)
 
 
-def test_notes_come_from_every_process(shared, tmp_path):
+def test_notes_come_from_every_process(forms, tmp_path):
     """Loading, opening and the rounds are done by processes of their own."""
     flags = [
-        f"--frozen_graph={shared / 'models' / 'mobilenet_v1_0.25_224_frozen.pb'}",
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
         "--batch_size=1",
         "--num_loops=4",
         "--num_warmup=1",

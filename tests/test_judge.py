@@ -90,6 +90,9 @@ def test_one_number_has_no_class(main, graph_file, end, kind):
         ("Softmax", (1, 2, 3), [0.2, 0.3, 0.5, 1, 0, 0], "values"),
         ("BiasAdd", (6, 1), [0.9, 0.3, 5, -1, 0, 0], "values"),
         ("Sigmoid", (6, 1), [0.9, 0.3, 0.5, 1, 0, 0], "scores"),
+        ("Mul", (2, 3), [0.6, -0.8, 0, 0, 0.28, 0.96], "values"),
+        ("Mul", (2, 3), [0.6, 0.8, 0, 0, 0.28, 0.96], "values"),
+        ("Mul", (2, 3), [0.6, -0.8, 0, 0, 0.28, 2], "logits"),
     ],
 )
 def test_kind_by_op_and_values(bench, op, shape, values, kind):

@@ -164,8 +164,9 @@ def test_changed_images_are_named(bench):
     assert not result.agreement.same_model
     assert "FP16 changed the predictions: 0 of 7 images as in native" in result.notes
     report = bench.load_file("tensorrt_report", bench.HERE / "report.py")
-    found = msgspec.convert(msgspec.to_builtins(result.agreement), report.Agreement)
-    record = types.SimpleNamespace(case="FP16 xla 7", agreement=found)
+    output = msgspec.to_builtins(result.agreement.outputs["y:0"])
+    output = msgspec.convert(output, report.OutputAgreement)
+    record = types.SimpleNamespace(case="FP16 xla 7", output=output)
     (line,) = report.agreement_lines([record])
     assert line.startswith(
         "FP16 xla 7: the first class changed on 7 of 7 images: 0.jpg (class 0, now class 1)"

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import socket
 import subprocess
 import sys
@@ -112,16 +113,28 @@ def test_grouped_convolutions_are_inlined(main, layers, keras_file):
     check_all_run(main(f"--keras_model={path}", "--batch_size=4", *PRECISIONS))
 
 
-def test_an_optimiser_of_tf2onnx_that_fails_is_gone_without(main, layers, keras_file):
+def test_an_optimiser_of_tf2onnx_that_fails_is_gone_without(
+    main, layers, keras_file, precision, monkeypatch
+):
     """MobileNetV3's squeeze and excitation: `max() arg is an empty sequence` in the fast export."""
-    import tensorflow as tf
+    import tf2onnx
 
-    model = tf.keras.applications.MobileNetV3Small(
-        weights=None, input_shape=(32, 32, 3), classes=10, alpha=0.35, minimalistic=False
-    )
-    path = keras_file(model.input, model.output)
-    ran = main(f"--keras_model={path}", "--fp32", "--engine=onnxruntime", "--batch_size=2")
-    assert ran.status == 0, ran.out
+    inputs = layers.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3)(inputs)
+    y = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    y = layers.Conv2D(8, 1)(layers.Conv2D(4, 1, activation="relu")(y))
+    y = layers.ReLU(6.0)(y + 3.0) * (1 / 6)
+    x = layers.GlobalAveragePooling2D()(layers.Multiply()([x, y]))
+    path = keras_file(inputs, layers.Dense(10)(x))
+    fast, real = [], tf2onnx.convert.from_graph_def
+
+    def export(*args, **more):
+        fast.append(precision.FAST_EXPORT in os.environ)
+        return real(*args, **more)
+
+    monkeypatch.setattr(tf2onnx.convert, "from_graph_def", export)
+    check_all_run(main(f"--keras_model={path}", "--batch_size=2", *PRECISIONS))
+    assert fast == [True, False]
 
 
 @pytest.mark.parametrize("how", ["bilinear", "nearest"])
@@ -515,7 +528,6 @@ def test_a_savedmodel_s_folder_given_as_keras_model_names_the_flag(main, forms):
 
 def test_a_full_disk_is_called_a_full_disk(main, bench, forms, monkeypatch):
     import errno
-    import os
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -507,6 +507,19 @@ def test_the_answer_by_kind_of_output(answers, kept, row, words):
     assert f", {words}, 26 MB instead of 103." in line
 
 
+def test_no_answer_from_probabilities_that_are_all_alike(answers, kept):
+    """As an untrained network's: they agree whatever breaks."""
+    native = without_weights(kept[0])
+    (line,) = answers([native, judged(kept[3], "probabilities", 0, 0, 8)])
+    assert line.startswith("Fastest at batch 4: INT8 in onnxruntime, 2.48x native (")
+    assert line.endswith(
+        "26 MB instead of 103; probabilities that are all alike (none of 8 images is decided) "
+        "cannot tell whether it is still the same model."
+    )
+    broken = judged(kept[3], "probabilities", 0, 0, 8, snr=6.0, same_model=False)
+    assert answers([native, broken])[0].startswith("Nothing that is faster at batch 4 is still")
+
+
 def test_an_answer_for_each_batch_size(run, written, kept):
     records = [scaled(record, 1, batch_size=size) for size in (8, 4) for record in kept[:2]]
     ran = run(written(records))

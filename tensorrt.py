@@ -5538,11 +5538,16 @@ MEMORY_SHARE = 0.75
 
 
 def limit_memory(share: int) -> None:
-    """Limits this process's data to that many bytes, or to the user's own limit if it is lower."""
+    """Limits this process's data to that many bytes, or to a share of the user's own limit.
+
+    What is measured afterwards, and gives its outputs, takes more than a try, under the same limit.
+    """
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = share if soft == resource.RLIM_INFINITY else min(share, soft)
+    limit = share
+    if soft != resource.RLIM_INFINITY:
+        limit = min(share, int(MEMORY_SHARE * soft))
     with contextlib.suppress(ValueError):  # not above the hard limit
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 

@@ -510,7 +510,7 @@ def test_processes_that_share_a_cpu_share_its_memory(fleet, bench, job, monkeypa
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit[0] >> 30))
     for count in (1, 2, 3):
         fleet.PlacedCase(job, fleet.Placement(count=count), None, 0).try_batch()
-    assert limits == [6, 3, 2]
+    assert limits == [5, 3, 2], "three quarters of 8 GB in equal shares, or of the user's own 7"
 
 
 @pytest.mark.parametrize(

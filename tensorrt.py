@@ -5467,19 +5467,24 @@ class Report:
 
     def add(self, job: Job, results: list[Result]) -> None:
         """Takes one case's results, one for each device; they are on disk when this returns."""
-        for result in results:
-            take_calibration(result)
-            judge(result, result.reference, job.images, self.config, job.graph)
-            rate(result, self.natives)
-            self.records.append(make_record(result, dataclasses.replace(job, case=result.case)))
-            write_record(self.records[-1], self.config)
-            self.rounds.forget(result)
-        for result, record in zip(results, self.records[-len(results) :]):
+        records = [self.write(job, result) for result in results]
+        for result, record in zip(results, records):
             number = min(turn_of(self.cases, record) + 1, len(self.cases))
-            where = ""
-            if any(vars(self.config).get(name) for name in FLEET_FLAGS):
-                where = f" on {result.machine['device']}"
-            say(f"[{number}/{len(self.cases)}] {result.case.title}{where}: {in_short(result)}")
+            title = result.case.title
+            if record.device != record.device_kind:  # one of several
+                title += f" on {record.device}"
+            say(f"[{number}/{len(self.cases)}] {title}: {in_short(result)}")
+
+    def write(self, job: Job, result: Result) -> Record:
+        """Judges and rates a result, and writes its record."""
+        take_calibration(result)
+        judge(result, result.reference, job.images, self.config, job.graph)
+        rate(result, self.natives)
+        record = make_record(result, dataclasses.replace(job, case=result.case))
+        self.records.append(record)
+        write_record(record, self.config)
+        self.rounds.forget(result)
+        return record
 
     def __enter__(self) -> Report:
         return self

@@ -91,7 +91,7 @@ import types
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 HERE = Path(__file__).resolve().parent
 # A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it
@@ -582,6 +582,7 @@ def parse_flags(argv: list[str]) -> Config:
     config = Config(**FLAGS.flag_values_dict())
     config.given = {name for name in FLAGS if FLAGS[name].present}
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
+    config.imagenet = not config.labels  # class ids and names are ImageNet's; load_model settles it
     config.batch_sizes = [batch_size_of(text) for text in config.batch_size or [""]]
     refuse_empty(config)
     refuse_pairs(config)
@@ -1407,7 +1408,7 @@ class Samples:
     whole: Feed = dataclasses.field(default_factory=dict)
     alone: bool = False
 
-    unit = "samples"  # what is counted: not a field
+    unit: ClassVar[Literal["images", "samples"]] = "samples"  # what is counted
 
     def __len__(self) -> int:
         return len(self.names)
@@ -1428,6 +1429,11 @@ class Samples:
             names=self.names[:count],
             labels=self.labels and self.labels[:count],
         )
+
+    def shapes(self) -> dict[str, list[int]]:
+        """The shape of a sample of each input, and of those that have no samples."""
+        rows = {name: list(array.shape[1:]) for name, array in self.arrays.items()}
+        return rows | {name: list(array.shape) for name, array in self.whole.items()}
 
     def digests(self) -> list[str]:
         """A hash of each sample's values."""
@@ -1474,12 +1480,20 @@ class Images(Samples):
         return {name: np.ascontiguousarray(batch)}
 
 
+def samples_of(found: dict[str, Any]) -> Samples:
+    """Samples from plain data."""
+    return Images(**found) if "layout" in found else Samples(**found)
+
+
 def load_samples(config: Config, graph: Graph, count: int) -> Samples:
     """At most `count` different samples for a graph: those of the flags, or random ones.
 
     Raises:
       UserError: a file that does not have them, or an input whose shape nothing tells.
     """
+    if config.calibration_samples and "int8" in config.precisions:
+        # Found out before the measuring.
+        read_samples(config.calibration_samples, graph, 1, "--calibration_samples")
     if config.samples:
         return read_samples(config.samples, graph, config.num_images, "--samples")
     if graph.layout:
@@ -1821,6 +1835,13 @@ def sample_shape(graph: Graph, tensor: Tensor) -> tuple[int | None, ...] | None:
     return tensor.shape[1:] if tensor.name in graph.batched else tensor.shape
 
 
+def closed_shape(graph: Graph, tensor: Tensor) -> tuple[int, ...]:
+    """The same where nothing is open."""
+    shape = sample_shape(graph, tensor)
+    assert shape is not None
+    return tuple(side for side in shape if side is not None)
+
+
 def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
     """Whether an array's shape is one that an input takes."""
     if wanted is None:
@@ -1902,7 +1923,7 @@ def random_samples(config: Config, graph: Graph, count: int) -> Samples:
     arrays: Feed = {}
     whole: Feed = {}
     for tensor in graph.inputs:
-        shape = sample_shape(graph, tensor)
+        shape = closed_shape(graph, tensor)
         low_high = random_range(tensor, ranges.get(tensor.name))
         alone = not graph.batched
         if alone or tensor.name in graph.batched:
@@ -1925,7 +1946,7 @@ def random_text(graph: Graph, ranges: dict[str, str]) -> str:
     return f"{', '.join(parts)} ({remedy})"
 
 
-Range = tuple[float, float]
+Range = tuple[Any, Any]  # two integers or two floats
 
 
 def random_range(tensor: Tensor, text: str | None) -> Range | None:
@@ -1987,8 +2008,8 @@ def refuse_too_many(graph: Graph, count: int) -> None:
     """Refuses random samples that no memory holds."""
     needed = 0
     for tensor in graph.inputs:
-        shape = sample_shape(graph, tensor) or ()
-        needed += 2 * count * math.prod(shape) * np.dtype(tensor.dtype).itemsize
+        size = math.prod(closed_shape(graph, tensor)) * np.dtype(tensor.dtype).itemsize
+        needed += 2 * count * size
     if needed > memory_size() / 2:
         raise UserError(
             f"{count} samples of {graph.name} ({inputs_text(graph.inputs)}) need "
@@ -4545,7 +4566,7 @@ def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
 
 
 def verdict(
-    rounds: Rounds, batch_size: int, cause: str = ""
+    rounds: Rounds, batch_size: int, cause: str = "", unit: str = "images"
 ) -> tuple[Literal["steady", "noisy"], str]:
     """`steady` or `noisy`, and for a noisy case between which speeds it moved.
 
@@ -4555,7 +4576,7 @@ def verdict(
     speed = typical(rounds, batch_size)
     if speed.uncertainty <= STEADY:
         return "steady", ""
-    moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} images/s"
+    moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} {unit}/s"
     seen = f" ({cause})" if cause else ""
     steps = sum(map(len, rounds))
     return "noisy", f"{moved}{seen} in {steps:,} steps: quiet the machine, or measure longer"
@@ -4574,47 +4595,96 @@ CLASS_KINDS = ("probabilities", "logits")  # kinds of outputs whose largest valu
 
 
 @functools.cache
-def labels() -> dict[str, str]:
-    """Names of ImageNet's classes by class id; none where the file was not copied along."""
+def class_names(path: str | Path) -> dict[str, str]:
+    """Names of classes by class id: one a line, a JSON list, or JSON's names by ids.
+
+    Raises:
+      UserError: no such file, or no names in it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        found = json.loads(text) if text.lstrip()[:1] in ("{", "[") else text.split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as names of classes ({one_line(error, 80)}): pass a text file "
+            "with one a line, or JSON, with --labels"
+        ) from error
+    pairs = found.items() if isinstance(found, dict) else enumerate(found)
+    names = {str(key): str(name).strip() for key, name in pairs}
+    return {key: name for key, name in names.items() if name}
+
+
+def names_of_classes(config: Config, classes: int) -> dict[str, str]:
+    """Names by class id for an output of so many classes: --labels, else ImageNet's where it fits.
+
+    None where the file was not copied along.
+    """
+    if config.labels:
+        return class_names(config.labels)
     path = HERE / "labellist.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    fitting = config.imagenet and classes in (1000, 1001)
+    return class_names(path) if fitting and path.exists() else {}
 
 
-def label_offset(classes: int, one_indexed: bool) -> int:
-    """What turns an output's index into labellist.json's class id: 1 if it has no background."""
-    return int(one_indexed or classes == 1000)
+def label_offset(classes: int, config: Config) -> int:
+    """What turns an output's index into a class id: 1 if ImageNet's background is missing."""
+    return int(config.ids_are_one_indexed or (config.imagenet and classes == 1000))
 
 
-def label_of(index: int, classes: int, one_indexed: bool) -> str:
-    """The name of an output's class; networks other than ImageNet's have numbers only."""
-    identity = index + label_offset(classes, one_indexed)
-    known = labels() if classes in (1000, 1001) else {}
-    return known.get(str(identity), f"class {identity}")
+def label_of(index: int, classes: int, config: Config) -> str:
+    """The name of an output's class; without names its number."""
+    identity = index + label_offset(classes, config)
+    return names_of_classes(config, classes).get(str(identity), f"class {identity}")
 
 
 def rows_of(values: np.ndarray) -> np.ndarray:
-    """An output as float64 [images, values]."""
+    """An output as float64 [samples, values]."""
     return values.reshape(len(values), -1).astype(np.float64)
 
 
-def kind_of(op: str, values: np.ndarray) -> str:
-    """What an output says, by the op that computes it and native's values [images, ...].
+def is_vector(values: np.ndarray) -> bool:
+    """Whether each sample has several values along one axis."""
+    return sum(side > 1 for side in values.shape[1:]) == 1
+
+
+def kind_of(op: str, values: np.ndarray, named: int = 0) -> str:
+    """What an output says, by the op that computes it and native's values [samples, ...].
 
     `probabilities` (a row sums to one), `logits` (a row's largest is its class), `scores` (each in
-    [0, 1] by itself: several may be true) or `values` (one number, a map, an embedding: nothing
-    that has classes).
+    [0, 1] by itself: several may be true), `class_map` (classes for each pixel or place), `ids`
+    (integers) or `values` (one number, a map, an embedding: nothing that has classes).
+
+    Args:
+      named: how many classes --labels names; a map with so many channels is one of classes.
     """
-    if sum(side > 1 for side in values.shape[1:]) > 1:
-        return "values"
-    rows = rows_of(values)
-    within = bool(np.all((rows >= 0) & (rows <= 1)))
+    if values.dtype.kind in "iub":
+        return "ids"
+    within = bool(np.all((values >= 0) & (values <= 1)))
     if op == "Sigmoid" and within:
         return "scores"
+    if not is_vector(values) and rows_of(values).shape[1] > 1:
+        return "values" if class_axis(values, named) is None else "class_map"
+    rows = rows_of(values)
     if rows.shape[1] == 1 or op == "Tanh":
         return "values"
     if within:
-        return "probabilities" if np.allclose(rows.sum(axis=1), 1, atol=SUMS_TO_ONE) else "scores"
+        return "probabilities" if sum_to_one(rows, 1) else "scores"
     return "logits"
+
+
+def class_axis(values: np.ndarray, named: int = 0) -> int | None:
+    """The axis of a map's classes: the last or the second, where it sums to one or has `named`."""
+    for axis in (-1, 1):
+        side = values.shape[axis]
+        if side > 1 and (side == named or sum_to_one(values, axis)):
+            return axis
+    return None
+
+
+def sum_to_one(values: np.ndarray, axis: int) -> bool:
+    """Whether no value is negative and all add up to one along an axis."""
+    sums = values.sum(axis=axis, dtype=np.float64)
+    return bool(np.all(values >= 0) and np.allclose(sums, 1, atol=SUMS_TO_ONE))
 
 
 def probabilities(rows: np.ndarray) -> np.ndarray:
@@ -4631,14 +4701,11 @@ def top_k(outputs: np.ndarray, count: int) -> np.ndarray:
 def predictions(values: np.ndarray, kind: str, config: Config) -> list[tuple[str, float]]:
     """Labels and probabilities (or scores) of the first image's best classes, if it has classes."""
     row = rows_of(values[:1])
-    if kind == "values" or row.shape[1] == 1:
+    if kind not in (*CLASS_KINDS, "scores") or not is_vector(values):
         return []
     shown = probabilities(row) if kind == "logits" else row
     best = top_k(row, config.predictions_to_print)[0]
-    return [
-        (label_of(int(index), row.shape[1], config.ids_are_one_indexed), float(shown[0, index]))
-        for index in best
-    ]
+    return [(label_of(int(index), row.shape[1], config), float(shown[0, index])) for index in best]
 
 
 def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | None]:
@@ -4683,6 +4750,19 @@ def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any
     counts = counts_of(equal, decided)
     changed = np.flatnonzero(decided & ~equal).tolist()
     return {**counts, "top1": share_same(counts), "top5": float(np.mean(common))}, changed
+
+
+def map_agreement(ours: np.ndarray, theirs: np.ndarray, axis: int) -> dict[str, Any]:
+    """Agreement of two maps on the class of each pixel, with classes along an axis.
+
+    Undecided pixels are as in class_agreement. top1: share of the decided that keep their class.
+    """
+    classes = theirs.shape[axis]
+    ours, theirs = (np.moveaxis(values, axis, -1).reshape(-1, classes) for values in (ours, theirs))
+    second, first = np.partition(theirs, classes - 2, axis=1)[:, -2:].T
+    decided = first - second >= SAME_OUTPUT * np.max(np.abs(theirs), axis=1)
+    counts = counts_of(ours.argmax(axis=1) == theirs.argmax(axis=1), decided)
+    return {**counts, "top1": share_same(counts)}
 
 
 def score_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, int]:
@@ -4748,18 +4828,24 @@ class Accuracy(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def output_agreement(
-    ours: np.ndarray, theirs: np.ndarray, kind: str
+    ours: np.ndarray, theirs: np.ndarray, kind: str, named: int = 0
 ) -> tuple[OutputAgreement, list[int]]:
-    """One output's agreement with native's for the same images, and the images that changed."""
-    ours = rows_of(ours)
-    theirs = rows_of(theirs)
+    """One output's agreement with native's for the same samples, and the samples that changed."""
+    rows = rows_of(ours), rows_of(theirs)
     changed: list[int] = []
-    found: dict[str, Any] = numeric_agreement(ours, theirs)
+    found: dict[str, Any] = numeric_agreement(*rows)
     if kind in CLASS_KINDS:
-        classes, changed = class_agreement(ours, theirs)
+        classes, changed = class_agreement(*rows)
         found |= classes
     elif kind == "scores":
-        found |= score_agreement(ours, theirs)
+        found |= score_agreement(*rows)
+    elif kind == "ids":
+        equal = rows[0] == rows[1]
+        found |= counts_of(equal, np.ones_like(equal))
+    elif kind == "class_map":
+        axis = class_axis(theirs, named)
+        assert axis is not None
+        found |= map_agreement(ours, theirs, axis)
     return OutputAgreement(kind, **found), changed
 
 
@@ -4792,7 +4878,7 @@ def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
     if config.labels_are_zero_indexed:
         has_background = classes == 1001 and not config.ids_are_one_indexed
         return np.asarray(ids) + int(has_background)
-    return np.asarray(ids) - label_offset(classes, config.ids_are_one_indexed)
+    return np.asarray(ids) - label_offset(classes, config)
 
 
 def accuracy(values: np.ndarray, indices: np.ndarray) -> Accuracy:
@@ -4802,36 +4888,42 @@ def accuracy(values: np.ndarray, indices: np.ndarray) -> Accuracy:
 
 
 def judge(
-    result: Result,
-    reference: dict[str, np.ndarray] | None,
-    images: Images,
-    config: Config,
-    graph: Graph,
+    result: Result, reference: Feed | None, samples: Samples, config: Config, graph: Graph
 ) -> None:
     """Adds kinds of outputs, predictions, agreement, accuracy and what is doubtful to a result.
 
     Args:
-      result: its outputs hold any number of images, the first rows those of `images`; the rest are
-        copies.
-      reference: native's outputs for the same images, or None where there are none.
+      result: its outputs hold any number of samples, the first rows those of `samples`; the rest
+        are copies.
+      reference: native's outputs for the same samples, or None where there are none.
     """
-    if result.outputs is None:
+    if not result.outputs:
         return
-    outputs = {name: values[: len(images.pixels)] for name, values in result.outputs.items()}
-    kinds = result.kinds = kinds_of(graph, reference or outputs)
-    main = outputs[graph.output]
-    kind = kinds[graph.output]
-    if best := predictions(main, kind, config):
+    outputs = {name: values[: len(samples)] for name, values in result.outputs.items()}
+    kinds = result.kinds = kinds_of(graph, reference or outputs, config)
+    main = main_output(kinds)
+    kind = kinds[main]
+    if best := predictions(outputs[main], kind, config):
         result.predictions = best
-    result.notes += meaning_notes(main, kind, config)
+    result.notes += meaning_notes(outputs[main], kind, config)
     if kind in CLASS_KINDS:
-        rows = probabilities(rows_of(main)) if kind == "logits" else rows_of(main)
-        result.notes += filter(None, [unsure(rows, result, images, config)])
+        rows = rows_of(outputs[main])
+        rows = probabilities(rows) if kind == "logits" else rows
+        result.notes += filter(None, [unsure(rows, result, samples, config)])
     if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif reference is not None and result.case.precision != "native":
-        judge_agreement(result, outputs, reference, images, config)
-    judge_accuracy(result, main, kind, images, config)
+        judge_agreement(result, reference, samples, config, graph)
+    judge_accuracy(result, outputs[main], kind, samples, config)
+
+
+def main_output(kinds: dict[str, str]) -> str:
+    """The output whose classes are printed: the first with some, else scores, else the first."""
+    for wanted in (CLASS_KINDS, ("scores",)):
+        for name, kind in kinds.items():
+            if kind in wanted:
+                return name
+    return next(iter(kinds))
 
 
 # Photographs whose best class is under it suggest that the network sees other pixels than in
@@ -4839,14 +4931,15 @@ def judge(
 UNSURE = 0.2
 
 
-def unsure(rows: np.ndarray, result: Result, images: Images, config: Config) -> str:
+def unsure(rows: np.ndarray, result: Result, samples: Samples, config: Config) -> str:
     """A sentence where native, with trained weights, is sure of hardly any photograph, or "".
 
     Args:
       rows: probabilities [images, classes].
     """
     untrained = built_in(config) and config.weights != "imagenet"
-    if images.random or untrained or result.case.precision != "native":
+    photographs = isinstance(samples, Images) and not samples.random
+    if not photographs or untrained or result.case.precision != "native":
         return ""
     best = float(np.median(rows.max(axis=1)))
     if not best < UNSURE:
@@ -4863,62 +4956,96 @@ def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
         notes.append(
             "random weights: the speed is real, the predictions mean nothing (--weights=imagenet)"
         )
-    if kind in CLASS_KINDS and rows_of(values).shape[1] == 1000 and not config.ids_are_one_indexed:
+    if kind not in CLASS_KINDS:
+        return notes
+    count = rows_of(values).shape[1]
+    if label_offset(count, config) and not config.ids_are_one_indexed:
         notes.append("1000 classes: class ids are shifted by one, there is no background class")
+    if (named := named_classes(config)) not in (0, count):
+        notes.append(f"{config.labels} names {named} classes, and the output has {count}")
     return notes
 
 
-def all_finite(outputs: dict[str, np.ndarray]) -> bool:
+def all_finite(outputs: Feed) -> bool:
     return all(np.isfinite(values).all() for values in outputs.values())
 
 
-def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
-    """The kind of each output by its name."""
-    return {tensor.name: kind_of(tensor.op, outputs[tensor.name]) for tensor in graph.outputs}
+def named_classes(config: Config) -> int:
+    """How many classes --labels names; 0 without it."""
+    return len(class_names(config.labels)) if config.labels else 0
+
+
+def kinds_of(graph: Graph, outputs: Feed, config: Config) -> dict[str, str]:
+    """The kind of each output by its name; what has no rows of samples decides nothing."""
+    kinds = {}
+    for tensor in graph.outputs:
+        if tensor.name in outputs:
+            kind = kind_of(tensor.op, outputs[tensor.name], named_classes(config))
+            kinds[tensor.name] = kind if graph.has_rows(tensor) or kind == "ids" else "values"
+    return kinds
 
 
 def judge_agreement(
-    result: Result,
-    outputs: dict[str, np.ndarray],
-    reference: dict[str, np.ndarray],
-    images: Images,
-    config: Config,
+    result: Result, reference: Feed, samples: Samples, config: Config, graph: Graph
 ) -> None:
     """Adds the agreement of each output with native's, and a sentence where it changed."""
     if not all_finite(reference):
         result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
         return
-    count = min(len(next(iter(outputs.values()))), len(next(iter(reference.values()))))
     by_output = {}
-    for name, kind in (result.kinds or {}).items():
-        ours = outputs[name][:count]
-        theirs = reference[name][:count]
-        found, changed = output_agreement(ours, theirs, kind)
-        if kind in CLASS_KINDS:
-            found.changed = changed_classes(ours, theirs, changed, images, config)
+    kinds = result.kinds or {}
+    outputs = result.outputs or {}
+    for tensor in graph.outputs:
+        name = tensor.name
+        of_which = f" ({tensor.title})" if len(graph.outputs) > 1 else ""
+        pair = comparable(outputs.get(name), reference.get(name), len(samples))
+        if pair is None:
+            result.notes.append(f"not compared, its shape is another than native's{of_which}")
+            continue
+        found, changed = output_agreement(*pair, kinds[name], named_classes(config))
+        if kinds[name] in CLASS_KINDS:
+            found.changed = changed_classes(*pair, changed, samples, config)
         if not is_same(found):
-            result.notes.append(agreement_note(result.case.precision, found))
+            note = agreement_note(result.case.precision, found, samples.unit)
+            result.notes.append(note + of_which)
         by_output[name] = found
-    same_model = all(map(is_same, by_output.values()))
-    result.agreement = Agreement(count, same_model, by_output)
+    if by_output:
+        count = max(len(reference[name]) for name in by_output)
+        same_model = all(map(is_same, by_output.values()))
+        result.agreement = Agreement(min(count, len(samples)), same_model, by_output)
+
+
+def comparable(
+    ours: np.ndarray | None, theirs: np.ndarray | None, count: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """As many of the first `count` rows as both outputs have; None where they differ in shape."""
+    if ours is None or theirs is None or ours.shape[1:] != theirs.shape[1:]:
+        return None
+    count = min(len(ours), len(theirs), count)
+    return ours[:count], theirs[:count]
 
 
 def changed_classes(
-    ours: np.ndarray, theirs: np.ndarray, changed: list[int], images: Images, config: Config
+    ours: np.ndarray, theirs: np.ndarray, changed: list[int], samples: Samples, config: Config
 ) -> list[ChangedImage]:
-    """The images whose first class changed, by their positions in `changed`."""
+    """The samples whose first class changed, by their positions in `changed`."""
     ours = rows_of(ours)
     theirs = rows_of(theirs)
 
-    def named(rows: np.ndarray, image: int) -> str:
-        return label_of(int(np.argmax(rows[image])), rows.shape[1], config.ids_are_one_indexed)
+    def named(rows: np.ndarray, row: int) -> str:
+        return label_of(int(np.argmax(rows[row])), rows.shape[1], config)
 
-    return [ChangedImage(images.names[at], named(theirs, at), named(ours, at)) for at in changed]
+    return [ChangedImage(samples.names[at], named(theirs, at), named(ours, at)) for at in changed]
 
 
 def is_same(found: OutputAgreement) -> bool:
-    """Whether an output is the same model's: its classes or decisions, and its values."""
-    return keeps_decisions(found) and (found.snr_db is None or found.snr_db >= SAME_SNR_DB)
+    """Whether an output is the same model's: its classes or decisions, and its values.
+
+    Of ids, which are no amounts, only how many are the same.
+    """
+    if found.kind == "ids" or found.snr_db is None:
+        return keeps_decisions(found)
+    return keeps_decisions(found) and found.snr_db >= SAME_SNR_DB
 
 
 def keeps_decisions(found: OutputAgreement) -> bool:
@@ -4928,14 +5055,17 @@ def keeps_decisions(found: OutputAgreement) -> bool:
     return found.same / found.decided >= SAME_TOP1
 
 
-def agreement_note(precision: str, found: OutputAgreement) -> str:
+DECIDED = {"scores": "decisions", "ids": "values", "class_map": "pixels"}  # others: samples
+
+
+def agreement_note(precision: str, found: OutputAgreement, unit: str = "images") -> str:
     """The sentence on an output that a precision changed."""
     if keeps_decisions(found):
         return (
             f"{precision.upper()} changed the outputs: {found.snr_db:.1f} dB signal to noise, "
             f"lowest cosine {found.cosine:.3f}"
         )
-    what = "decisions" if found.kind == "scores" else "images"
+    what = DECIDED.get(found.kind, unit)
     share = f"{found.same} of {found.decided} {what} as in native"
     return f"{precision.upper()} changed the predictions: {share}"
 
@@ -4946,11 +5076,11 @@ GOOD_ACCURACY = 0.5
 
 
 def judge_accuracy(
-    result: Result, values: np.ndarray, kind: str, images: Images, config: Config
+    result: Result, values: np.ndarray, kind: str, samples: Samples, config: Config
 ) -> None:
-    """Adds accuracy where the images' classes are known, or a sentence on why there is none."""
+    """Adds accuracy where the samples' classes are known, or a sentence on why there is none."""
     count = rows_of(values).shape[1]
-    ids = (images.labels or [])[: len(values)]
+    ids = (samples.labels or [])[: len(values)]
     if config.label is not None:
         ids = [config.label] * len(values)
     if not ids:
@@ -4964,8 +5094,9 @@ def judge_accuracy(
             f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
             f"--label, or the names of the class folders"
         )
-    elif images.random:
-        result.notes.append("no accuracy: --label can be the class of no random image")
+    elif samples.random:
+        what = samples.unit.removesuffix("s")
+        result.notes.append(f"no accuracy: --label can be the class of no random {what}")
     else:
         result.accuracy = accuracy(values, indices)
         result.notes += counting_notes(result.accuracy.top1, values, indices, config)
@@ -5056,7 +5187,7 @@ class GraphRecord(msgspec.Struct, forbid_unknown_fields=True):
     sha256: Sha256
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    layout: Literal["NHWC", "NCHW"]
+    layout: Literal["NHWC", "NCHW", ""]
     scaling: str = ""
     half_share: Share = 0.0
 
@@ -5083,7 +5214,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fi
     `network` is the case's name in log.txt, `engine_why` why this engine and not the ones before
     it, `images` the number of different images, `timings` all rounds together by where the input
     lay (device, host), `device` the GPU, or the CPU and its threads, with node and place in
-    brackets where there are several, `first_image` the image that `predictions` are of.
+    brackets where there are several, `first_image` the image that `predictions` are of, `unit` what
+    is counted where a name says images.
     """
 
     record: Literal[2]
@@ -5109,6 +5241,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fi
     versions: dict[str, str | None]
     flags: dict[str, Any]
     notes: list[str]
+    unit: Literal["images", "samples"] = "images"
     node: str | None = None
     rounds: list[dict[str, Timing]] | None = None
     kinds: dict[str, str] | None = None
@@ -5121,13 +5254,13 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fi
     batch_sizes_tried: dict[int, str] | None = None
 
 
-def timings_of(result: Result) -> dict[str, TimingRecord]:
+def timings_of(result: Result, unit: str) -> dict[str, TimingRecord]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings = {}
     size = result.case.images
     for inputs, timing in result.timings.items():
         rounds = rounds_of(result, inputs)
-        steady, remedy = verdict(rounds, size, likeliest_cause(clocks_of(result, inputs)))
+        steady, remedy = verdict(rounds, size, likeliest_cause(clocks_of(result, inputs)), unit)
         numbers = summarise(timing.seconds, size) | round_statistics(rounds, size)
         timings[inputs] = TimingRecord(**vars(timing), statistics=numbers, verdict=steady)
         notes = filter(None, [remedy, *clock_notes(timing.clocks)])
@@ -5141,7 +5274,7 @@ def make_record(result: Result, job: Job) -> Record:
     case = result.case
     recorded = {*RECORDED_FLAGS, "weights"} if built_in(config) else {*RECORDED_FLAGS}
     now = datetime.datetime.now(datetime.timezone.utc)
-    timings = timings_of(result)
+    timings = timings_of(result, job.samples.unit)
     return Record(
         record=RECORD_VERSION,
         time=now.isoformat(timespec="seconds"),
@@ -5156,8 +5289,9 @@ def make_record(result: Result, job: Job) -> Record:
         input_dtype=job.graph.dtype,
         timings=timings,
         graph=graph_record(job.graph),
-        images="random" if job.images.random else len(job.images.pixels),
-        first_image=job.images.names[0],
+        images="random" if job.samples.random else len(job.samples),
+        first_image=job.samples.names[0],
+        unit=job.samples.unit,
         artifact=artifact_record(result.artifact),
         **result.machine,
         flags={name: value for name, value in vars(config).items() if name in recorded},
@@ -5215,7 +5349,7 @@ def log_block(record: Record) -> str:
             f"\t99th_p: {s['latency_99th']:.5f}, "
             f"\t99th_uncertainty: {s['latency_99th_uncertainty']:.5f}",
             f"  inputs \t{inputs} {record.input_dtype}, "
-            f"\tthroughput: {timing.throughput:.1f} images/s, "
+            f"\tthroughput: {timing.throughput:.1f} {record.unit}/s, "
             f"\tfirst run: {timing.first_run:.3f} s, \t{timing.verdict}",
         ]
     if record.status != "ok":
@@ -5224,7 +5358,7 @@ def log_block(record: Record) -> str:
     lines.append(f"  engine \t{version}, \tdevice: {record.device}")
     if record.together:
         sums = record.together.throughput.items()
-        speeds = ", \t".join(f"{inputs} {speed:.1f} images/s" for inputs, speed in sums)
+        speeds = ", \t".join(f"{inputs} {speed:.1f} {record.unit}/s" for inputs, speed in sums)
         devices = len(record.together.devices)
         lines.append(f"  together \t{devices} devices, \tthroughput: {speeds}")
     return "\n".join([*lines, *judged_lines(record)]) + "\n"
@@ -5234,13 +5368,13 @@ def judged_lines(record: Record) -> list[str]:
     """The block's lines on agreement, one for each output, and accuracy."""
     lines = []
     if record.agreement:
-        images = f"images: {record.agreement.images}"
+        images = f"{record.unit}: {record.agreement.images}"
         for found in record.agreement.outputs.values():
             lines.append("  agreement \t" + ", \t".join([*agreement_parts(found), images]))
     if record.accuracy:
         top1 = f"top1: {record.accuracy.top1:.4f}"
         top5 = f"top5: {record.accuracy.top5:.4f}"
-        lines.append(f"  accuracy \t{top1}, \t{top5}, \timages: {record.accuracy.images}")
+        lines.append(f"  accuracy \t{top1}, \t{top5}, \t{record.unit}: {record.accuracy.images}")
     return lines
 
 
@@ -5450,7 +5584,7 @@ def with_rounds(record: Record, rounds: list[dict[str, Timing]]) -> Record:
     case = Case(record.engine, record.precision, record.batch_size)
     result = Result(case, notes=[*record.notes, "the run was killed: rounds without outputs"])
     merge_rounds(result, rounds)
-    timings = timings_of(result)
+    timings = timings_of(result, record.unit)
     several = rounds if len(rounds) > 1 else None
     return msgspec.structs.replace(record, timings=timings, rounds=several, notes=result.notes)
 
@@ -5473,12 +5607,12 @@ class Report:
             title = result.case.title
             if record.device != record.device_kind:  # one of several
                 title += f" on {record.device}"
-            say(f"[{number}/{len(self.cases)}] {title}: {in_short(result)}")
+            say(f"[{number}/{len(self.cases)}] {title}: {in_short(result, job.samples.unit)}")
 
     def write(self, job: Job, result: Result) -> Record:
         """Judges and rates a result, and writes its record."""
-        take_calibration(result)
-        judge(result, result.reference, job.images, self.config, job.graph)
+        take_calibration(result, job.samples.unit)
+        judge(result, result.reference, job.samples, self.config, job.graph)
         rate(result, self.natives)
         record = make_record(result, dataclasses.replace(job, case=result.case))
         self.records.append(record)
@@ -5502,21 +5636,21 @@ class Report:
         return int(any(record.error for record in self.records))
 
 
-def take_calibration(result: Result) -> None:
+def take_calibration(result: Result, unit: str) -> None:
     """Moves what is known of the calibration from the artifact to the result, with sentences."""
     if result.artifact and "calibration" in result.artifact.facts:
         facts = dict(result.artifact.facts)  # another case may have the same
         result.calibration = facts.pop("calibration")
         result.artifact = dataclasses.replace(result.artifact, facts=facts)
-        result.notes += calibration_notes(result.calibration or {})
+        result.notes += calibration_notes(result.calibration or {}, unit)
 
 
-def in_short(result: Result) -> str:
-    """A case's outcome in short: images/s and times native, or why there is none."""
+def in_short(result: Result, unit: str) -> str:
+    """A case's outcome in short: its speed and times native, or why there is none."""
     found = []
     for inputs in result.timings:
         rounds = rounds_of(result, inputs)
-        speed = f"{typical(rounds, result.case.images).value:,.0f} images/s"
+        speed = f"{typical(rounds, result.case.images).value:,.0f} {unit}/s"
         if inputs == "host":
             speed += " from host"
         rated = (result.times_native or {}).get(inputs)
@@ -5540,7 +5674,7 @@ KINDS_OF_INPUTS = {"device": ["device"], "host": ["host"], "both": ["device", "h
 
 
 class Loader:
-    """In a process of its own, which a broken model may crash: loads models, images, engines."""
+    """In a process of its own, which a broken model may crash: loads models, samples, engines."""
 
     def load_graph(self, config: Config) -> Graph:
         return load_graph(config)
@@ -5548,8 +5682,8 @@ class Loader:
     def with_pixels_in_front(self, config: Config, graph: Graph) -> Graph:
         return with_pixels_in_front(config, graph)
 
-    def load_images(self, config: Config, graph: Graph, count: int) -> Images:
-        return load_images(config, graph, count)
+    def load_samples(self, config: Config, graph: Graph, count: int) -> Samples:
+        return load_samples(config, graph, count)
 
     def choose_cases(self, config: Config, batch_sizes: list[int | None]) -> list[Case]:
         return choose_cases(config, batch_sizes)
@@ -5557,11 +5691,19 @@ class Loader:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What is measured: a graph, the images that are fed, and the cases."""
+    """What is measured: a graph, the samples that are fed, and the cases."""
 
     graph: Graph
-    images: Images
+    samples: Samples
     cases: list[Case]
+
+
+CALIBRATING = {
+    "calibration_dir",
+    "calibration_samples",
+    "num_calibration_images",
+    "calibration_method",
+}
 
 
 def swallowed_flags(config: Config) -> list[str]:
@@ -5574,7 +5716,7 @@ def swallowed_flags(config: Config) -> list[str]:
         found.append(f"--{name} is not read: --{models[0]} goes before it")
     if models and "weights" in config.given:
         found.append(f"--weights is of the built-in network: --{models[0]} brings its own")
-    calibrating = {"calibration_dir", "num_calibration_images", "calibration_method"} & config.given
+    calibrating = CALIBRATING & config.given
     if "int8" not in config.precisions and calibrating:
         flags_of = " and ".join(f"--{name}" for name in sorted(calibrating))
         found.append(f"{flags_of} would be for --int8, which was not passed")
@@ -5669,8 +5811,40 @@ def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
     )
 
 
+def settle_images(config: Config, graph: Graph, loader: Worker | Here) -> Graph:
+    """Settles what only images have: preprocessing, ImageNet's classes, pixels as the input.
+
+    Raises:
+      UserError: a flag for images, and the graph takes none.
+    """
+    config.imagenet = bool(graph.layout) and not config.labels
+    if config.labels:
+        class_names(config.labels)  # found out before the measuring
+    if not graph.layout:
+        refuse_image_flags(config, graph)
+        return graph
+    choose_preprocessing(config, graph)
+    if config.host_dtype == "uint8" and graph.dtype != "uint8":
+        return loader.ask("with_pixels_in_front", config, graph)
+    return graph
+
+
+def refuse_image_flags(config: Config, graph: Graph) -> None:
+    """Refuses flags for images of a graph that is fed arrays; says which have no effect."""
+    instead = {"image_file": "samples", "image_dir": "samples"}
+    instead["calibration_dir"] = "calibration_samples"
+    takes = f"{graph.name} takes {inputs_text(graph.inputs)}"
+    for name, other in instead.items():
+        if getattr(config, name):
+            raise UserError(f"--{name} is for images, and {takes}: pass --{other}=FILE.npz")
+    if config.host_dtype == "uint8":
+        raise UserError(f"--host_dtype=uint8 is for pixels, and {takes}: leave it out")
+    if "preprocessing" in config.given:
+        say(f"--preprocessing={config.preprocessing} has no effect: arrays are fed as they are")
+
+
 def load_model(config: Config) -> Model:
-    """Graph, images and cases that the flags name; settles open weights and preprocessing.
+    """Graph, samples and cases that the flags name; settles open weights and preprocessing.
 
     Raises:
       UserError: one of them cannot be had.
@@ -5680,9 +5854,7 @@ def load_model(config: Config) -> Model:
     with start(config, Loader) as loader:
         try:
             graph = load_with_weights(config, loader)
-            choose_preprocessing(config, graph)
-            if config.host_dtype == "uint8" and graph.dtype != "uint8":
-                graph = loader.ask("with_pixels_in_front", config, graph)
+            graph = settle_images(config, graph, loader)
         except (CaseError, ProcessDied) as error:
             raise UserError(
                 f"the model cannot be loaded, it is damaged or not what it says (its {error})"
@@ -5691,13 +5863,12 @@ def load_model(config: Config) -> Model:
         if config.calibration_dir and "int8" in config.precisions:
             # Found out before the measuring.
             image_paths(config.calibration_dir, "--calibration_dir")
+        count = max(size or VARIED for size in batch_sizes)
         try:
-            images = loader.ask(
-                "load_images", config, graph, max(size or VARIED for size in batch_sizes)
-            )
+            samples = loader.ask("load_samples", config, graph, count)
         except (CaseError, ProcessDied) as error:
-            raise UserError(f"the images cannot be read (their {error}): pass others") from None
-        return Model(graph, images, loader.ask("choose_cases", config, batch_sizes))
+            raise UserError(f"the samples cannot be read (their {error}): pass others") from None
+        return Model(graph, samples, loader.ask("choose_cases", config, batch_sizes))
 
 
 def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
@@ -5754,14 +5925,14 @@ def announce(cases: list[Case]) -> None:
 class OnnxWriter:
     """In a process of its own: writes all cases' ONNX files from one export and calibration."""
 
-    def __init__(self, config: Config, graph: Graph, images: Images) -> None:
-        self.onnx = Onnx(config, graph, images)
+    def __init__(self, config: Config, graph: Graph, samples: Samples) -> None:
+        self.onnx = Onnx(config, graph, samples)
 
     def write(self, case: Case) -> Artifact | None:
         """The ONNX file of a case; none where its engine would not build from it."""
         if ENGINES[case.engine].why_not_build(case.precision):
             return None
-        job = Job(case, self.onnx.config, self.onnx.graph, self.onnx.images)
+        job = Job(case, self.onnx.config, self.onnx.graph, self.onnx.samples)
         answer = job.path(".onnx.built.json")
         return built_once(answer, question_of_onnx(job), lambda: self.write_anew(case))
 
@@ -5782,7 +5953,7 @@ def make_jobs(config: Config, model: Model, rounds: RoundsOnDisk | None = None) 
             what = case.engine, case.precision
             if what not in written:
                 written[what] = source.write(case)
-            jobs.append(Job(case, config, model.graph, model.images, *written[what], rounds))
+            jobs.append(Job(case, config, model.graph, model.samples, *written[what], rounds))
     return jobs
 
 
@@ -5802,7 +5973,7 @@ class OnnxSource:
             return None, ""
         if self.writer is None:
             self.writer = start(
-                self.config, OnnxWriter, self.config, self.model.graph, self.model.images
+                self.config, OnnxWriter, self.config, self.model.graph, self.model.samples
             )
         try:
             return self.writer.ask("write", case), ""
@@ -5837,7 +6008,8 @@ class OpenCase:
         self.first_runs: dict[str, float] = {}
         self.step_seconds: dict[str, float] = {}
         self.turn = 0
-        self.same: list[dict[str, np.ndarray]] = []  # outputs for the batch, run after run
+        self.judged = 0  # samples whose outputs are judged
+        self.same: list[Feed] = []  # outputs for the batch, run after run
 
     def machine(self) -> dict[str, Any]:
         return machine(self.job.config, self.job.case.engine)
@@ -5935,27 +6107,34 @@ class OpenCase:
             timings[inputs] = Timing(seconds, images / total, first_run, facts)
             self.step_seconds[inputs] = float(np.median(seconds))
         if not self.same:
-            self.same = run_again(self.runner, self.batch, self.job.graph, timings.get("device"))
+            self.same = run_again(self.runner, self.compute, timings.get("device"))
         come_to_rest()
         return timings
 
-    def judge_outputs(self) -> tuple[dict[str, np.ndarray], list[str]]:
-        """The outputs for all images, in steps of the batch, and sentences on what is doubtful."""
+    def compute(self) -> Feed:
+        """The outputs for the batch, of the samples that are judged."""
+        return self.outputs_for(self.batch)
+
+    def outputs_for(self, feed: Feed) -> Feed:
+        size = self.job.case.images
+        outputs = outputs_of(self.runner, feed, self.job.graph, size)
+        self.judged = judged_samples(outputs, size, len(self.job.samples))
+        return {name: values[: self.judged].copy() for name, values in outputs.items()}
+
+    def judge_outputs(self) -> tuple[Feed, list[str]]:
+        """The outputs for the samples, in steps of the batch, and sentences on what is doubtful."""
         case = self.job.case
-        graph = self.job.graph
-        count = len(self.job.images.pixels)
-        self.same = self.same or run_again(self.runner, self.batch, graph, None)
+        self.same = self.same or run_again(self.runner, self.compute, None)
         steps = [self.same[0]]
-        with progress(f"Outputs of {case.title}", count, "images") as advance:
-            for first in range(case.images, count, case.images):
+        with progress(f"Outputs of {case.title}", self.judged, self.job.samples.unit) as advance:
+            for first in range(case.images, self.judged, case.images):
                 advance(case.images)
-                steps.append(outputs_of(self.runner, self.job.batch(first), graph))
-        outputs = {
-            name: np.concatenate([step[name] for step in steps])[:count] for name in steps[0]
-        }
-        notes = mixed_notes(self.job)
+                steps.append(self.outputs_for(self.job.batch(first)))
+        outputs, notes = join_steps(steps, self.judged)
+        notes += size_notes(steps[0], self.judged, self.job)
+        notes += mixed_notes(self.job)
         notes += coverage_notes(case.precision, self.artifact.facts)
-        notes += doubts(self.runner, self.batch, graph, self.same)
+        notes += doubts(self.compute, self.batch, self.same)
         self.batch = self.job.batch()  # the doubts overwrote it
         return outputs, notes
 
@@ -6057,6 +6236,7 @@ def question_of(engine: Engine, job: Job) -> dict[str, Any]:
     return {
         **question_of_onnx(job),
         "batch_size": job.case.batch_size,
+        "shapes": job.samples.shapes(),
         "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
         "gpu": [gpu.get(name) for name in ("name", "compute_capability", "driver")],
     }
@@ -6069,8 +6249,8 @@ def question_of_onnx(job: Job) -> dict[str, Any]:
     writers = ("tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu")
     return {
         "program": [VERSION, *(hash_of(HERE / name) for name in ("tensorrt.py", "precision.py"))],
-        "graph": [job.graph.sha256, job.graph.input, job.graph.output],
-        "images": images_in(job),
+        "graph": [job.graph.sha256, job.graph.input_names, job.graph.output_names],
+        "samples": samples_in(job),
         "case": [case.engine, case.precision],
         "types": [TENSORRT.opset, TENSORRT.weakly_typed, int8_saturates()],
         "writers": [version_of(name) for name in writers],
@@ -6078,16 +6258,16 @@ def question_of_onnx(job: Job) -> dict[str, Any]:
     }
 
 
-def images_in(job: Job) -> list[str]:
-    """Hashes of the images that a precision was fitted to, by calibration or to find overflow."""
+def samples_in(job: Job) -> list[str]:
+    """Hashes of the samples that a precision was fitted to, by calibration or to find overflow."""
     if job.case.precision == "fp32":
         return []
-    overflow = hashlib.sha256(job.images.pixels[:FP16_SAMPLES].tobytes()).hexdigest()
+    overflow = job.samples.head(FP16_SAMPLES).digest()
     if job.case.precision != "int8":
         return [overflow]
     if job.source:
         return [overflow, job.source.facts["calibration"]["sha256"]]
-    return [overflow, calibration_images(job.config, job.graph, job.images)[1]["sha256"]]
+    return [overflow, calibration_samples(job.config, job.graph, job.samples)[1]["sha256"]]
 
 
 def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
@@ -6125,21 +6305,72 @@ def once(config: Config, **changes: Any) -> Config:
     return Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "rounds": 1, **changes})
 
 
-def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.ndarray]:
-    """The graph's outputs for a batch by name, as float32 with the images along the first axis."""
-    values = np.array(runner.infer(batch), np.float32)
-    if values.shape[:1] != (len(batch),):
-        values = values.reshape(len(batch), -1)
-    return {graph.output: values}
+def outputs_of(runner: Runner, feed: Feed, graph: Graph, size: int) -> Feed:
+    """The graph's outputs for a batch of so many samples by name, floats as float32.
+
+    The first axis has the samples; of an output without them, the only row is the step's.
+    """
+    results = runner.infer(feed)
+    return {
+        tensor.name: as_rows(np.asarray(results[tensor.name]), graph, tensor, size)
+        for tensor in graph.outputs
+    }
+
+
+def as_rows(values: np.ndarray, graph: Graph, tensor: Tensor, size: int) -> np.ndarray:
+    """An output with its samples, or the step that it is of, along the first axis."""
+    if values.dtype.kind not in "iub":
+        values = values.astype(np.float32)
+    if graph.has_rows(tensor):
+        if values.shape[:1] == (size,):
+            return values
+        if tensor.shape is None and values.size % size == 0:  # squeezed
+            return values.reshape(size, -1)
+    return values[None]
+
+
+MOST_OUTPUT_BYTES = 64 << 20  # of the outputs that are judged, of all samples together
+
+
+def judged_samples(outputs: Feed, size: int, count: int) -> int:
+    """How many of `count` samples are judged, so that outputs take MOST_OUTPUT_BYTES at most.
+
+    Args:
+      outputs: those of one step of `size` samples.
+    """
+    each = sum(values.nbytes for values in outputs.values()) / size
+    return min(count, max(1, int(MOST_OUTPUT_BYTES / max(each, 1))))
+
+
+def size_notes(outputs: Feed, judged: int, job: Job) -> list[str]:
+    """A sentence where only some samples are judged, because their outputs are so large."""
+    count = len(job.samples)
+    if judged == count:
+        return []
+    each = sum(values.nbytes for values in outputs.values()) / min(judged, job.case.images)
+    return [
+        f"agreement is judged on {judged} of {count} {job.samples.unit}: the outputs of one take "
+        f"{each / 1e6:,.1f} MB"
+    ]
+
+
+def join_steps(steps: list[Feed], count: int) -> tuple[Feed, list[str]]:
+    """The outputs of all steps, and sentences on those that differ in shape from step to step."""
+    outputs = {}
+    notes = []
+    for name in steps[0]:
+        if len({step[name].shape[1:] for step in steps}) == 1:
+            outputs[name] = np.concatenate([step[name] for step in steps])[:count]
+        else:
+            notes.append(f"{name} is not compared: its shape depends on the data")
+    return outputs, notes
 
 
 # Of steps, by the engine's own word, behind which unfinished work is looked for.
 UNFINISHED_SECONDS = 0.2
 
 
-def run_again(
-    runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | None
-) -> list[dict[str, np.ndarray]]:
+def run_again(runner: Runner, compute: Callable[[], Feed], timing: Timing | None) -> list[Feed]:
     """The outputs of the same batch, computed twice right after a loop on the resident batch.
 
     It catches an engine that says it is done before it is: the first result then waits for all that
@@ -6149,14 +6380,14 @@ def run_again(
       UserError: three times running, it took LATE times as long as the same again and a timed step
         together.
     """
-    outputs: list[dict[str, np.ndarray]] = []
+    outputs: list[Feed] = []
     median = float(np.median(timing.seconds)) if timing else 0.0
     for _ in range(3):  # a busy machine may be late once
         outputs.clear()
         if timing:
             repeat(runner.enqueue, min(3 * LATE, int(UNFINISHED_SECONDS / max(median, 1e-6))))
             runner.sync()
-        late, usual = time_steps(lambda: outputs.append(outputs_of(runner, batch, graph)), 2)
+        late, usual = time_steps(lambda: outputs.append(compute()), 2)
         if timing is None or late < LATE * (usual + median):
             return outputs
     raise UserError(
@@ -6165,24 +6396,44 @@ def run_again(
     )
 
 
-def doubts(
-    runner: Runner, batch: np.ndarray, graph: Graph, same: list[dict[str, np.ndarray]]
-) -> list[str]:
-    """Sentences on outputs that change from run to run, or ignore the input; overwrites the batch.
+def doubts(compute: Callable[[], Feed], feed: Feed, same: list[Feed]) -> list[str]:
+    """Sentences on outputs that change from run to run, or ignore the input; overwrites the feed.
 
     Args:
-      same: outputs of the same batch, run after run.
+      compute: gives the outputs for the feed.
+      same: outputs of the same feed, run after run.
     """
     outputs, again = same
     if not all_finite(outputs):
         return []  # said elsewhere
     if not all(nearly_equal(again[name], values) for name, values in outputs.items()):
         return ["the output changes from run to run: is there a random op in the graph?"]
-    np.subtract(batch.max(), batch, out=batch)  # a negative of the images
-    other = outputs_of(runner, batch, graph)
+    if not turn_around(feed):
+        return []
+    other = compute()
     if all(np.array_equal(other[name], values) for name, values in outputs.items()):
         return ["the output does not depend on the input: check --input_node and --output_node"]
     return []
+
+
+def turn_around(feed: Feed) -> bool:
+    """Swaps high and low values of each input in place, as a negative does; whether any changed.
+
+    They stay within their range, which a float that is the same everywhere leaves by one: integers
+    may index something.
+    """
+    changed = False
+    for array in feed.values():
+        low, high = (array.min(), array.max()) if array.size else (0, 0)
+        if array.dtype.kind == "b":
+            np.logical_not(array, out=array)
+        elif low != high:
+            np.subtract(low, array, out=array)
+            np.add(high, array, out=array)
+        elif array.dtype.kind == "f":
+            array += 1
+        changed |= bool(low != high) or array.dtype.kind in "fb"
+    return changed
 
 
 def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
@@ -6482,7 +6733,7 @@ def schedule(
     config: Config,
     jobs: list[Job],
     session: Callable[[Job], Session] = Session,
-    reference: dict[str, np.ndarray] | None = None,
+    reference: Feed | None = None,
 ) -> Iterator[tuple[Job, list[Result]]]:
     """Measures the cases of each batch size in turn, round by round; yields each when it is done.
 
@@ -6509,7 +6760,7 @@ def schedule(
 class Turns:
     """The cases of one batch size, round after round; as a context it ends their processes."""
 
-    def __init__(self, sessions: list[Session], reference: dict[str, np.ndarray] | None) -> None:
+    def __init__(self, sessions: list[Session], reference: Feed | None) -> None:
         self.sessions = sessions
         self.waiting = list(sessions)
         self.reference = reference
@@ -6582,7 +6833,7 @@ def native_of(sessions: list[Session]) -> Session | None:
     return next((one for one in sessions if one.job.case.precision == "native"), None)
 
 
-def native_outputs(sessions: list[Session]) -> dict[str, np.ndarray] | None:
+def native_outputs(sessions: list[Session]) -> Feed | None:
     """Native's outputs, from its own process where it is one of the cases."""
     native = native_of(sessions)
     if native is None:
@@ -6593,7 +6844,7 @@ def native_outputs(sessions: list[Session]) -> dict[str, np.ndarray] | None:
 
 def with_reference(
     results: list[Result],
-    reference: dict[str, np.ndarray] | None,
+    reference: Feed | None,
     native_rounds: list[list[dict[str, Timing]]] | None = None,
 ) -> list[Result]:
     """Adds native's outputs, and its rounds of the same turns and device, to the results."""
@@ -6605,7 +6856,7 @@ def with_reference(
 
 def untimed_reference(
     config: Config, jobs: list[Job], session: Callable[[Job], Session] = Session
-) -> dict[str, np.ndarray] | None:
+) -> Feed | None:
     """Native's outputs, from a process that is not timed."""
     if config.build_only or not jobs:
         return None
@@ -6620,10 +6871,10 @@ def untimed_reference(
 
 def reference_job(config: Config, jobs: list[Job]) -> Job:
     """Native at the largest batch, to be run once."""
-    size = max(job.case.batch_size or 0 for job in jobs) or len(jobs[0].images.pixels)
+    size = max(job.case.batch_size or 0 for job in jobs) or len(jobs[0].samples)
     case = Case("native", "native", size)
     short = once(config, inputs="device")
-    return Job(case, short, jobs[0].graph, jobs[0].images)
+    return Job(case, short, jobs[0].graph, jobs[0].samples)
 
 
 # --------------------------------------------------------------------------------------------- main

@@ -76,11 +76,7 @@ def read_records(path: str) -> list[Record]:
         lines = Path(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): pass a results.jsonl") from error
-    if not (
-        records := [
-            read_line(path, at, line) for at, line in enumerate(lines, start=1) if line.strip()
-        ]
-    ):
+    if not (records := [read_line(path, at, line) for at, line in enumerate(lines, start=1) if line.strip()]):
         raise UserError(f"{path} holds no records: run tensorrt.py first")
     return records
 
@@ -90,14 +86,10 @@ def read_line(path: str, number: int, line: str) -> Record:
         record = json.loads(line)
         version = record["record"]
         if isinstance(version, int) and version > RECORD_VERSION:
-            raise UserError(
-                f"{path}, line {number}: version {version} is newer than this report.py: update it"
-            )
+            raise UserError(f"{path}, line {number}: version {version} is newer than this report.py: update it")
         check(record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}, line {number}: no record of tensorrt.py ({error!r}): remove the line"
-        ) from error
+        raise UserError(f"{path}, line {number}: no record of tensorrt.py ({error!r}): remove the line") from error
     return record
 
 
@@ -107,9 +99,7 @@ def check(record: Record) -> None:
     for name, kinds in OPTIONAL.items():
         if record.get(name):
             check_kinds(record[name], kinds)
-    if record["precision"] not in LOOKS or not all(
-        isinstance(note, str) for note in record["notes"]
-    ):
+    if record["precision"] not in LOOKS or not all(isinstance(note, str) for note in record["notes"]):
         raise ValueError("precision or notes")
     for label, share in record.get("predictions", ()):
         label.split, share / 1
@@ -178,9 +168,7 @@ class Group(NamedTuple):
 
 def group_of(record: Record) -> Group:
     graph = part_of(record, "graph")
-    return Group(
-        " ".join(str(graph.get(name)) for name in ("sha256", "input", "output")), record["device"]
-    )
+    return Group(" ".join(str(graph.get(name)) for name in ("sha256", "input", "output")), record["device"])
 
 
 def groups_of(records: list[Record]) -> dict[Group, list[Record]]:
@@ -201,13 +189,9 @@ def graphs_of(records: list[Record]) -> list[list[Record]]:
 
 def model_names(records: list[Record]) -> dict[str, str]:
     """Each graph's name; digits of its hash behind it where two have the same."""
-    names = {
-        group_of(r).graph: str(part_of(r, "graph").get("name", r.get("network"))) for r in records
-    }
+    names = {group_of(r).graph: str(part_of(r, "graph").get("name", r.get("network"))) for r in records}
     count = collections.Counter(names.values())
-    return {
-        graph: name if count[name] == 1 else f"{name} {graph[:8]}" for graph, name in names.items()
-    }
+    return {graph: name if count[name] == 1 else f"{name} {graph[:8]}" for graph, name in names.items()}
 
 
 # -------------------------------------------------------------------------------------------------------------- table
@@ -266,10 +250,7 @@ def rows_of(records: list[Record], natives: Natives) -> list[list[str]]:
     speeds = [shown(t)[0] for record in records for t in record["timings"].values()]
     rows = []
     for record in records:
-        head, ends = (
-            [name_of(record), record["engine"], str(record["batch_size"])],
-            end_cells(record),
-        )
+        head, ends = [name_of(record), record["engine"], str(record["batch_size"])], end_cells(record)
         for inputs, timing in record["timings"].items():
             if inputs == "host":
                 head[1] += " from host" if not head[0] else " (host)"
@@ -330,11 +311,7 @@ def grid(heads: list[str], rows: list[list[str]], left: int, gap: int = 2, title
                   title_justify="left", title_style="bold")  # fmt: skip
     for index, head in enumerate(heads):
         table.add_column(
-            head,
-            justify="left" if index < left else "right",
-            no_wrap=True,
-            max_width=40,
-            vertical="bottom",
+            head, justify="left" if index < left else "right", no_wrap=True, max_width=40, vertical="bottom"
         )
     for row in rows:
         table.add_row(*row)
@@ -346,10 +323,7 @@ def predictions_table(records: list[Record]) -> Any:
     shown = {(name_of(r), r["engine"]): r["predictions"][:5] for r in records if "predictions" in r}
     engines = collections.Counter(name for name, _ in shown)
     heads = [name if engines[name] == 1 else f"{name} {engine}" for name, engine in shown]
-    rows = [
-        [f"{share:.3f} {label.split(',')[0]}" for label, share in row]
-        for row in zip(*shown.values(), strict=True)
-    ]
+    rows = [[f"{share:.3f} {label.split(',')[0]}" for label, share in row] for row in zip(*shown.values(), strict=True)]
     return grid(heads, rows, len(heads))
 
 
@@ -596,20 +570,9 @@ def print_lines(lines: list[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------ picture
 
 # by precision: face of the bar, hatch, and the marker of the third panel; told apart without colour
-LOOKS = {
-    "native": ("1.0", "", "o"),
-    "fp32": ("0.85", "", "s"),
-    "fp16": ("0.65", "///", "^"),
-    "int8": ("0.35", "", "D"),
-}
+LOOKS = {"native": ("1.0", "", "o"), "fp32": ("0.85", "", "s"), "fp16": ("0.65", "///", "^"), "int8": ("0.35", "", "D")}
 # of the markers, by engine
-FILLS = {
-    "native": "black",
-    "tensorrt": "0.6",
-    "tftrt": "0.3",
-    "xla": "0.85",
-    "onnxruntime": "white",
-}
+FILLS = {"native": "black", "tensorrt": "0.6", "tftrt": "0.3", "xla": "0.85", "onnxruntime": "white"}
 CURVES = 3  # batch sizes from which a group is drawn as curves
 MOST_ROWS = 60  # in a picture; the newest
 CURVE_ROWS = 12  # that curves are as high as
@@ -668,20 +631,14 @@ def drawn_text(records: list[Record]) -> str:
     """How many of the records are in the picture, where that is not all."""
     timed = [record for record in records if record["timings"]]
     drawn = sum(len(members) for _, members, _ in newest_strips(timed))
-    return (
-        ""
-        if drawn == len(timed)
-        else f" with the newest {drawn:,} of {len(timed):,} records as bars or curves"
-    )
+    return "" if drawn == len(timed) else f" with the newest {drawn:,} of {len(timed):,} records as bars or curves"
 
 
 def height_of(records: list[Record], curves: bool) -> float:
     """Inches that a strip needs."""
     if curves:
         return 4.8
-    rows = sum(len(record["timings"]) for record in records) + len(
-        {record["device"] for record in records}
-    )
+    rows = sum(len(record["timings"]) for record in records) + len({record["device"] for record in records})
     return max(3.9, 1.9 + 0.34 * rows)
 
 
@@ -713,9 +670,7 @@ def draw_speeds(axes: Any, rows: list[tuple[Record, str]], native: Natives) -> l
         value, low, high = shown(record["timings"][inputs])
         face, hatch, _ = LOOKS[record["precision"]]
         error = [[value - low], [high - value]]
-        axes.barh(
-            place, value, 0.7, color=face, hatch=hatch, edgecolor="black", xerr=error, capsize=3
-        )
+        axes.barh(place, value, 0.7, color=face, hatch=hatch, edgecolor="black", xerr=error, capsize=3)
         times = times_text(times_native(record, native, inputs))
         text = f"{value:,.1f}" + (f"  ({times})" if times else "")
         axes.text(high + most / 60, place, text, va="center", fontsize=9)
@@ -733,21 +688,12 @@ def draw_latencies(axes: Any, rows: list[tuple[Record, str]], places: list[float
     for (record, inputs), place in zip(rows, places):
         milliseconds = 1e3 * np.asarray(record["timings"][inputs]["seconds"])
         heights = place + np.linspace(-0.33, 0.33, len(milliseconds))
-        axes.plot(
-            milliseconds,
-            heights,
-            ".",
-            color="0.35",
-            markersize=3,
-            rasterized=len(milliseconds) > 2000,
-        )
+        axes.plot(milliseconds, heights, ".", color="0.35", markersize=3, rasterized=len(milliseconds) > 2000)
         axes.vlines(np.median(milliseconds), place - 0.4, place + 0.4, color="black", linewidth=2)
     every = [second for record, inputs in rows for second in record["timings"][inputs]["seconds"]]
     if max(every) > 10 * min(every):
         axes.set_xscale("log", subs=[])
-        axes.xaxis.set_major_locator(
-            ticker.LogLocator(subs=(1, 2, 5) if max(every) < 1e3 * min(every) else (1,))
-        )
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if max(every) < 1e3 * min(every) else (1,)))
         axes.xaxis.set_major_formatter("{x:g}")
     else:
         axes.set_xlim(0, 1.05e3 * max(every))
@@ -770,18 +716,14 @@ def draw_quality(axes: Any, records: list[Record]) -> None:
     points, label = quality_points(records)
     axes.set(title="Is it still the same model?")
     if not points:
-        axes.text(
-            0.5, 0.5, "no outputs to compare with native", ha="center", transform=axes.transAxes
-        )
+        axes.text(0.5, 0.5, "no outputs to compare with native", ha="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return
     axes.set(xlabel="images/s", ylabel=label)
     axes.grid(alpha=0.4)
     for point in points:
         name = case_of(point.record).rsplit(" ", 1)[0]
-        axes.plot(
-            point.speed, point.height, label=name, linestyle="none", **marker_of(point.record)
-        )
+        axes.plot(point.speed, point.height, label=name, linestyle="none", **marker_of(point.record))
     lowest, highest = (end(point.height for point in points) for end in (min, max))
     whole = 100 if label.endswith("%") else highest
     room = max(3.0, 0.15 * (whole - lowest))
@@ -800,22 +742,13 @@ def quality_points(records: list[Record]) -> tuple[list[Point], str]:
     """The cases that were compared with native and the axis they share: classes, decisions or, failing those, dB."""
     every = [(record, agreement_of(record)) for record in records]
     found = [(record, same) for record, same in every if same]
-    decided = [
-        (record, share, same) for record, same in found if (share := share_of(same)) is not None
-    ]
+    decided = [(record, share, same) for record, same in found if (share := share_of(same)) is not None]
     if decided:
         scores = any(same.get("kind") == "scores" for _, _, same in decided)
-        points = [
-            Point(r, median_speed(r), 100 * share, count_of(same)) for r, share, same in decided
-        ]
-        return (
-            points,
-            "decisions as in native, %" if scores else "images with native's first class, %",
-        )
+        points = [Point(r, median_speed(r), 100 * share, count_of(same)) for r, share, same in decided]
+        return points, "decisions as in native, %" if scores else "images with native's first class, %"
     noisy = [(record, same) for record, same in found if same.get("snr_db") is not None]
-    points = [
-        Point(r, median_speed(r), same["snr_db"], f"{same['images']} images") for r, same in noisy
-    ]
+    points = [Point(r, median_speed(r), same["snr_db"], f"{same['images']} images") for r, same in noisy]
     return points, "signal to noise, dB"
 
 
@@ -866,11 +799,7 @@ def draw_curves(part: Any, records: list[Record]) -> None:
         draw_curve((speed, latency, trade), curve)
     speed.set(title="Speed", xlabel="batch size", ylabel="images/s, median with 95 % interval")
     latency.set(title="Latency", xlabel="batch size", ylabel="ms a step, median")
-    trade.set(
-        title="Trade-off",
-        xlabel=f"images/s, at batch {sizes[0]:,} to {sizes[-1]:,}",
-        ylabel="ms a step, median",
-    )
+    trade.set(title="Trade-off", xlabel=f"images/s, at batch {sizes[0]:,} to {sizes[-1]:,}", ylabel="ms a step, median")
     for axes in (speed, latency):
         axes.set_xscale("log", base=2)
         axes.set_xticks(*size_ticks(sizes))
@@ -911,16 +840,11 @@ def curves_of(records: list[Record]) -> list[Curve]:
     """The newest record of each case with each place of its input, by batch size."""
     found = collections.defaultdict(list)
     order = list(LOOKS)
-    for record in sorted(
-        newest(records).values(), key=lambda r: (order.index(r["precision"]), r["batch_size"])
-    ):
+    for record in sorted(newest(records).values(), key=lambda r: (order.index(r["precision"]), r["batch_size"])):
         for inputs in record["timings"]:
             found[(case_of(record).rsplit(" ", 1)[0], inputs)].append(record)
     host = " (host)"
-    return [
-        Curve(name + host * (inputs == "host"), inputs, some)
-        for (name, inputs), some in found.items()
-    ]
+    return [Curve(name + host * (inputs == "host"), inputs, some) for (name, inputs), some in found.items()]
 
 
 def draw_curve(panels: tuple[Any, Any, Any], curve: Curve) -> None:
@@ -971,10 +895,7 @@ def page(records: list[Record], figure: Any) -> str:
     """One self-contained HTML page: tables and answers, picture, sentences, environment, calibration."""
     figure.savefig(buffer := io.StringIO(), format="svg")
     svg = buffer.getvalue()
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><title>tensorrt.py</title>",
-        f"<style>{STYLE}</style>",
-    ]
+    parts = ["<!doctype html><html lang=en><meta charset=utf-8><title>tensorrt.py</title>", f"<style>{STYLE}</style>"]
     parts.append("<h1>What does TensorRT buy this model, and is it still the same model?</h1>")
     native, names = natives_of(records), model_names(records)
     for of_graph in graphs_of(records):
@@ -996,18 +917,14 @@ def html_list(title: str, lines: list[str]) -> str:
 def html_table(records: list[Record], native: Natives) -> str:
     """A group's table."""
     head = "".join(f"<th>{title.replace(chr(10), '<br>')}" for title in TITLES)
-    rows = "".join(
-        "<tr><td>" + "<td>".join(map(html.escape, row)) for row in rows_of(records, native)
-    )
+    rows = "".join("<tr><td>" + "<td>".join(map(html.escape, row)) for row in rows_of(records, native))
     return f"<table><tr>{head}{rows}</table>"
 
 
 def calibration_lines(records: list[Record]) -> list[str]:
     """Where each INT8 case's ranges came from."""
     text = "{method}, {images} images from {source}, SHA-256 {sha256}"
-    return [
-        f"{case_of(r)}: {text.format(**r['calibration'])}" for r in records if r.get("calibration")
-    ]
+    return [f"{case_of(r)}: {text.format(**r['calibration'])}" for r in records if r.get("calibration")]
 
 
 def environment_lines(records: list[Record]) -> list[str]:
@@ -1015,11 +932,7 @@ def environment_lines(records: list[Record]) -> list[str]:
     lines = []
     for r in records:
         graph, gpu = r.get("graph") or {}, r.get("gpu") or {}
-        driver = (
-            f", driver {gpu['driver']}, compute capability {gpu['compute_capability']}"
-            if gpu
-            else ""
-        )
+        driver = f", driver {gpu['driver']}, compute capability {gpu['compute_capability']}" if gpu else ""
         versions, settings = (", ".join(f"{key} {value}" for key, value in (r.get(name) or {}).items())
                               for name in ("versions", "flags"))  # fmt: skip
         lines += [f"{r['device']}{driver}; {versions}", f"{r['engine']} {r.get('engine_version', '')}; {settings}",
@@ -1055,18 +968,12 @@ def newest(records: list[Record]) -> dict[tuple[Any, ...], Record]:
     return {tuple(str(record.get(name)) for name in names): record for record in records}
 
 
-def obstacles(
-    key: tuple[Any, ...], new: Record, before: dict[tuple[Any, ...], Record]
-) -> list[str]:
+def obstacles(key: tuple[Any, ...], new: Record, before: dict[tuple[Any, ...], Record]) -> list[str]:
     """The names of what differs too much to compare a case's new record with the one before."""
     old = before.get(key)
     if old is None:
         devices = sorted({device for device, *rest in before if rest == list(key[1:])})
-        return [
-            f"other device ({', '.join(devices)}, now {key[0]})"
-            if devices
-            else "no such case before"
-        ]
+        return [f"other device ({', '.join(devices)}, now {key[0]})" if devices else "no such case before"]
     found = []
     for part, names in (("", ("engine_version", "input_dtype")), ("graph", ("sha256", "input", "output")),
                         ("flags", ("tf32", "workspace_size", "preprocessing"))):  # fmt: skip
@@ -1083,10 +990,7 @@ def part_of(record: Record, part: str) -> Record:
     found = record.get(part) or {}
     if "inputs" not in found:
         return found
-    names = {
-        role: ", ".join(tensor["name"] for tensor in found[role + "s"])
-        for role in ("input", "output")
-    }
+    names = {role: ", ".join(tensor["name"] for tensor in found[role + "s"]) for role in ("input", "output")}
     return {**found, **names}
 
 
@@ -1127,18 +1031,10 @@ def rounds_in(timing: dict[str, Any]) -> int:
 
 
 def verdict(ratio: float, low: float, high: float) -> str:
-    return (
-        "same"
-        if abs(ratio - 1) <= SAME or low <= 1 <= high
-        else "faster"
-        if ratio > 1
-        else "slower"
-    )
+    return "same" if abs(ratio - 1) <= SAME or low <= 1 <= high else "faster" if ratio > 1 else "slower"
 
 
-def compare(
-    new: list[Record], old: list[Record], fail_slower: float | None
-) -> tuple[list[list[str]], bool]:
+def compare(new: list[Record], old: list[Record], fail_slower: float | None) -> tuple[list[list[str]], bool]:
     """A row for each case of the new records (case, ratio, interval, verdict), and whether one lost too much."""
     rows, lost, before = [], False, newest([record for record in old if record["timings"]])
     for key, record in newest(new).items():
@@ -1152,19 +1048,8 @@ def compare(
             lost |= fail_slower is not None and high < 1 - fail_slower / 100
             name = case_of(record) + (" (host)" if inputs == "host" else "")
             fewest = min(rounds_in(each["timings"][inputs]) for each in (record, before[key]))
-            known = (
-                ""
-                if fewest >= FEWEST_ROUNDS
-                else f" (as far as {fewest} round{'s' * (fewest > 1)} can tell)"
-            )
-            rows.append(
-                [
-                    name,
-                    f"{ratio:.3f}",
-                    f"{low:.3f} to {high:.3f}",
-                    verdict(ratio, low, high) + known,
-                ]
-            )
+            known = "" if fewest >= FEWEST_ROUNDS else f" (as far as {fewest} round{'s' * (fewest > 1)} can tell)"
+            rows.append([name, f"{ratio:.3f}", f"{low:.3f} to {high:.3f}", verdict(ratio, low, high) + known])
     return rows, lost
 
 
@@ -1176,30 +1061,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("report.py", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("files", nargs="*", metavar="RESULTS.jsonl", help="what tensorrt.py wrote")
-    parser.add_argument(
-        "--history",
-        nargs="+",
-        metavar="FOLDER",
-        default=[],
-        help="every filled results.jsonl below",
-    )
-    parser.add_argument(
-        "--output", help=".png, .svg, .pdf or .html; default: report.png beside the first file"
-    )
-    parser.add_argument(
-        "--compare", metavar="OLD.jsonl", help="compare with these records; draws nothing by itself"
-    )
-    parser.add_argument(
-        "--fail_slower",
-        type=float,
-        metavar="PERCENT",
-        help="exit 3 when a case lost more than that",
-    )
+    parser.add_argument("--history", nargs="+", metavar="FOLDER", default=[], help="every filled results.jsonl below")
+    parser.add_argument("--output", help=".png, .svg, .pdf or .html; default: report.png beside the first file")
+    parser.add_argument("--compare", metavar="OLD.jsonl", help="compare with these records; draws nothing by itself")
+    parser.add_argument("--fail_slower", type=float, metavar="PERCENT", help="exit 3 when a case lost more than that")
     parser.add_argument("--version", action="version", version=VERSION)
     given = parser.parse_args(argv[1:])
-    given.files += sorted(
-        str(p) for f in given.history for p in Path(f).rglob("results.jsonl") if p.stat().st_size
-    )
+    given.files += sorted(str(p) for f in given.history for p in Path(f).rglob("results.jsonl") if p.stat().st_size)
     if not given.files:
         parser.error("no results.jsonl: pass one, or with --history a folder of some")
     if given.fail_slower is not None and not given.compare:
@@ -1218,9 +1086,7 @@ def write(records: list[Record], output: Path) -> None:
         else:
             figure.savefig(output, dpi=120)
     except OSError as error:
-        raise UserError(
-            f"{output} cannot be written ({error.strerror}): pass another --output"
-        ) from error
+        raise UserError(f"{output} cannot be written ({error.strerror}): pass another --output") from error
     print(f"\n{output} written{drawn_text(records)}")
 
 
@@ -1239,9 +1105,7 @@ def main(argv: list[str]) -> int:
                 "\nnew/old: of undisturbed speeds, which repeat from run to run; of medians where a record is one loop"
             )
             if lost and options.fail_slower is not None:
-                print(
-                    f"\nreport.py: a case lost over {options.fail_slower:g} % beyond its interval, or fails now"
-                )
+                print(f"\nreport.py: a case lost over {options.fail_slower:g} % beyond its interval, or fails now")
                 return 3
         sys.stdout.flush()
     except UserError as error:

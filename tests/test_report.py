@@ -138,19 +138,13 @@ def test_the_picture_shows_the_records_numbers(report, kept):
                                                          "34.6  (2.48x ±0.19)"]  # fmt: skip
     steps = [line for line in latency.lines if line.get_marker() == "."]
     for line, record in zip(steps, kept, strict=True):
-        assert list(line.get_xdata()) == pytest.approx(
-            [1e3 * s for s in record["timings"]["device"]["seconds"]]
-        )
-    assert [line.get_xdata()[0] for line in quality.lines] == medians[1:], (
-        "native is not compared with itself"
-    )
+        assert list(line.get_xdata()) == pytest.approx([1e3 * s for s in record["timings"]["device"]["seconds"]])
+    assert [line.get_xdata()[0] for line in quality.lines] == medians[1:], "native is not compared with itself"
     looks = {(line.get_marker(), line.get_markerfacecolor()) for line in quality.lines}
     assert len(looks) == 3, "told apart without colour"
 
 
-def judged(
-    record, kind, same=0, decided=0, undecided=0, snr=30.0, same_model=True, images=8, **more
-):
+def judged(record, kind, same=0, decided=0, undecided=0, snr=30.0, same_model=True, images=8, **more):
     """The record as version 2 has it, with that agreement."""
     record = copy.deepcopy(record if record["record"] == 2 else version_2(record))
     (name,) = record["kinds"]
@@ -175,9 +169,7 @@ def judged(
         ([("logits", 0, 0, 8), ("logits", 0, 0, 8)], [30, 30], "dB", {"n: 8 images"}),
     ],
 )
-def test_the_third_panel_shows_agreement_with_its_n(
-    report, kept, agreements, heights, label, counts
-):
+def test_the_third_panel_shows_agreement_with_its_n(report, kept, agreements, heights, label, counts):
     """Not accuracy, whose n nobody sees; where no class was decided, signal to noise."""
     records = [judged(record, *row) for record, row in zip(kept[1:], agreements)]
     for record in records:
@@ -195,30 +187,14 @@ def test_three_batch_sizes_are_curves(report):
     assert not speed.patches
     native = [record for record in records if record["precision"] == "native"]
     numbers = [record["timings"]["device"]["statistics"] for record in native]
-    speeds, milliseconds = (
-        [s["fps_median"] for s in numbers],
-        [1e3 * s["latency_median"] for s in numbers],
-    )
+    speeds, milliseconds = [s["fps_median"] for s in numbers], [1e3 * s["latency_median"] for s in numbers]
     curves = {line.get_label(): line for line in latency.lines}
-    assert list(curves) == [
-        "native",
-        "native (host)",
-        "FP32 xla",
-        "FP32 xla (host)",
-        "FP16 xla",
-        "FP16 xla (host)",
-    ]
+    assert list(curves) == ["native", "native (host)", "FP32 xla", "FP32 xla (host)", "FP16 xla", "FP16 xla (host)"]
     assert list(curves["native"].get_xdata()) == [1, 8, 32, 128, 256, 512]
     assert list(curves["native"].get_ydata()) == milliseconds
-    assert (
-        list(trade.lines[0].get_xdata()) == speeds
-        and list(trade.lines[0].get_ydata()) == milliseconds
-    )
+    assert list(trade.lines[0].get_xdata()) == speeds and list(trade.lines[0].get_ydata()) == milliseconds
     assert list(speed.containers[0].lines[0].get_ydata()) == speeds
-    assert (
-        len({(line.get_linestyle(), line.get_marker(), line.get_color()) for line in latency.lines})
-        == 6
-    )
+    assert len({(line.get_linestyle(), line.get_marker(), line.get_color()) for line in latency.lines}) == 6
     assert len(quality.lines) == 2
 
 
@@ -237,10 +213,7 @@ def test_a_picture_of_many_records_has_an_end(run, report, written, kept):
     figure = report.draw(curves)
     assert [part.get_suptitle()[-2:] for part in figure.subfigs] == ["04", "05", "06", "07", "08"]
     ran = run(written(curves))
-    assert (
-        "report.png written with the newest 15 of 27 records" in ran.stdout
-        and "Device 00" in ran.stdout
-    )
+    assert "report.png written with the newest 15 of 27 records" in ran.stdout and "Device 00" in ran.stdout
 
 
 def other_model(records, factor=1.0, name="other.pb"):
@@ -264,9 +237,7 @@ def test_two_models_in_one_folder_are_two_tables(run, report, written, kept):
     assert "1.42x" in second and first.count("*") == second.count("*") == 1
     page = (written([]).parent / "page.html").read_text()
     assert "<h2>other.pb on " in page and "<h2>frozen_graph.pb on " in page
-    assert run("--history", ".", "--output=page.html").returncode == 2, (
-        "an empty file is passed over"
-    )
+    assert run("--history", ".", "--output=page.html").returncode == 2, "an empty file is passed over"
 
 
 def test_history_groups_by_model_too(run, written, kept, tmp_path):
@@ -279,22 +250,13 @@ def test_history_groups_by_model_too(run, written, kept, tmp_path):
     assert ran.stdout.count("1.42x native (") == 2 and ran.stdout.count("*") == 2
     titles = [line.strip() for line in ran.stdout.splitlines() if " on AMD" in line]
     digits = kept[0]["graph"]["sha256"][:8]
-    assert [title.split(" on ")[0] for title in titles] == [
-        f"frozen_graph.pb {digits}",
-        "frozen_graph.pb ffffffff",
-    ]
+    assert [title.split(" on ")[0] for title in titles] == [f"frozen_graph.pb {digits}", "frozen_graph.pb ffffffff"]
 
 
 def test_each_model_is_a_strip_of_the_picture(report, kept):
     figure = report.draw([*kept, *other_model(kept[:2], 3)])
-    assert [part.get_suptitle().split(" on ")[0] for part in figure.subfigs] == [
-        "frozen_graph.pb",
-        "other.pb",
-    ]
-    assert [text.get_text() for text in figure.axes[3].texts] == [
-        "41.9  (1.00x)",
-        "59.3  (1.42x ±0.11)",
-    ]
+    assert [part.get_suptitle().split(" on ")[0] for part in figure.subfigs] == ["frozen_graph.pb", "other.pb"]
+    assert [text.get_text() for text in figure.axes[3].texts] == ["41.9  (1.00x)", "59.3  (1.42x ±0.11)"]
 
 
 def test_times_native_are_those_of_the_pairs_of_rounds(report, kept):
@@ -328,9 +290,7 @@ def test_the_answer_passes_over_what_is_another_model(report, kept):
     native, fp32 = without_weights(kept[0]), judged(kept[1], "logits", 8, 8)
     int8 = judged(kept[3], "logits", 5, 8, snr=7.0, same_model=False)
     (line,) = report.answer_lines([native, fp32, int8])
-    assert line.startswith(
-        "Fastest that is still the same model at batch 4: FP32 in onnxruntime, 1.42x native ("
-    )
+    assert line.startswith("Fastest that is still the same model at batch 4: FP32 in onnxruntime, 1.42x native (")
     assert report.answer_lines([native, int8]) == [
         "Nothing that is faster at batch 4 is still the same model: INT8 in onnxruntime, 2.48x native (2.41 to 2.67), "
         "has top-1 as native on 5 of 8 images, 7 dB signal to noise."
@@ -376,17 +336,11 @@ def test_an_answer_for_each_batch_size(run, written, kept):
 
 
 def test_changed_and_undecided_images_are_said_with_their_number(run, written, kept):
-    changed = [
-        {"image": f"{index}.jpg", "native": "tabby, cat", "now": "lynx, catamount"}
-        for index in range(7)
-    ]
+    changed = [{"image": f"{index}.jpg", "native": "tabby, cat", "now": "lynx, catamount"} for index in range(7)]
     records = [judged(kept[1], "logits", 1, 8, changed=changed), judged(kept[2], "logits", 0, 0, 8)]
     ran = run(written(records))
     names = ", ".join(f"{index}.jpg (tabby, now lynx)" for index in range(5))
-    assert (
-        f"FP32 onnxruntime 4: the first class changed on 7 of 8 images: {names} and 2 more"
-        in ran.stdout
-    )
+    assert f"FP32 onnxruntime 4: the first class changed on 7 of 8 images: {names} and 2 more" in ran.stdout
     assert "FP16 onnxruntime 4: 8 undecided of 8 images" in ran.stdout
     assert " 1/8 " in ran.stdout and " 0/0 " in ran.stdout
 
@@ -396,11 +350,7 @@ def test_files_are_merged_by_group_newest_last(report, written, kept):
     new = written([scaled(kept[1], 1, device="A", time="2026-01-03T00:00:00+00:00"),
                    scaled(kept[0], 1, device="B", time="2026-01-02T00:00:00+00:00")], "new.jsonl")  # fmt: skip
     merged = report.merged([str(new), str(old)])
-    assert [(r["device"], r["precision"]) for r in merged] == [
-        ("B", "native"),
-        ("A", "native"),
-        ("A", "fp32"),
-    ]
+    assert [(r["device"], r["precision"]) for r in merged] == [("B", "native"), ("A", "native"), ("A", "fp32")]
 
 
 def test_page_is_self_contained(run, written, kept):
@@ -421,28 +371,15 @@ def test_page_in_chromium(run, written, kept, tmp_path):
     if not chromium:
         pytest.skip("no chromium")
     run(written(many(kept, 30)), "--output=page.html")
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-sync",
-    ]
-    words = [
-        chromium,
-        *flags,
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--dump-dom",
-        f"file://{tmp_path}/page.html",
-    ]
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+    words = [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path}/page.html"]
     dom = subprocess.run(words, capture_output=True, text=True, timeout=100).stdout
     assert len(re.findall("<tr>", dom)) == 30 + 3
     assert "</svg>" in dom
 
 
 @pytest.mark.parametrize(
-    ("factor", "verdict"),
-    [(1.3, "faster"), (0.7, "slower"), (1.02, "same"), (1.0, "same"), (0.98, "same")],
+    ("factor", "verdict"), [(1.3, "faster"), (0.7, "slower"), (1.02, "same"), (1.0, "same"), (0.98, "same")]
 )
 def test_comparison(run, written, kept, factor, verdict):
     new = written([scaled(kept[2], factor, time="2027-01-01T00:00:00+00:00")])
@@ -454,8 +391,7 @@ def test_comparison(run, written, kept, factor, verdict):
 def test_records_of_one_loop_are_compared_by_medians(report):
     """log2(10 / 5) between the roots of log2(10 / 5)^2 + log2(20 / 5)^2, and of log2(40 / 10)^2 + log2(5 / 2.5)^2."""
     new, old = (
-        {"statistics": dict(zip(("fps_low", "fps_median", "fps_high"), row))}
-        for row in ((5, 10, 40), (2.5, 5, 20))
+        {"statistics": dict(zip(("fps_low", "fps_median", "fps_high"), row))} for row in ((5, 10, 40), (2.5, 5, 20))
     )
     reach = 2 ** (5**0.5)
     assert report.ratio_of(new, old) == pytest.approx((2, 2 / reach, 2 * reach))
@@ -467,10 +403,7 @@ def with_rounds(bench, record, medians):
     timing = record["timings"]["device"]
     rounds = [[0.1, 0.1, *[median] * 8] for median in medians]
     timing["seconds"] = [second for seconds in rounds for second in seconds]
-    timing["statistics"] = {
-        **bench.statistics(timing["seconds"], 4),
-        **bench.round_statistics(rounds, 4),
-    }
+    timing["statistics"] = {**bench.statistics(timing["seconds"], 4), **bench.round_statistics(rounds, 4)}
     validate(record)
     return record
 
@@ -482,14 +415,10 @@ def test_runs_of_rounds_are_compared_by_their_undisturbed_speeds(run, written, k
     assert busy["timings"]["device"]["statistics"]["fps_typical"] == pytest.approx(4 / 0.12)
     before = written([old], "before.jsonl")
     ran = run(written([busy]), f"--compare={before}")
-    assert re.search(r"FP16 onnxruntime 4 +1\.000 +1\.000 to 1\.000 +same *$", ran.stdout, re.M), (
-        ran.stdout
-    )
+    assert re.search(r"FP16 onnxruntime 4 +1\.000 +1\.000 to 1\.000 +same *$", ran.stdout, re.M), ran.stdout
     slower = copy.deepcopy(old)
     numbers = slower["timings"]["device"]["statistics"]
-    numbers |= {
-        name: 0.9 * value for name, value in numbers.items() if name.startswith("fps_undisturbed")
-    }
+    numbers |= {name: 0.9 * value for name, value in numbers.items() if name.startswith("fps_undisturbed")}
     ran = run(written([slower]), f"--compare={before}", "--fail_slower=5")
     assert ran.returncode == 3 and re.search(r"0\.900 .*slower *$", ran.stdout, re.M), ran.stdout
 
@@ -498,22 +427,13 @@ def test_p99_has_a_mark_and_the_reason_where_steps_are_too_few(run, written, kep
     few = with_rounds(bench, kept[2], [0.1] * 6)
     ran = run(written([few]), "--output=page.html")
     assert re.search(r"100\.00 100\.00\? ", ran.stdout), ran.stdout
-    assert (
-        "p99?: 60 steps give it no upper bound: that takes 299 (--num_loops=299, or auto)"
-        in ran.stdout
-    )
+    assert "p99?: 60 steps give it no upper bound: that takes 299 (--num_loops=299, or auto)" in ran.stdout
     ran = run(written([with_rounds(bench, kept[2], [0.1] * 30)]), "--output=page.html")
     assert "?" not in ran.stdout
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("fps_undisturbed_low", 0),
-        ("fps_typical", None),
-        ("rounds", "five"),
-        ("fps_typical_high", ""),
-    ],
+    ("name", "value"), [("fps_undisturbed_low", 0), ("fps_typical", None), ("rounds", "five"), ("fps_typical_high", "")]
 )
 def test_numbers_over_rounds_that_are_none(run, written, kept, bench, name, value):
     record = with_rounds(bench, kept[2], [0.1] * 5)
@@ -569,19 +489,8 @@ def version_2(record):
     graph["outputs"] = [{**tensor, "name": sink, "shape": [None, 1000], "op": "Softmax"}]
     record["kinds"] = {sink: "probabilities"}
     if "agreement" in record:
-        same = {
-            "kind": "probabilities",
-            "snr_db": 30.0,
-            "same": 1,
-            "decided": 1,
-            "undecided": 0,
-            "changed": [],
-        }
-        record["agreement"] = {
-            "images": 1,
-            "same_model": True,
-            "outputs": {sink: {**same, **record["agreement"]}},
-        }
+        same = {"kind": "probabilities", "snr_db": 30.0, "same": 1, "decided": 1, "undecided": 0, "changed": []}
+        record["agreement"] = {"images": 1, "same_model": True, "outputs": {sink: {**same, **record["agreement"]}}}
     validate(record)
     return record
 
@@ -658,27 +567,16 @@ def fleet(kept, factors):
     """One case on as many devices of one kind, each so many times as fast, with a narrow interval."""
     records = []
     for index, factor in enumerate(factors):
-        record = scaled(
-            kept[0], factor, device=f"GPU (node-{index})", device_kind="GPU", node=f"node-{index}"
-        )
+        record = scaled(kept[0], factor, device=f"GPU (node-{index})", device_kind="GPU", node=f"node-{index}")
         numbers = record["timings"]["device"]["statistics"]
-        numbers |= {
-            "fps_low": 0.99 * numbers["fps_median"],
-            "fps_high": 1.01 * numbers["fps_median"],
-        }
+        numbers |= {"fps_low": 0.99 * numbers["fps_median"], "fps_high": 1.01 * numbers["fps_median"]}
         records.append(record)
     return records
 
 
 @pytest.mark.parametrize(
     ("factors", "slowest"),
-    [
-        ((1, 1, 0.9, 1), "node-2"),
-        ((0.9, 1), "node-0"),
-        ((1, 1, 0.985, 1), None),
-        ((1, 1.2), "node-0"),
-        ((1,), None),
-    ],
+    [((1, 1, 0.9, 1), "node-2"), ((0.9, 1), "node-0"), ((1, 1, 0.985, 1), None), ((1, 1.2), "node-0"), ((1,), None)],
 )
 def test_the_slowest_device_of_a_fleet(report, kept, factors, slowest):
     lines = report.slowest_lines(fleet(kept, factors))
@@ -700,10 +598,7 @@ def test_other_kinds_and_other_cases_are_not_compared(report, kept):
 def test_what_ran_together_is_said_once(run, written, kept):
     records = fleet(kept, (1, 1))
     for record in records:
-        record["together"] = {
-            "devices": ["GPU (gpu0)", "GPU (gpu1)"],
-            "throughput": {"device": 1234.5},
-        }
+        record["together"] = {"devices": ["GPU (gpu0)", "GPU (gpu1)"], "throughput": {"device": 1234.5}}
         del record["node"]
         validate(record)
     ran = run(written(records))
@@ -717,16 +612,12 @@ def test_history_takes_the_files_of_several_folders(run, written, kept, tmp_path
     (tmp_path / "array-1" / "results.jsonl").touch()  # of a run that ended before its first record
     ran = run("--history", "array-0", "array-1", "--output=all.html")
     assert ran.returncode == 0, ran.stderr
-    assert (
-        "GPU (node-0)" in ran.stdout and "GPU (node-1) is the slowest of 2 GPU: 0.800" in ran.stdout
-    )
+    assert "GPU (node-0)" in ran.stdout and "GPU (node-1) is the slowest of 2 GPU: 0.800" in ran.stdout
     assert run("--history", tmp_path / "array-0" / "empty").returncode == 2
     assert run().returncode == 2
 
 
 def test_a_reader_that_stops_is_no_error():
     words = f"{sys.executable} {ROOT / 'report.py'} {KEPT} --compare={KEPT} | head -1"
-    ran = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", words], capture_output=True, text=True, timeout=100
-    )
+    ran = subprocess.run(["bash", "-o", "pipefail", "-c", words], capture_output=True, text=True, timeout=100)
     assert ran.stderr == ""

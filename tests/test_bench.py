@@ -10,7 +10,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import ROOT, load, validate
+from conftest import ROOT, image_graph, load, validate
 
 BENCH = ROOT / "tests" / "bench"
 
@@ -181,7 +181,8 @@ def test_shapes_can_be_told_apart_and_read(script, bench, tmp_path):
     assert set(labels) == set(range(len(contact.CLASSES))) and images.shape[1:] == (37, 37, 3)
     assert np.array_equal(images, contact.pictures(60, 2)[0])
     folder = contact.write_pictures(tmp_path / "shown", 60, 2)
-    read, unreadable = bench.read_folder(str(folder), (32, 32, 3), 60, "--calibration_dir")
+    graph, config = image_graph(bench, 32, 32, 3), bench.parse_flags(["tensorrt.py"])
+    read, unreadable = bench.read_folder(config, graph, str(folder), 60, "--calibration_dir")
     centres = images[:, 2:34, 2:34]
     ours = {centre.tobytes() for centre in centres}
     assert (

@@ -12,7 +12,7 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, images_of
 
 
 @pytest.fixture(scope="session")
@@ -405,7 +405,7 @@ def test_a_case_that_cannot_be_prepared_is_a_row(
 ):
     """As where its ONNX export fails: no process of a case says on what machine."""
     graph, error = bench.load_graph(bench.parse_flags(words_of(forms, tmp_path))), "no export"
-    images = bench.Images(bench.np.zeros((2, 8, 8, 1), "uint8"), ["a", "b"])
+    images = images_of(bench, bench.np.zeros((2, 8, 8, 1), "uint8"))
     model = bench.Model(graph, images, [bench.Case("onnxruntime", "fp32", 2)])
     # a process could not import this module's name
     monkeypatch.setattr(bench, "load_model", lambda config: model)

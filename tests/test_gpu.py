@@ -200,7 +200,7 @@ def test_every_engine_and_precision_names_the_digits(bench, trained, engine, pre
     job = trained(engine, precision)
     result = run_case(bench, job)
     ((name, outputs),) = result.outputs.items()
-    assert np.mean(outputs.argmax(axis=1) == job.images.labels) >= 7 / 8
+    assert np.mean(outputs.argmax(axis=1) == job.samples.labels) >= 7 / 8
     assert result.timings["device"].throughput > 0
     print(engine, precision, result.artifact.facts)
 

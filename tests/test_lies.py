@@ -24,11 +24,13 @@ class KnownRunner:
 
     def __init__(self):
         self.known = []
+        self.output = ""  # its name in the graph
 
-    def infer(self, batch):
+    def infer(self, feed):
         self.sync()
         self.known.append(spin(STEP))
-        return batch.reshape(len(batch), -1)[:, :10].astype(np.float32)
+        (batch,) = feed.values()
+        return {self.output: batch.reshape(len(batch), -1)[:, :10].astype(np.float32)}
 
     def enqueue(self):
         self.known.append(spin(STEP))
@@ -36,8 +38,8 @@ class KnownRunner:
     def sync(self):
         pass
 
-    def prefetch(self, batch, steps):
-        return lambda: [self.infer(batch) for _ in range(steps)]
+    def prefetch(self, feed, steps):
+        return lambda: [self.infer(feed) for _ in range(steps)]
 
 
 class HastyRunner(KnownRunner):
@@ -52,10 +54,10 @@ class HastyRunner(KnownRunner):
     def enqueue(self):
         self.left += 1
 
-    def infer(self, batch):
+    def infer(self, feed):
         spin(STEP * self.left)
         self.left = 0
-        return super().infer(batch)
+        return super().infer(feed)
 
 
 @pytest.fixture
@@ -65,7 +67,12 @@ def engine(bench, monkeypatch):
     def make(runner):
         stand_in = bench.Engine()
         stand_in.name, stand_in.precisions = "native", ("native",)
-        stand_in.open = lambda job, artifact, batch: runner
+
+        def open_runner(job, artifact, feed):
+            (runner.output,) = job.graph.output_names
+            return runner
+
+        stand_in.open = open_runner
         monkeypatch.setitem(bench.ENGINES, "native", stand_in)
 
     return make

@@ -352,8 +352,12 @@ class Team(bench.Session):
         return True
 
     def judge(self) -> None:
+        if self.judged or not self.rounds:
+            return
+        self.judged = True
         self.each(lambda member: member.judge(), self.members)
-        self.result.outputs = next((m.result.outputs for m in self.members if m.rounds), None)
+        outputs = (member.result.outputs for member in self.members)
+        self.result.outputs = next((found for found in outputs if found), None)
 
     def results(self) -> list[Any]:
         for member in self.members:
@@ -505,7 +509,7 @@ class Cluster:
         """Native's outputs, computed by any node."""
         short = None if config.build_only or not jobs else bench.reference_job(config, jobs)
         for _, results in self.run([(short, None)] if short else []):
-            return results[0].outputs
+            return bench.outputs_to_compare_with(results)
         return None
 
     def run(self, wanted: list[tuple[Any, str | None]]) -> Iterator[tuple[Any, list[Any]]]:

@@ -3412,7 +3412,8 @@ class OnnxRuntimeRunner:
         options = session_options(job.config)
         model = read_unchanged(artifact.path, artifact.sha256)
         with tempfile.TemporaryDirectory() as scratch:
-            options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
+            if job.case.precision != "fp32":  # nothing of it is proved
+                options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
             self.session = create_session(model, options, provider, job.config)
             ran = executed_coverage(options.optimized_model_filepath, job.case.precision)
         self.facts = {"provider": provider, **ran}
@@ -4906,10 +4907,8 @@ def judge(
     if best := predictions(outputs[main], kind, config):
         result.predictions = best
     result.notes += meaning_notes(outputs[main], kind, config)
-    if kind in CLASS_KINDS:
-        rows = rows_of(outputs[main])
-        rows = probabilities(rows) if kind == "logits" else rows
-        result.notes += filter(None, [unsure(rows, result, samples, config)])
+    natives = native_outputs_to_tell_of(result, outputs, reference, config)
+    result.notes += unsure(natives.get(main), kind, samples, config)
     if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif reference is not None and result.case.precision != "native":
@@ -4931,22 +4930,36 @@ def main_output(kinds: dict[str, str]) -> str:
 UNSURE = 0.2
 
 
-def unsure(rows: np.ndarray, result: Result, samples: Samples, config: Config) -> str:
-    """A sentence where native, with trained weights, is sure of hardly any photograph, or "".
+def native_outputs_to_tell_of(
+    result: Result, outputs: Feed, reference: Feed | None, config: Config
+) -> Feed:
+    """Native's outputs, for native's own record, or for every record where native is no case."""
+    if result.case.precision == "native":
+        return outputs
+    if "native" in config.precisions:
+        return {}
+    return reference or {}
+
+
+def unsure(values: np.ndarray | None, kind: str, samples: Samples, config: Config) -> list[str]:
+    """A sentence where native, with trained weights, is sure of hardly any photograph.
 
     Args:
-      rows: probabilities [images, classes].
+      values: native's output [images, classes]; None where there is nothing to tell of it.
     """
     untrained = built_in(config) and config.weights != "imagenet"
     photographs = isinstance(samples, Images) and not samples.random
-    if not photographs or untrained or result.case.precision != "native":
-        return ""
+    if values is None or kind not in CLASS_KINDS or not photographs or untrained:
+        return []
+    rows = rows_of(values)
+    if kind == "logits":
+        rows = probabilities(rows)
     best = float(np.median(rows.max(axis=1)))
     if not best < UNSURE:
-        return ""
+        return []
     others = ", ".join(name for name in PREPROCESSING if name != config.preprocessing)
     taken = f"was the network trained with --preprocessing={config.preprocessing}?"
-    return f"native's best class has only {best:.2f}: {taken} Try {others}"
+    return [f"native's best class has only {best:.2f}: {taken} Try {others}"]
 
 
 def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
@@ -5925,7 +5938,14 @@ def announce(cases: list[Case]) -> None:
 class OnnxWriter:
     """In a process of its own: writes all cases' ONNX files from one export and calibration."""
 
-    def __init__(self, config: Config, graph: Graph, samples: Samples) -> None:
+    def import_libraries(self) -> None:
+        """Imports what writes ONNX, which takes seconds; what is missing is said elsewhere."""
+        with contextlib.suppress(ImportError), quiet():
+            import onnxruntime.quantization  # noqa: F401
+            import tf2onnx  # noqa: F401
+
+    def take(self, config: Config, graph: Graph, samples: Samples) -> None:
+        """Takes what the files are made of."""
         self.onnx = Onnx(config, graph, samples)
 
     def write(self, case: Case) -> Artifact | None:
@@ -5944,38 +5964,46 @@ class OnnxWriter:
         return artifact
 
 
-def make_jobs(config: Config, model: Model, rounds: RoundsOnDisk | None = None) -> list[Job]:
-    """A job for each case, with the ONNX file that its engine takes, or why there is none."""
-    jobs = []
-    written: dict[tuple[str, str], tuple[Artifact | None, str]] = {}
-    with OnnxSource(config, model) as source:
-        for case in model.cases:
-            what = case.engine, case.precision
-            if what not in written:
-                written[what] = source.write(case)
-            jobs.append(Job(case, config, model.graph, model.samples, *written[what], rounds))
-    return jobs
-
-
 class OnnxSource:
-    """Has the ONNX files written, in a process that is started when the first is needed."""
+    """Has the ONNX files written in a process of its own.
 
-    def __init__(self, config: Config, model: Model) -> None:
+    The process can be started before there is a graph: it imports its libraries meanwhile.
+    """
+
+    def __init__(self, config: Config) -> None:
         self.config = config
-        self.model = model
         self.writer: Worker | Here | None = None
+        self.importing = False
 
-    def write(self, case: Case) -> tuple[Artifact | None, str]:
+    def start_early(self) -> OnnxSource:
+        """Starts the process now if one of the flags' precisions may need it."""
+        wants = set(self.config.precisions) - {"native"}
+        engines = set(self.config.engine) - {"xla", "tftrt"}
+        if wants and engines and self.config.isolate and not missing_precision_py():
+            self.writer = Worker(OnnxWriter)
+            self.writer.request("import_libraries")
+            self.importing = True
+        return self
+
+    def take(self, model: Model) -> None:
+        """Says what the files are made of."""
+        if self.writer is None:
+            self.writer = start(self.config, OnnxWriter)
+        if self.importing and isinstance(self.writer, Worker):
+            self.importing = False
+            self.writer.answer()
+        self.writer.ask("take", self.config, model.graph, model.samples)
+
+    def write(self, model: Model, case: Case) -> tuple[Artifact | None, str]:
         """The file that a case's engine builds from, if it takes one, or why there is none."""
         if case.engine == "none":
             return None, case.why
         if not ENGINES[case.engine].needs_onnx:
             return None, ""
-        if self.writer is None:
-            self.writer = start(
-                self.config, OnnxWriter, self.config, self.model.graph, self.model.samples
-            )
         try:
+            if self.writer is None or self.importing:
+                self.take(model)
+            assert self.writer
             return self.writer.ask("write", case), ""
         except UserError as error:
             return None, str(error)
@@ -5986,15 +6014,39 @@ class OnnxSource:
             return None, f"no ONNX graph of that precision (its {error})"
 
     def close(self) -> None:
+        """Ends the process."""
         if self.writer:
             self.writer.close()
         self.writer = None
+        self.importing = False
 
     def __enter__(self) -> OnnxSource:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def make_jobs(
+    config: Config,
+    model: Model,
+    rounds: RoundsOnDisk | None = None,
+    source: OnnxSource | None = None,
+) -> list[Job]:
+    """A job for each case, with the ONNX file that its engine takes, or why there is none.
+
+    Args:
+      source: one whose process was started early; it is ended here.
+    """
+    jobs = []
+    written: dict[tuple[str, str], tuple[Artifact | None, str]] = {}
+    with source or OnnxSource(config) as source:
+        for case in model.cases:
+            what = case.engine, case.precision
+            if what not in written:
+                written[what] = source.write(model, case)
+            jobs.append(Job(case, config, model.graph, model.samples, *written[what], rounds))
+    return jobs
 
 
 class OpenCase:
@@ -6615,17 +6667,20 @@ class Session:
         if self.result.case.batch_size is None:  # none was found
             self.result.case = dataclasses.replace(self.job.case, batch_size=1)
         if self.rounds:
+            self.judged = True  # outputs are not asked of what has failed
             self.result.notes.append(f"round {len(self.rounds) + 1} failed: {text}")
         else:
             self.result.status = "failed"
             self.result.error = text
 
     def judge(self) -> None:
-        """Asks for the outputs, once."""
-        if self.judged or not self.rounds or not self.worker:
+        """Asks for the outputs, once; opens the case again where it had made room for another."""
+        if self.judged or not self.rounds:
             return
         self.judged = True
         try:
+            self.open()
+            assert self.worker
             self.result.outputs, notes = self.worker.ask("judge_outputs")
             self.result.notes += notes
         except CASE_ENDS as error:
@@ -6780,10 +6835,20 @@ class Turns:
         """Yields those that have enough, and ends their processes."""
         while one := self.first_with_enough():
             self.waiting.remove(one)
-            self.reference = native_outputs(self.sessions) or self.reference
+            self.ask_for_outputs(one)
             one.finish()
+            if native := native_of(self.sessions):
+                self.ask_for_outputs(native)
+                self.reference = native.result.outputs or self.reference
             with uninterrupted():
                 yield one.job, self.results(one)
+
+    def ask_for_outputs(self, one: Session) -> None:
+        """Has a case judged; one whose process had made room for another's gets the room back."""
+        if one.rounds and not one.judged and not one.is_open():
+            for other in self.sessions:
+                other.close()
+        one.judge()
 
     def first_with_enough(self) -> Session | None:
         """One that needs no more rounds; native may have enough only once the others are over."""
@@ -6833,15 +6898,6 @@ def native_of(sessions: list[Session]) -> Session | None:
     return next((one for one in sessions if one.job.case.precision == "native"), None)
 
 
-def native_outputs(sessions: list[Session]) -> Feed | None:
-    """Native's outputs, from its own process where it is one of the cases."""
-    native = native_of(sessions)
-    if native is None:
-        return None
-    native.judge()
-    return native.result.outputs
-
-
 def with_reference(
     results: list[Result],
     reference: Feed | None,
@@ -6849,9 +6905,12 @@ def with_reference(
 ) -> list[Result]:
     """Adds native's outputs, and its rounds of the same turns and device, to the results."""
     for result, rounds in zip(results, native_rounds or itertools.repeat([])):
-        result.reference = reference
+        result.reference = reference or None  # {}: it is known that there are none
         result.native_rounds = rounds
     return results
+
+
+REFERENCE_IMAGES = 32  # a step of native's, where no batch size is known to fit
 
 
 def untimed_reference(
@@ -6866,12 +6925,23 @@ def untimed_reference(
         one.finish()
     finally:
         one.close()
-    return one.result.outputs
+    return outputs_to_compare_with(one.results())
+
+
+def outputs_to_compare_with(results: list[Result]) -> dict[str, np.ndarray] | None:
+    """Native's outputs on the first device that has them; says why, where none has."""
+    for result in results:
+        if result.outputs is not None:
+            return result.outputs
+    why = "; ".join(filter(None, [results[0].error, *results[0].notes]))
+    say(f"there is nothing to compare with, native does not run: {why}")
+    return None
 
 
 def reference_job(config: Config, jobs: list[Job]) -> Job:
-    """Native at the largest batch, to be run once."""
-    size = max(job.case.batch_size or 0 for job in jobs) or len(jobs[0].samples)
+    """Native at the largest batch, or a small one where that is to be found; to be run once."""
+    size = max(job.case.batch_size or 0 for job in jobs)
+    size = size or min(REFERENCE_IMAGES, len(jobs[0].samples))
     case = Case("native", "native", size)
     short = once(config, inputs="device")
     return Job(case, short, jobs[0].graph, jobs[0].samples)
@@ -6916,11 +6986,12 @@ def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
     check_output_dir(config.output_dir)
     recover_rounds(config)
-    model = load_model(config)
-    announce(model.cases)
-    with RoundsOnDisk(config.output_dir) as rounds, Report(config, model.cases, rounds) as report:
-        for job, results in schedule(config, make_jobs(config, model, rounds)):
-            report.add(job, results)
+    with OnnxSource(config).start_early() as source, RoundsOnDisk(config.output_dir) as rounds:
+        model = load_model(config)
+        announce(model.cases)
+        with Report(config, model.cases, rounds) as report:
+            for job, results in schedule(config, make_jobs(config, model, rounds, source)):
+                report.add(job, results)
     return report.status()
 
 

@@ -2,7 +2,6 @@
 trained.
 """
 
-import importlib.util
 import inspect
 import json
 import os
@@ -14,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT, load, validate
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-ROOT = Path(__file__).resolve().parent.parent
 # or tensorrt.py hides tensorrt
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 # a shell's background jobs, and what they start, ignore it
@@ -24,14 +23,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 HELD_OUT = 300  # digits that the network is not trained on
 # seconds a slow test may take: a hundred random tries, on a machine that others use too
 SLOW_TIMEOUT = 7200
-
-
-def load(name="bench", file="tensorrt.py"):
-    spec = importlib.util.spec_from_file_location(name, ROOT / file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
@@ -50,76 +41,6 @@ def fleet():
 def precision(bench):
     """precision.py as tensorrt.py loads it."""
     return bench.precision_py()
-
-
-def tries(count):
-    """How often a slow test tries: `count`, or the share of it that the environment's
-    TRIES says.
-    """
-    return max(1, round(count * float(os.environ.get("TRIES", "1"))))
-
-
-def validate(record):
-    """Checks a record against the written schema of its version."""
-    import jsonschema
-
-    name = "schema_1.json" if record["record"] == 1 else "schema.json"
-    jsonschema.validate(record, json.loads((ROOT / "tests" / name).read_text()))
-
-
-def agreement(record):
-    """A record's agreement of its only output."""
-    (found,) = record["agreement"]["outputs"].values()
-    return found
-
-
-def image_graph(bench, *shape, dtype="float32", layout="NHWC"):
-    """A graph of images [batch, *shape], as far as samples for it are wanted."""
-    source = bench.Tensor("x:0", (None, *shape), dtype)
-    return bench.Graph("", "net.pb", (source,), (bench.Tensor("y:0"),), layout, "")
-
-
-def images_of(bench, pixels, names=None, **facts):
-    """Pixels as samples of an input x:0."""
-    names = names or [f"image {index}" for index in range(len(pixels))]
-    return bench.Images({"x:0": pixels}, names, **facts)
-
-
-def run_case(bench, job):
-    """A case's result after one round in this process; the job's flags hold --noisolate."""
-    session = bench.Session(job)
-    session.take_turn([])
-    session.finish()
-    (result,) = session.results()
-    return result
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-
-
-def table_of_processes():
-    """Parent and command line of every process by its id."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(entry.read_text().rsplit(")", 1)[1].split()[1])
-            found[int(entry.parent.name)] = parent, (entry.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-    return found
-
-
-def children_of(process):
-    """Process ids of the program's own processes, which load, write ONNX or run a case: what its
-    fork server forked.
-    """
-    table = table_of_processes()
-    servers = {
-        pid
-        for pid, (parent, words) in table.items()
-        if parent == process.pid and b"forkserver" in words
-    }
-    return [pid for pid, (parent, _) in table.items() if parent in servers]
 
 
 def pytest_collection_modifyitems(config, items):
@@ -163,10 +84,11 @@ def command(tmp_path):
 
 
 @pytest.fixture
-def main(bench, tmp_path, capsys):
+def main(bench, tmp_path, capsys, monkeypatch):
     """Runs the program in this process, one TensorFlow for all tests; gives status, stdout, stderr
     and the records.
     """
+    monkeypatch.setattr(bench, "REST_MOST", 0)  # other tests' threads may spin, here nobody times
 
     def run(*args):
         results = tmp_path / "results.jsonl"
@@ -190,6 +112,12 @@ def main(bench, tmp_path, capsys):
         return types.SimpleNamespace(status=status, out=out, err=err, records=records, log=log)
 
     return run
+
+
+@pytest.fixture
+def no_proxy(monkeypatch):
+    """Connects directly, to servers of this machine or nowhere, where others go through a proxy."""
+    monkeypatch.setenv("no_proxy", "*")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import msgspec
-from conftest import load
+from helpers import load
 
 PATH = Path(__file__).with_name("schema.json")
 

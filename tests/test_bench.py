@@ -8,9 +8,10 @@ import subprocess
 import sys
 import types
 
+import msgspec
 import numpy as np
 import pytest
-from conftest import ROOT, image_graph, load, validate
+from helpers import ROOT, image_graph, load, validate
 
 BENCH = ROOT / "tests" / "bench"
 
@@ -30,8 +31,8 @@ def script(monkeypatch):
     return load_script
 
 
-def run_of(bench, medians):
-    """The records of a run of one case, in rounds of these medians."""
+def run_of(aa, bench, medians):
+    """The records of a run of one case, in rounds of these medians, as aa.py reads them."""
     record = json.loads((ROOT / "tests" / "data" / "records_1.jsonl").read_text().splitlines()[2])
     timing = record["timings"]["device"]
     rounds = [[0.999 * median, median, 1.001 * median] for median in medians]
@@ -41,12 +42,12 @@ def run_of(bench, medians):
         **bench.round_statistics(rounds, 4),
     }
     validate(record)
-    return [record]
+    return msgspec.convert([record], list[aa.report.Record])
 
 
 def test_verdicts_are_counted_over_all_pairs(script, bench, capsys):
     aa = script("aa")
-    runs = [run_of(bench, [0.1 * factor] * 5) for factor in (1, 1.001, 1.002, 1.2)]
+    runs = [run_of(aa, bench, [0.1 * factor] * 5) for factor in (1, 1.001, 1.002, 1.2)]
     pairs = [(new, old) for index, old in enumerate(runs) for new in runs[index + 1 :]]
     counts = aa.count(pairs)
     assert sorted(counts["FP16 onnxruntime 4"]) == ["same"] * 3 + ["slower"] * 3
@@ -58,7 +59,7 @@ def test_the_smallest_slowdown_that_is_found(script, bench):
     was the faster.
     """
     aa = script("aa")
-    fast, slow = (run_of(bench, [seconds] * 5) for seconds in (0.1, 0.101))
+    fast, slow = (run_of(aa, bench, [seconds] * 5) for seconds in (0.1, 0.101))
     assert aa.smallest_found([(fast, slow), (slow, fast)]) == {"FP16 onnxruntime 4": 4}
 
 

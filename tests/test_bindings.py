@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, load
+from helpers import ROOT, load
 
 uses_of = load("trt_uses", "tests/trt_uses.py").uses_of
 SOURCE = ROOT / "tensorrt.py"

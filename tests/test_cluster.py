@@ -3,18 +3,16 @@ mid-run.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
-from conftest import agreement, table_of_processes
+from helpers import ROOT, agreement, table_of_processes, wait_for
 
 pytestmark = pytest.mark.cluster
-PROGRAM = str(Path(__file__).parent.parent / "fleet.py")
+PROGRAM = str(ROOT / "fleet.py")
 
 
 @pytest.fixture
@@ -74,10 +72,7 @@ def kill_second_in_mid_run(cluster, words):
         [sys.executable, PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     (raylet,) = cluster.second.all_processes["raylet"]
-    end = time.monotonic() + 120
-    while not case_below(raylet.process.pid):
-        assert time.monotonic() < end and process.poll() is None, process.communicate()
-        os.sched_yield()
+    wait_for(lambda: case_below(raylet.process.pid), process, seconds=120)
     cluster.remove_node(cluster.second, allow_graceful=False)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(words, process.returncode, out, err)

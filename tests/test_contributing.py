@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, agreement, validate
+from helpers import ROOT, agreement, validate
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 PROGRAMS = {
@@ -94,26 +94,24 @@ def test_an_engine_is_added_by_the_text(with_numpy, forms):
     engine has not.
     """
 
-    def run(*flags):
-        words = [
-            sys.executable,
-            "tensorrt.py",
-            f"--frozen_graph={forms['frozen_graph']}",
-            "--preprocessing=none",
-        ]
-        words += ["--batch_size=4", "--num_loops=10", "--num_warmup=1", "--output_dir=out", *flags]
-        return subprocess.run(words, cwd=with_numpy, capture_output=True, text=True, env=os.environ)
-
-    done = run("--native", "--fp32", "--engine=numpy")
-    assert done.returncode == 0, done.stderr
+    words = [
+        sys.executable,
+        "tensorrt.py",
+        f"--frozen_graph={forms['frozen_graph']}",
+        "--preprocessing=none",
+    ]
+    words += ["--batch_size=4", "--num_loops=10", "--num_warmup=1", "--output_dir=out"]
+    words += ["--native", "--fp32", "--int8", "--engine=numpy"]
+    done = subprocess.run(words, cwd=with_numpy, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 1, done.stderr
     lines = (with_numpy / "out" / "results.jsonl").read_text().splitlines()
-    native, numpy = (json.loads(line) for line in lines)
+    native, numpy, int8 = (json.loads(line) for line in lines)
     assert [native["engine"], numpy["engine"]] == ["native", "numpy"]
+    assert [native["status"], numpy["status"], int8["status"]] == ["ok", "ok", "failed"]
+    assert "numpy has no INT8" in int8["error"]
     validate(numpy)
     assert agreement(numpy)["snr_db"] is None or agreement(numpy)["snr_db"] > 90
     assert re.search(r"^FP32 +numpy +4 ", done.stdout, re.M), done.stdout
-    done = run("--int8", "--engine=numpy")
-    assert done.returncode == 1
     assert "numpy has no INT8" in done.stdout
 
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 
 def one_error(ran, status=2):
@@ -179,7 +179,7 @@ def test_unwritable_log_from_the_command_line(command, tmp_path):
 
 
 @pytest.fixture
-def serve(tmp_path, monkeypatch):
+def serve(tmp_path, monkeypatch, no_proxy):
     """Starts a local server with the handler and returns its address; downloads are cached below
     tmp_path.
     """

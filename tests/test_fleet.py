@@ -9,10 +9,9 @@ import subprocess
 import sys
 import threading
 import types
-from pathlib import Path
 
 import pytest
-from conftest import ROOT, images_of
+from helpers import ROOT, images_of
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +104,7 @@ def test_a_barrier_waits_for_all_but_those_that_left(fleet):
             barrier.meet(own)
             order.append(turn)
 
-    threads = [threading.Thread(target=go, args=(own,)) for own in (0, 1)]
+    threads = [threading.Thread(target=go, args=(own,), daemon=True) for own in (0, 1)]
     for thread in threads:
         thread.start()
     threads[0].join(0.05)
@@ -290,21 +289,23 @@ def test_a_process_meets_the_others_before_each_of_its_loops(fleet, bench, job):
 
 @pytest.fixture
 def team(fleet, bench, job, halves, monkeypatch):
-    """Makes a case on two placements whose processes answer as told; gives it, and what they were
-    started with.
+    """Makes a case on two placements whose processes answer as told; gives it, and what each was
+    started with: threads start them, so they come in any order.
     """
 
     def make(measure):
-        started = []
-        answers = {
-            "machine": lambda job: {"device_kind": "CPU", "device": f"CPU {len(started)}"},
-            "open": lambda job, built: (bench.Artifact("x", "0"), ""),
-            "judge_outputs": lambda job: ({}, []),
-        }
+        started = {}
 
         def start(config, kind, job, placement, barrier, own):
-            started.append((kind, placement, barrier, own))
-            return Stub(job, {**answers, "measure_round": functools.partial(measure, own)})
+            assert own not in started
+            started[own] = kind, placement, barrier
+            answers = {
+                "machine": lambda job: {"device_kind": "CPU", "device": f"CPU {own}"},
+                "open": lambda job, built: (bench.Artifact("x", "0"), ""),
+                "judge_outputs": lambda job: ({}, []),
+                "measure_round": functools.partial(measure, own),
+            }
+            return Stub(job, answers)
 
         monkeypatch.setattr(bench, "start", start)
         config = bench.parse_flags(["tensorrt.py", "--num_loops=8"])
@@ -322,15 +323,13 @@ def test_all_processes_of_a_case_get_the_same_barrier(fleet, bench, halves, team
     )
     made.take_turn([made])
     made.take_turn([made])
-    assert [(kind, placement, own) for kind, placement, _, own in started] == [
-        (fleet.PlacedCase, halves[0], 0),
-        (fleet.PlacedCase, halves[1], 1),
-    ]
-    assert started[0][2] is started[1][2]
-    assert list(started[0][2].slots) == [0, 0]
+    barrier = started[0][2]
+    assert started == {own: (fleet.PlacedCase, half, barrier) for own, half in enumerate(halves)}
+    assert list(barrier.slots) == [0, 0]
     assert made.has_enough([made])
     made.finish()
     results = made.results()
+    assert [result.machine["device"] for result in results] == ["CPU 0", "CPU 1"]
     assert [result.together.throughput for result in results] == [{"device": 30.0}] * 2
     assert [len(result.rounds) for result in results] == [2, 2]
 
@@ -351,6 +350,27 @@ def test_a_process_that_dies_leaves_the_barrier_and_the_others_go_on(bench, team
     assert (whole.status, len(whole.rounds), dead.status) == ("ok", 2, "failed")
     assert "SIGSEGV" in dead.error
     assert any("only 1 of 2 devices came through" in note for note in whole.notes)
+
+
+def test_native_s_outputs_come_from_a_device_that_has_them(bench, team):
+    """The first of two gives none after its rounds."""
+    made, _ = team(lambda own, job, steps: {"device": bench.Timing([0.1] * steps, 10.0, 0.1)})
+    made.take_turn([made])
+    one, two = made.members
+    one.worker.answers["judge_outputs"] = lambda job: (_ for _ in ()).throw(bench.CaseError("lost"))
+    two.worker.answers["judge_outputs"] = lambda job: ({"y:0": [1.0]}, [])
+    made.finish()
+    assert made.result.outputs == {"y:0": [1.0]}
+    assert bench.outputs_to_compare_with(made.results()) == {"y:0": [1.0]}
+
+
+def test_the_reference_takes_a_small_step_where_the_largest_is_to_be_found(bench, job):
+    """All of 512 photographs at once may not fit."""
+    images = types.SimpleNamespace(pixels=range(512))
+    unknown = bench.dataclasses.replace(job, images=images)
+    assert bench.reference_job(job.config, [unknown]).case.batch_size == 32
+    known = bench.dataclasses.replace(unknown, case=bench.Case("xla", "fp16", 64))
+    assert bench.reference_job(job.config, [unknown, known]).case.batch_size == 64
 
 
 def result_at(bench, case, placement, throughput):
@@ -410,7 +430,7 @@ def test_a_case_that_cannot_be_prepared_is_a_row(
     # a process could not import this module's name
     monkeypatch.setattr(bench, "load_model", lambda config: model)
     monkeypatch.setattr(bench, "untimed_reference", lambda *_: None)
-    monkeypatch.setattr(bench.OnnxSource, "write", lambda self, case: (None, error))
+    monkeypatch.setattr(bench.OnnxSource, "write", lambda self, model, case: (None, error))
     flags = ["--gpus=cpu:1", *["--spread"] * spread, "--fp32"]
     assert fleet.main([*words_of(forms, tmp_path), *flags]) == 1
     out, _ = capsys.readouterr()
@@ -522,7 +542,7 @@ def test_the_largest_batch_within_a_limit_of_memory(forms, tmp_path):
 
     words = [
         sys.executable,
-        str(Path(__file__).parent.parent / "tensorrt.py"),
+        str(ROOT / "tensorrt.py"),
         "--preprocessing=none",
         "--native",
         f"--frozen_graph={forms['frozen_graph']}",

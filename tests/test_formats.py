@@ -4,14 +4,12 @@ when told to.
 
 import json
 import types
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from conftest import image_graph, images_of
+from helpers import ROOT, image_graph, images_of
 
-ROOT = Path(__file__).resolve().parent.parent
 SECONDS = [0.10, 0.20, 0.10, 0.20, 0.10]
 
 

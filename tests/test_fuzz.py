@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, load, tries
+from helpers import ROOT, load, tries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

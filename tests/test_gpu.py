@@ -8,7 +8,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import run_case
+from helpers import run_case
 
 pytestmark = pytest.mark.gpu
 

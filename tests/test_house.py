@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 PROGRAMS = ("tensorrt.py", "precision.py", "report.py", "fleet.py")
 

@@ -3,11 +3,12 @@ trained on.
 """
 
 import hashlib
+import json
 import re
 
 import numpy as np
 import pytest
-from conftest import image_graph
+from helpers import image_graph
 
 FLAGS = {
     "frozen_graph": "frozen_graph",
@@ -163,9 +164,9 @@ def test_uint8_input_is_fed_pixels(main, graph_file):
     assert ran.records[0]["input_dtype"] == "uint8"
 
 
-def test_channels_first_is_refused_by_tensorflow_on_a_cpu_and_run_by_onnxruntime(
-    main, bench, graph_file
-):
+@pytest.fixture
+def channels_first(bench, graph_file):
+    """A graph that TensorFlow cannot compute here."""
     if bench.gpus():
         pytest.skip("a GPU can do it")
 
@@ -175,8 +176,14 @@ def test_channels_first_is_refused_by_tensorflow_on_a_cpu_and_run_by_onnxruntime
         features = tf.nn.conv2d(images, kernel, 1, "SAME", data_format="NCHW")
         tf.nn.softmax(tf.reduce_mean(features, [2, 3]) / 100, name="y")
 
+    return graph_file(build)
+
+
+def test_channels_first_is_refused_by_tensorflow_on_a_cpu_and_run_by_onnxruntime(
+    main, channels_first
+):
     ran = main(
-        f"--frozen_graph={graph_file(build)}",
+        f"--frozen_graph={channels_first}",
         "--native",
         "--fp32",
         "--engine=onnxruntime",
@@ -186,6 +193,44 @@ def test_channels_first_is_refused_by_tensorflow_on_a_cpu_and_run_by_onnxruntime
     assert ran.status == 1
     assert native["status"] == "failed" and "--engine=onnxruntime" in native["error"]
     assert onnxruntime["status"] == "ok" and onnxruntime["graph"]["layout"] == "NCHW"
+    assert "agreement" not in onnxruntime
+
+
+def test_why_nothing_is_compared_is_said(main, channels_first):
+    """Native is none of the cases, and what fails is its run for the comparison."""
+    ran = main(
+        f"--frozen_graph={channels_first}", "--fp32", "--engine=onnxruntime", "--batch_size=2"
+    )
+    assert ran.status == 0, ran.err
+    assert "agreement" not in ran.records[0]
+    (line,) = [line for line in ran.err.splitlines() if "compare" in line]
+    assert "channels_first" in line
+
+
+def test_spread_cases_without_a_native_that_ran_are_not_compared(channels_first, command, tmp_path):
+    flags = [
+        "--gpus=cpu:1",
+        "--spread",
+        "--native",
+        "--fp32",
+        "--engine=onnxruntime",
+        "--batch_size=2",
+    ]
+    ran = command(
+        f"--frozen_graph={channels_first}",
+        *flags,
+        "--num_loops=2",
+        "--num_warmup=0",
+        f"--output_dir={tmp_path}",
+        program="fleet.py",
+    )
+    assert ran.returncode == 1, ran.stderr
+    records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {record["precision"]: record["status"] for record in records} == {
+        "native": "failed",
+        "fp32": "ok",
+    }
+    assert "Traceback" not in ran.stderr and not any("agreement" in record for record in records)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
 """Networks and pictures that once failed, and what is said of flags that do not fit them."""
 
 import contextlib
+import functools
+import socket
+import subprocess
+import sys
 import threading
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from helpers import ROOT, load
 
 onnxruntime = pytest.importorskip("onnxruntime")
 PRECISIONS = ("--native", "--fp32", "--fp16", "--int8", "--engine=onnxruntime")
@@ -377,6 +382,10 @@ def test_photographs_that_native_does_not_know_get_a_sentence(main, shared):
     sentence = "was the network trained with --preprocessing=torch? Try vgg, inception, caffe, none"
     assert any(sentence in note for note in wrong.records[0]["notes"])
     assert not any("trained with" in note for note in right.records[0]["notes"])
+    compared = main(*flags, "--preprocessing=torch", "--fp32", "--engine=onnxruntime")
+    assert any(sentence in note for note in compared.records[0]["notes"]), (
+        "native is no case, but is computed"
+    )
 
 
 # ------------------------------------------------------------------------------- names of the model
@@ -459,15 +468,48 @@ def test_a_full_disk_is_called_a_full_disk(main, bench, forms, monkeypatch):
 # ----------------------------------------------------------------------------- the built-in network
 
 
+def narrow(patch):
+    """Has Keras's ResNet-50 v2 be two blocks of a sixteenth of the channels in each stage: a
+    hundredth of the work.
+    """
+    from keras.src.applications import resnet
+
+    name = "stack_residual_blocks_v2"
+    if not hasattr(resnet, name):
+        name = "stack2"  # Keras 2's
+    whole = getattr(resnet, name)
+
+    def stack(x, filters, blocks, **more):
+        return whole(x, filters // 16, 2, **more)
+
+    patch.setattr(resnet, name, stack)
+
+
+@pytest.fixture
+def stages(request, monkeypatch):
+    """The stages of Keras's ResNet-50 v2: "narrow" ones, or "whole" where a test asks for them."""
+    kind = getattr(request, "param", "narrow")
+    if kind == "narrow":
+        narrow(monkeypatch)
+    return kind
+
+
 @pytest.fixture(scope="session")
-def weights_file(tmp_path_factory):
-    """Weights of ResNet-50 v2 as Keras keeps them, but random."""
+def weights_of(tmp_path_factory):
+    """Gives the bytes of ResNet-50 v2's weights as Keras keeps them, but random."""
     import tensorflow as tf
 
-    tf.keras.utils.set_random_seed(7)
-    path = tmp_path_factory.mktemp("weights") / "w.h5"
-    tf.keras.applications.ResNet50V2(weights=None).save(path)
-    return path
+    @functools.cache
+    def make(stages):
+        tf.keras.utils.set_random_seed(7)
+        path = tmp_path_factory.mktemp("weights") / "w.h5"
+        with pytest.MonkeyPatch.context() as patch:
+            if stages == "narrow":
+                narrow(patch)
+            tf.keras.applications.ResNet50V2(weights=None).save(path)
+        return path.read_bytes()
+
+    return make
 
 
 @pytest.fixture
@@ -485,7 +527,7 @@ def small_network(bench, monkeypatch):
 
 
 @pytest.fixture
-def keras_server(bench, weights_file, monkeypatch):
+def keras_server(bench, weights_of, stages, monkeypatch, no_proxy):
     """A local server in the place of Keras's, with weights of ResNet-50 v2 that are its own; counts
     what it gave.
     """
@@ -493,7 +535,7 @@ def keras_server(bench, weights_file, monkeypatch):
 
     from keras.src.applications import resnet
 
-    data = weights_file.read_bytes()
+    data = weights_of(stages)
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -539,6 +581,9 @@ def keras_folder(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.parametrize(
+    "stages", ["narrow", pytest.param("whole", marks=pytest.mark.slow)], indirect=True
+)
 def test_the_built_in_network_is_trained_where_photographs_are_given(
     main, photograph, keras_server, keras_folder
 ):
@@ -566,8 +611,17 @@ def test_weights_force_it(main, photograph, keras_server, keras_folder, small_ne
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/", "http://name.invalid/"])
 def test_without_a_network_random_weights_are_taken_and_said(
-    main, bench, photograph, keras_folder, small_network, monkeypatch, address
+    main, bench, photograph, keras_folder, small_network, monkeypatch, no_proxy, address
 ):
+    """Nobody listens, or nobody knows the name, which here is said at once."""
+    real = socket.getaddrinfo
+
+    def look_up(host, *args, **more):
+        if host == "name.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(bench, "WEIGHTS_SERVER", address)
     ran = main(f"--image_file={photograph}", "--batch_size=1", "--num_loops=2")
     assert ran.status == 0, ran.err
@@ -576,10 +630,8 @@ def test_without_a_network_random_weights_are_taken_and_said(
     assert bench.SECONDS_TO_REACH < 10
 
 
-def test_a_server_that_never_answers_is_given_up(bench, monkeypatch):
+def test_a_server_that_never_answers_is_given_up(bench, monkeypatch, no_proxy):
     """It accepts, and says nothing: the wait is the program's own, here without its seconds."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(bench, "WEIGHTS_SERVER", f"http://127.0.0.1:{silent.getsockname()[1]}/")
         monkeypatch.setattr(bench, "SECONDS_TO_REACH", 0.2)
@@ -609,10 +661,6 @@ def test_a_download_that_breaks_falls_back_unless_it_was_asked_for(
 @pytest.fixture(scope="session")
 def networks():
     """tests/bench/networks.py as a module."""
-    import sys
-
-    from conftest import ROOT, load
-
     sys.path.append(str(ROOT / "tests" / "bench"))
     return load("networks_py", "tests/bench/networks.py")
 
@@ -637,11 +685,6 @@ def test_the_bench_judges_by_decibels(networks):
 
 @pytest.mark.slow
 def test_the_bench_catches_scales_that_were_broken_on_purpose(shared, tmp_path):
-    import subprocess
-    import sys
-
-    from conftest import ROOT
-
     bench = str(ROOT / "tests" / "bench" / "networks.py")
     words = [
         sys.executable,

@@ -10,14 +10,12 @@ import shutil
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import agreement, image_graph, run_case
+from helpers import ROOT, agreement, image_graph, run_case
 
 onnxruntime = pytest.importorskip("onnxruntime")
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +136,9 @@ def test_caffe_channels_are_reversed_on_the_device(bench, graph_file, tmp_path):
     ]
     results = []
     for dtype in ("float32", "uint8"):
-        config = bench.parse_flags([*common, f"--host_dtype={dtype}", "--num_loops=2"])
+        config = bench.parse_flags(
+            [*common, f"--host_dtype={dtype}", "--num_loops=2", "--num_warmup=0"]
+        )
         graph = bench.load_graph(config)
         if dtype == "uint8":
             graph = bench.with_pixels_in_front(config, graph)
@@ -696,6 +696,7 @@ def test_tensorrt_py_alone_does_what_the_2018_script_did(tmp_path, forms):
         "--preprocessing=none",
         "--batch_size=2",
         "--num_loops=2",
+        "--num_warmup=1",
         f"--output_dir={tmp_path}",
     ]
     ran = subprocess.run(words, capture_output=True, text=True, timeout=170)

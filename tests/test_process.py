@@ -2,13 +2,15 @@
 near the loop is.
 """
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 LIBRARY = f"""
 import importlib.util, json, sys
@@ -18,28 +20,25 @@ spec.loader.exec_module(bench)
 """
 
 
+def run_script(folder, text, *args, env=None, cwd=None):
+    """Runs a script that has tensorrt.py as its library, as processes load it too.
+
+    Returns the JSON that it prints last, and its stderr.
+    """
+    path = folder / "script.py"
+    path.write_text(LIBRARY + text)
+    words, env = [sys.executable, str(path), *args], {**os.environ, **(env or {})}
+    ran = subprocess.run(
+        words, capture_output=True, text=True, timeout=170, cwd=cwd or folder, env=env
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1]), ran.stderr
+
+
 @pytest.fixture
 def script(tmp_path):
-    """Runs a script that has tensorrt.py as its library, as processes load it too; gives the JSON
-    that it prints.
-    """
-
-    def run(text, *args, env=None, cwd=tmp_path):
-        path = tmp_path / "script.py"
-        path.write_text(LIBRARY + text)
-        words = [sys.executable, str(path), *args]
-        ran = subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            timeout=170,
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-        )
-        assert ran.returncode == 0, ran.stderr
-        return json.loads(ran.stdout.splitlines()[-1]), ran.stderr
-
-    return run
+    """Runs a script in a folder of its own."""
+    return functools.partial(run_script, tmp_path)
 
 
 def flags(forms, folder, *more):
@@ -117,58 +116,68 @@ if __name__ == "__main__":
     )
 
 
-def test_the_parent_imports_nothing_heavy(script, forms, digits, tmp_path):
-    text = """
-if __name__ == "__main__":
-    status = bench.main(sys.argv)
-    heavy = {"tensorflow", "onnx", "onnxruntime", "tf2onnx", "keras", "PIL"}
-    print(json.dumps([status, sorted(heavy & set(sys.modules))]))
-"""
-    precisions = ["--native", "--fp32", "--fp16", "--int8", f"--image_dir={digits.folder}"]
-    found, _ = script(text, *flags(forms, tmp_path, *precisions))
-    assert found == [0, []]
-
-
-def test_few_frames_lie_between_main_and_the_timed_loop(script, forms, tmp_path):
-    """Counted in the parent up to its question, and in the process from its answer."""
-    text = """
+WATCHED = """
 import inspect, os, pathlib
+
 def frames():
     return [f.function for f in inspect.stack()[2:] if f.filename == bench.__file__][::-1]
+
 real_steps, real_receive = bench.time_steps, bench.Worker.receive
+
 def time_steps(step, count, *args):
     if count == 5:
-        pathlib.Path(sys.argv[-1], "child").write_text(json.dumps([*frames(), "time_steps"]))
+        text = json.dumps([*frames(), "time_steps"])
+        pathlib.Path(os.environ["NOTES"]).write_text(text)
     return real_steps(step, count, *args)
-bench.time_steps = time_steps
+
 asked = []
+
 def receive(self):
     asked.append(frames())
     return real_receive(self)
-bench.Worker.receive = receive
+
+bench.time_steps, bench.Worker.receive = time_steps, receive
+
 if __name__ == "__main__":
-    folder = sys.argv.pop()
-    sys.argv.append(folder)
-    bench.main(sys.argv[:-1])
-    child = json.loads(pathlib.Path(folder, "child").read_text())
-    print(json.dumps([f for f in asked if "take_turn" in f][-2:] + [child]))
+    status = bench.main(sys.argv)
+    heavy = {"tensorflow", "onnx", "onnxruntime", "tf2onnx", "keras", "PIL"} & set(sys.modules)
+    child = json.loads(pathlib.Path(os.environ["NOTES"]).read_text())
+    parent = [found for found in asked if "take_turn" in found][-1]
+    print(json.dumps({"status": status, "heavy": sorted(heavy), "parent": parent, "child": child}))
 """
-    (*_, parent, child), _ = script(text, *flags(forms, tmp_path), str(tmp_path))
-    way = parent[: parent.index("ask") + 1] + child
+
+
+@pytest.fixture(scope="module")
+def watched(forms, digits, tmp_path_factory):
+    """One run of the whole program: what its parent imported, the frames of a round, and stderr.
+
+    The frames are those of the parent up to its question, and of the process from its answer.
+    """
+    folder = tmp_path_factory.mktemp("watched")
+    photos = folder / "photos"
+    photos.mkdir()
+    (photos / "good.png").write_bytes(next(digits.folder.glob("*/*.png")).read_bytes())
+    (photos / "bad.png").write_bytes(b"no image")
+    more = ["--native", "--fp32", "--fp16", "--int8", f"--image_dir={photos}"]
+    env = {"NOTES": str(folder / "notes")}
+    found, err = run_script(folder, WATCHED, *flags(forms, folder, *more), env=env)
+    return types.SimpleNamespace(**found, err=err, photos=photos)
+
+
+def test_the_parent_imports_nothing_heavy(watched):
+    assert (watched.status, watched.heavy) == (0, [])
+
+
+def test_few_frames_lie_between_main_and_the_timed_loop(watched):
+    way = watched.parent[: watched.parent.index("ask") + 1] + watched.child
     assert way[:2] == ["main", "measure"]
     assert way[-2:] == ["measure_round", "time_steps"]
     assert len(way) <= 8, way
 
 
-def test_what_a_process_says_comes_out_at_the_parent(command, forms, digits, tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    (folder / "good.png").write_bytes(next(digits.folder.glob("*/*.png")).read_bytes())
-    (folder / "bad.png").write_bytes(b"no image")
-    ran = command(*flags(forms, tmp_path, f"--image_dir={folder}"))
-    assert ran.returncode == 0, ran.stderr
-    assert f"tensorrt.py: {folder / 'bad.png'} is not a complete JPEG" in ran.stderr
-    assert ran.stderr.count("skipped") == 1
+def test_what_a_process_says_comes_out_at_the_parent(watched):
+    assert f"tensorrt.py: {watched.photos / 'bad.png'} is not a complete JPEG" in watched.err
+    assert watched.err.count("skipped") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""report.py: what it reads, draws, writes and compares, by its command line and by its picture's own objects."""
+"""report.py: what it reads, draws, writes and compares, by main() and the picture's objects."""
 
 import copy
 import json
@@ -6,12 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import msgspec
 import pytest
-from conftest import ROOT, load, validate
+from helpers import ROOT, load, validate
 
-KEPT = Path(__file__).parent / "data" / "records_1.jsonl"
+DATA = Path(__file__).parent / "data"
+KEPT = DATA / "records_1.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +23,42 @@ def report():
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(report, tmp_path, monkeypatch, capsys):
+    """Runs the program in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
     def run(*args):
-        words = [sys.executable, str(ROOT / "report.py"), *map(str, args)]
-        return subprocess.run(words, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+        try:
+            status = report.main(["report.py", *map(str, args)])
+        except SystemExit as end:
+            status = end.code or 0
+        out, err = capsys.readouterr()
+        return types.SimpleNamespace(returncode=status, stdout=out, stderr=err)
 
     return run
+
+
+@pytest.fixture
+def read(report):
+    """The models of records as they stand in a file."""
+    return lambda records: report.arrange(msgspec.convert(records, list[report.Record]))
+
+
+@pytest.fixture
+def draw(report, read):
+    """The picture of records as they stand in a file."""
+    return lambda records: report.draw(read(records))[0]
+
+
+@pytest.fixture
+def answers(report, read):
+    """The answers on records as they stand in a file."""
+
+    def answers(records):
+        groups = [group for model in read(records) for group in model.groups]
+        return [line for group in groups for line in report.answer_lines(group)]
+
+    return answers
 
 
 @pytest.fixture
@@ -57,8 +90,11 @@ def scaled(record, factor, **changes):
 
 def many(kept, count):
     """`count` records of three devices and many batch sizes."""
-    return [scaled(kept[index % 4], 1 + index / 7, batch_size=1 << index // 4, device=f"Device {index * 3 // count}")
-            for index in range(count)]  # fmt: skip
+    records = []
+    for index in range(count):
+        device, size = f"Device {index * 3 // count}", 1 << index // 4
+        records.append(scaled(kept[index % 4], 1 + index / 7, batch_size=size, device=device))
+    return records
 
 
 def test_records_of_version_1_stay_readable(run, kept):
@@ -66,10 +102,8 @@ def test_records_of_version_1_stay_readable(run, kept):
         validate(record)
     ran = run(KEPT, "--output=page.html")
     assert ran.returncode == 0, ran.stderr
-    assert (
-        "INT8      onnxruntime     4    34.6*  1.5     34.8 2.48x ±0.19 115.48 148.66 100.0%      25.8   5.2"
-        in ran.stdout
-    )
+    text = " ".join(ran.stdout.split())
+    assert "34.6* 1.5 34.8 2.48x ±0.19 115.48 148.66 100.0% 25.8 5.2" in text
 
 
 def test_picture_beside_the_first_file(run, written, kept):
@@ -79,16 +113,16 @@ def test_picture_beside_the_first_file(run, written, kept):
     assert (path.parent / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_nothing_heavy_is_imported(report):
-    code = "import sys, runpy; sys.argv[1:] = sys.argv[2:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    words = [sys.executable, "-X", "importtime", "-c", code, str(ROOT / "report.py"), "--version"]
+def test_nothing_heavy_is_imported():
+    words = [sys.executable, "-X", "importtime", str(ROOT / "report.py"), "--version"]
     ran = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert "argparse" in ran.stderr
     assert "tensorflow" not in ran.stderr
     assert "matplotlib" not in ran.stderr
 
 
 def overlaps(figure):  # noqa: C901
-    """The axes' visible texts that lie on one another or leave the picture, and how many texts there are."""
+    """The axes' visible texts that overlap or leave the picture, and how many texts there are."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -118,33 +152,51 @@ def texts_of(axes):
 
 
 @pytest.mark.parametrize("count", [1, 4, 30])
-def test_labels_do_not_overlap(report, kept, count):
-    found, texts = overlaps(report.draw(many(kept, count) if count > 4 else kept[:count]))
+def test_labels_do_not_overlap(draw, kept, count):
+    found, texts = overlaps(draw(many(kept, count) if count > 4 else kept[:count]))
     assert not found and texts > 2 * min(count, 12)
 
 
-@pytest.mark.parametrize("name", ["h200.jsonl", "records_1.jsonl"])
-def test_labels_of_real_records_do_not_overlap(report, name):
-    found, _ = overlaps(report.draw(report.merged([str(KEPT.with_name(name))])))
+def test_labels_of_curves_do_not_overlap(report):
+    figure, _ = report.draw(report.arrange(report.merged([str(DATA / "h200.jsonl")])))
+    found, _ = overlaps(figure)
     assert not found
 
 
-def test_the_picture_shows_the_records_numbers(report, kept):
-    figure = report.draw(kept)
-    speed, latency, quality = figure.axes
+def test_the_picture_shows_the_records_numbers(draw, kept):
+    speed, latency, quality = draw(kept).axes
     medians = [record["timings"]["device"]["statistics"]["fps_median"] for record in kept]
     assert [bar.get_width() for bar in speed.patches] == medians
-    assert [text.get_text() for text in speed.texts] == ["14.0  (1.00x)", "19.8  (1.42x ±0.11)", "19.1  (1.37x ±0.08)",
-                                                         "34.6  (2.48x ±0.19)"]  # fmt: skip
+    times = ["(1.00x)", "(1.42x ±0.11)", "(1.37x ±0.08)", "(2.48x ±0.19)"]
+    texts = [f"{median:.1f}  {ratio}" for median, ratio in zip(medians, times)]
+    assert [text.get_text() for text in speed.texts] == texts
     steps = [line for line in latency.lines if line.get_marker() == "."]
     for line, record in zip(steps, kept, strict=True):
-        assert list(line.get_xdata()) == pytest.approx([1e3 * s for s in record["timings"]["device"]["seconds"]])
-    assert [line.get_xdata()[0] for line in quality.lines] == medians[1:], "native is not compared with itself"
+        seconds = record["timings"]["device"]["seconds"]
+        assert list(line.get_xdata()) == pytest.approx([1e3 * second for second in seconds])
+    points = [line.get_xdata()[0] for line in quality.lines]
+    assert points == medians[1:], "native is not compared with itself"
     looks = {(line.get_marker(), line.get_markerfacecolor()) for line in quality.lines}
     assert len(looks) == 3, "told apart without colour"
 
 
-def judged(record, kind, same=0, decided=0, undecided=0, snr=30.0, same_model=True, images=8, **more):
+def test_many_steps_are_drawn_as_a_band(report, draw, kept):
+    """From the lowest to the highest of consecutive steps, so that nothing is left out."""
+    seconds = [0.1 + 0.001 * (step % 97) for step in range(30_000)]
+    seconds[15_000] = 0.5
+    kept[0]["timings"]["device"]["seconds"] = seconds
+    _, latency, _ = draw(kept[:1]).axes
+    assert "band" in latency.get_xlabel()
+    assert [line.get_marker() for line in latency.lines] == ["None"]
+    (band,) = [part for part in latency.collections if hasattr(part, "set_data")]
+    (corners,) = [path.vertices for path in band.get_paths()]
+    assert corners[:, 0].max() == pytest.approx(500) and corners[:, 0].min() == pytest.approx(100)
+    assert len(corners) < 5 * report.BANDS
+
+
+def judged(
+    record, kind, same=0, decided=0, undecided=0, snr=30.0, same_model=True, images=8, **more
+):
     """The record as version 2 has it, with that agreement."""
     record = copy.deepcopy(record if record["record"] == 2 else version_2(record))
     (name,) = record["kinds"]
@@ -164,17 +216,17 @@ def judged(record, kind, same=0, decided=0, undecided=0, snr=30.0, same_model=Tr
     ("agreements", "heights", "label", "counts"),
     [
         ([("logits", 7, 8), ("logits", 8, 8)], [87.5, 100], "first class", {"7 of 8", "8 of 8"}),
-        ([("scores", 60, 80), ("scores", 60, 80)], [75, 75], "decisions", {"n: 60 of 80"}),
-        ([("values",), ("values",)], [30, 30], "dB", {"n: 8 images"}),
-        ([("logits", 0, 0, 8), ("logits", 0, 0, 8)], [30, 30], "dB", {"n: 8 images"}),
+        ([("scores", 60, 80), ("scores", 60, 80)], [75, 75], "decisions", {"60 of 80"}),
+        ([("values",), ("values",)], [30, 30], "dB", {"8 images"}),
+        ([("logits", 0, 0, 8), ("logits", 0, 0, 8)], [30, 30], "dB", {"8 images"}),
     ],
 )
-def test_the_third_panel_shows_agreement_with_its_n(report, kept, agreements, heights, label, counts):
+def test_the_third_panel_shows_agreement_with_its_n(draw, kept, agreements, heights, label, counts):
     """Not accuracy, whose n nobody sees; where no class was decided, signal to noise."""
     records = [judged(record, *row) for record, row in zip(kept[1:], agreements)]
     for record in records:
         record["accuracy"] = {"top1": 0.1, "top5": 0.2, "images": 8}
-    quality = report.draw([kept[0], *records]).axes[2]
+    quality = draw([kept[0], *records]).axes[2]
     assert [line.get_ydata()[0] for line in quality.lines] == pytest.approx(heights)
     assert label in quality.get_ylabel()
     assert {text.get_text() for text in quality.texts} == counts
@@ -182,38 +234,131 @@ def test_the_third_panel_shows_agreement_with_its_n(report, kept, agreements, he
 
 def test_three_batch_sizes_are_curves(report):
     """Not thirty bars: images/s and latency against batch size, and one against the other."""
-    records = report.merged([str(KEPT.with_name("h200.jsonl"))])
-    speed, latency, trade, quality = report.draw(records).axes
+    records = report.merged([str(DATA / "h200.jsonl")])
+    speed, latency, trade, quality = report.draw(report.arrange(records))[0].axes
     assert not speed.patches
-    native = [record for record in records if record["precision"] == "native"]
-    numbers = [record["timings"]["device"]["statistics"] for record in native]
-    speeds, milliseconds = [s["fps_median"] for s in numbers], [1e3 * s["latency_median"] for s in numbers]
+    native = [record for record in records if record.precision == "native"]
+    numbers = [record.timings["device"].statistics for record in native]
+    speeds, milliseconds = (
+        [s["fps_median"] for s in numbers],
+        [1e3 * s["latency_median"] for s in numbers],
+    )
     curves = {line.get_label(): line for line in latency.lines}
-    assert list(curves) == ["native", "native (host)", "FP32 xla", "FP32 xla (host)", "FP16 xla", "FP16 xla (host)"]
+    assert list(curves) == [
+        "native",
+        "native (host)",
+        "FP32 xla",
+        "FP32 xla (host)",
+        "FP16 xla",
+        "FP16 xla (host)",
+    ]
     assert list(curves["native"].get_xdata()) == [1, 8, 32, 128, 256, 512]
     assert list(curves["native"].get_ydata()) == milliseconds
-    assert list(trade.lines[0].get_xdata()) == speeds and list(trade.lines[0].get_ydata()) == milliseconds
+    assert (
+        list(trade.lines[0].get_xdata()) == speeds
+        and list(trade.lines[0].get_ydata()) == milliseconds
+    )
     assert list(speed.containers[0].lines[0].get_ydata()) == speeds
-    assert len({(line.get_linestyle(), line.get_marker(), line.get_color()) for line in latency.lines}) == 6
+    assert (
+        len({(line.get_linestyle(), line.get_marker(), line.get_color()) for line in latency.lines})
+        == 6
+    )
     assert len(quality.lines) == 2
 
 
-def test_two_batch_sizes_are_bars(report, kept):
+def test_two_batch_sizes_are_bars(draw, kept):
     records = [scaled(record, 1, batch_size=size) for record in kept[:2] for size in (4, 8)]
-    assert len(report.draw(records).axes[0].patches) == 4
+    assert len(draw(records).axes[0].patches) == 4
 
 
-def test_a_picture_of_many_records_has_an_end(run, report, written, kept):
-    """The newest fit; the rest is said, and is in the table."""
+def test_a_picture_of_many_bars_has_an_end(run, report, draw, written, kept):
+    """The newest fit; how many they are is said, and the table has all."""
     records = [scaled(kept[index % 4], 1, device=f"Device {index // 4:02}") for index in range(100)]
-    (speed, *_) = report.draw(records).axes
+    (speed, *_) = draw(records).axes
     assert len(speed.patches) == report.MOST_ROWS
-    curves = [scaled(kept[0], 1, device=f"Device {device:02}", batch_size=size)
-              for device in range(9) for size in (1, 2, 4)]  # fmt: skip
-    figure = report.draw(curves)
-    assert [part.get_suptitle()[-2:] for part in figure.subfigs] == ["04", "05", "06", "07", "08"]
-    ran = run(written(curves))
-    assert "report.png written with the newest 15 of 27 records" in ran.stdout and "Device 00" in ran.stdout
+    names = [text.get_text().strip() for text in speed.texts]
+    assert "Device 24" in names and "Device 09" not in names
+    ran = run(written(records))
+    assert "report.png written with the newest 60 of 100 rows" in ran.stdout
+    assert "Device 00" in ran.stdout
+
+
+def test_a_picture_of_many_curves_has_an_end(report, draw, kept):
+    devices = [f"Device {device:02}" for device in range(20)]
+    sizes = (1, 2, 4)
+    records = [scaled(kept[0], 1, device=on, batch_size=size) for on in devices for size in sizes]
+    drawn = [part.get_suptitle()[-9:] for part in draw(records).subfigs]
+    assert drawn == devices[-len(drawn) :]
+    assert report.MOST_ROWS / report.CURVES_HEIGHT <= len(drawn) < 10
+
+
+def rows_in(text, precision):
+    """A table's rows of a precision."""
+    return [line for line in text.splitlines() if line.startswith(f"{precision}  ")]
+
+
+def runs_of(record, factors):
+    """A case that ran once a day, each time so many times as fast."""
+    days = enumerate(factors, start=1)
+    return [scaled(record, by, time=f"2026-01-{day:02}T00:00:00+00:00") for day, by in days]
+
+
+def test_a_case_has_one_row_and_older_records_are_its_trend(run, read, draw, written, kept):
+    """The newest record's numbers; how much faster it is than the median of the older ones."""
+    records = runs_of(kept[0], (1, 1.1, 0.9, 1.2)) + runs_of(kept[3], (1,))
+    ran = run(written(records[::-1]))
+    (native,) = rows_in(ran.stdout, "native")
+    assert " 16.7 " in native and native.rstrip().endswith("+20.0% (3)")
+    assert len(rows_in(ran.stdout, "INT8")) == 1
+    speed = draw(records).axes[0]
+    (trend,) = speed.lines[-1:]
+    medians = [13.95 * factor for factor in (1, 1.1, 0.9, 1.2)]
+    assert list(trend.get_xdata()) == pytest.approx(medians, rel=1e-3)
+    assert list(trend.get_ydata()) == sorted(trend.get_ydata()), "the newest is the lowest"
+    (model,) = read(records)
+    assert len(model.records) == 2
+
+
+def test_older_records_are_dots_beside_a_curve(draw, kept):
+    sizes = [runs_of(scaled(kept[0], 1, batch_size=size), (1, 1.1)) for size in (1, 2, 4)]
+    speed, *_ = draw([record for records in sizes for record in records]).axes
+    older = [line for line in speed.lines if line.get_marker() == "."]
+    assert [line.get_xdata()[0] for line in older] == [1, 2, 4]
+    assert {round(line.get_ydata()[0], 1) for line in older} == {14.0}
+
+
+def test_a_case_without_older_records_has_no_trend(run, written, kept):
+    assert "trend" not in run(written(kept), "--output=page.html").stdout
+
+
+def test_other_settings_are_another_case(run, written, kept):
+    """Two rows: with TF32 and without is a question, not a trend."""
+    other = copy.deepcopy(kept[1])
+    other["flags"]["tf32"] = False
+    ran = run(written([kept[1], other, {**kept[1], "input_dtype": "uint8"}]), "--output=page.html")
+    assert len(rows_in(ran.stdout, "FP32")) == 3 and "trend" not in ran.stdout
+
+
+def test_a_case_that_fails_now_keeps_its_measured_row(run, written, kept):
+    """What was measured is shown, and that the newest try failed; a failure of before is not."""
+    failed = {**kept[2], "status": "failed", "error": "out of memory", "timings": {}}
+    times = [f"2026-12-0{day}T00:00:00+00:00" for day in (1, 2, 3)]
+    before = [{**kept[2], "time": times[0]}, {**failed, "time": times[1]}]
+    ran = run(written(before), "--output=page.html")
+    assert [" failed " in row for row in rows_in(ran.stdout, "FP16")] == [False, True]
+    assert "FP16 onnxruntime 4: out of memory" in ran.stdout
+    ran = run(written([*before, {**kept[2], "time": times[2]}]), "--output=page.html")
+    assert len(rows_in(ran.stdout, "FP16")) == 1 and "out of memory" not in ran.stdout
+
+
+def test_many_sentences_have_an_end(run, report, written, kept):
+    """The last ones in the terminal; all of them in the page."""
+    records = [{**kept[0], "device": f"D{index}", "notes": [f"{index} C"]} for index in range(80)]
+    ran = run(written(records), "--output=page.html")
+    notes = re.findall(r"native 4: (\d+) C", ran.stdout)
+    assert notes == [str(index) for index in range(20, 80)]
+    assert "and 20 more: --output=report.html has all" in ran.stdout
+    assert len(re.findall(r"native 4: \d+ C", Path("page.html").read_text())) == 80
 
 
 def other_model(records, factor=1.0, name="other.pb"):
@@ -237,7 +382,9 @@ def test_two_models_in_one_folder_are_two_tables(run, report, written, kept):
     assert "1.42x" in second and first.count("*") == second.count("*") == 1
     page = (written([]).parent / "page.html").read_text()
     assert "<h2>other.pb on " in page and "<h2>frozen_graph.pb on " in page
-    assert run("--history", ".", "--output=page.html").returncode == 2, "an empty file is passed over"
+    assert run("--history", ".", "--output=page.html").returncode == 2, (
+        "an empty file is passed over"
+    )
 
 
 def test_history_groups_by_model_too(run, written, kept, tmp_path):
@@ -250,23 +397,34 @@ def test_history_groups_by_model_too(run, written, kept, tmp_path):
     assert ran.stdout.count("1.42x native (") == 2 and ran.stdout.count("*") == 2
     titles = [line.strip() for line in ran.stdout.splitlines() if " on AMD" in line]
     digits = kept[0]["graph"]["sha256"][:8]
-    assert [title.split(" on ")[0] for title in titles] == [f"frozen_graph.pb {digits}", "frozen_graph.pb ffffffff"]
+    assert [title.split(" on ")[0] for title in titles] == [
+        f"frozen_graph.pb {digits}",
+        "frozen_graph.pb ffffffff",
+    ]
 
 
-def test_each_model_is_a_strip_of_the_picture(report, kept):
-    figure = report.draw([*kept, *other_model(kept[:2], 3)])
-    assert [part.get_suptitle().split(" on ")[0] for part in figure.subfigs] == ["frozen_graph.pb", "other.pb"]
-    assert [text.get_text() for text in figure.axes[3].texts] == ["41.9  (1.00x)", "59.3  (1.42x ±0.11)"]
+def test_each_model_is_a_strip_of_the_picture(draw, kept):
+    figure = draw([*kept, *other_model(kept[:2], 3)])
+    assert [part.get_suptitle().split(" on ")[0] for part in figure.subfigs] == [
+        "frozen_graph.pb",
+        "other.pb",
+    ]
+    assert [text.get_text() for text in figure.axes[3].texts] == [
+        "41.9  (1.00x)",
+        "59.3  (1.42x ±0.11)",
+    ]
 
 
-def test_times_native_are_those_of_the_pairs_of_rounds(report, kept):
+def test_times_native_are_those_of_the_pairs_of_rounds(report, read, draw, answers, kept):
     """Where the record has them, in table, picture and answer; else they come from the medians."""
     native, int8 = without_weights(kept[0]), judged(kept[3], "logits", 8, 8)
     int8["times_native"] = {"device": {"value": 2.36, "low": 2.28, "high": 2.44}}
     validate(int8)
-    assert report.rows_of([native, int8], report.natives_of([native, int8]))[1][6] == "2.36x ±0.08"
-    assert "2.36x native (2.28 to 2.44)" in report.answer_lines([native, int8])[0]
-    assert report.draw([native, int8]).axes[0].texts[1].get_text() == "34.6  (2.36x ±0.08)"
+    (model,) = read([native, int8])
+    _, cells = report.table_of(model.groups[0])
+    assert cells[1][6] == "2.36x ±0.08"
+    assert "2.36x native (2.28 to 2.44)" in answers([native, int8])[0]
+    assert draw([native, int8]).axes[0].texts[1].get_text() == "34.6  (2.36x ±0.08)"
 
 
 def without_weights(record, **changes):
@@ -275,43 +433,46 @@ def without_weights(record, **changes):
     return record
 
 
-def test_the_answer(report, kept):
+def test_the_answer(answers, kept):
     native, fp32 = without_weights(kept[0]), judged(kept[1], "logits", 8, 8)
     int8 = judged(kept[3], "logits", 8, 8)
-    assert report.answer_lines([native, fp32, int8]) == [
-        "Fastest that is still the same model at batch 4: INT8 in onnxruntime, 2.48x native (2.41 to 2.67), top-1 as "
-        "native on 8 of 8 images, 26 MB instead of 103."
+    assert answers([native, fp32, int8]) == [
+        "Fastest that is still the same model at batch 4: INT8 in onnxruntime, 2.48x native "
+        "(2.41 to 2.67), top-1 as native on 8 of 8 images, 26 MB instead of 103."
     ]
     random = {**int8, "images": "random"}
-    assert "on 8 of 8 random images" in report.answer_lines([native, random])[0]
+    assert "on 8 of 8 random images" in answers([native, random])[0]
 
 
-def test_the_answer_passes_over_what_is_another_model(report, kept):
+def test_the_answer_passes_over_what_is_another_model(answers, kept):
     native, fp32 = without_weights(kept[0]), judged(kept[1], "logits", 8, 8)
     int8 = judged(kept[3], "logits", 5, 8, snr=7.0, same_model=False)
-    (line,) = report.answer_lines([native, fp32, int8])
-    assert line.startswith("Fastest that is still the same model at batch 4: FP32 in onnxruntime, 1.42x native (")
-    assert report.answer_lines([native, int8]) == [
-        "Nothing that is faster at batch 4 is still the same model: INT8 in onnxruntime, 2.48x native (2.41 to 2.67), "
-        "has top-1 as native on 5 of 8 images, 7 dB signal to noise."
+    (line,) = answers([native, fp32, int8])
+    assert line.startswith(
+        "Fastest that is still the same model at batch 4: FP32 in onnxruntime, 1.42x native ("
+    )
+    assert answers([native, int8]) == [
+        "Nothing that is faster at batch 4 is still the same model: INT8 in onnxruntime, 2.48x "
+        "native (2.41 to 2.67), has top-1 as native on 5 of 8 images, 7 dB signal to noise."
     ]
 
 
-def test_the_answer_where_nothing_is_faster_or_nobody_knows(report, kept):
+def test_the_answer_where_nothing_is_faster_or_nobody_knows(answers, kept):
     native, int8 = without_weights(kept[0]), judged(kept[3], "logits", 8, 8)
     slow = scaled(int8, 0.3)
-    assert report.answer_lines([native, slow]) == [
-        "Nothing is faster than native at batch 4: INT8 in onnxruntime, 0.74x native (0.72 to 0.80)."
-    ]
+    nothing = "Nothing is faster than native at batch 4"
+    ratio = "0.74x native (0.72 to 0.80)"
+    assert answers([native, slow]) == [f"{nothing}: INT8 in onnxruntime, {ratio}."]
     noisy = {**int8, "times_native": {"device": {"value": 1.08, "low": 0.9, "high": 1.2}}}
-    assert report.answer_lines([native, noisy]) == [
-        "Nothing is faster than native at batch 4 beyond the noise: INT8 in onnxruntime, 1.08x native (0.90 to 1.20)."
+    ratio = "1.08x native (0.90 to 1.20)"
+    assert answers([native, noisy]) == [
+        f"{nothing} beyond the noise: INT8 in onnxruntime, {ratio}."
     ]
-    assert report.answer_lines(kept) == [
-        "Fastest at batch 4: INT8 in onnxruntime, 2.48x native (2.41 to 2.67), 26 MB instead of 103; random weights "
-        "cannot tell whether it is still the same model."
+    assert answers(kept) == [
+        "Fastest at batch 4: INT8 in onnxruntime, 2.48x native (2.41 to 2.67), 26 MB instead of "
+        "103; random weights cannot tell whether it is still the same model."
     ]
-    assert report.answer_lines([int8]) == report.answer_lines([native]) == []
+    assert answers([int8]) == answers([native]) == []
 
 
 @pytest.mark.parametrize(
@@ -323,8 +484,8 @@ def test_the_answer_where_nothing_is_faster_or_nobody_knows(report, kept):
         (("logits", 0, 0, 8), "30 dB signal to noise on 8 images, of which none is decided"),
     ],
 )
-def test_the_answer_by_kind_of_output(report, kept, row, words):
-    (line,) = report.answer_lines([without_weights(kept[0]), judged(kept[3], *row)])
+def test_the_answer_by_kind_of_output(answers, kept, row, words):
+    (line,) = answers([without_weights(kept[0]), judged(kept[3], *row)])
     assert f", {words}, 26 MB instead of 103." in line
 
 
@@ -336,21 +497,28 @@ def test_an_answer_for_each_batch_size(run, written, kept):
 
 
 def test_changed_and_undecided_images_are_said_with_their_number(run, written, kept):
-    changed = [{"image": f"{index}.jpg", "native": "tabby, cat", "now": "lynx, catamount"} for index in range(7)]
+    changed = [
+        {"image": f"{index}.jpg", "native": "tabby, cat", "now": "lynx, catamount"}
+        for index in range(7)
+    ]
     records = [judged(kept[1], "logits", 1, 8, changed=changed), judged(kept[2], "logits", 0, 0, 8)]
     ran = run(written(records))
     names = ", ".join(f"{index}.jpg (tabby, now lynx)" for index in range(5))
-    assert f"FP32 onnxruntime 4: the first class changed on 7 of 8 images: {names} and 2 more" in ran.stdout
+    assert (
+        f"FP32 onnxruntime 4: the first class changed on 7 of 8 images: {names} and 2 more"
+        in ran.stdout
+    )
     assert "FP16 onnxruntime 4: 8 undecided of 8 images" in ran.stdout
     assert " 1/8 " in ran.stdout and " 0/0 " in ran.stdout
 
 
-def test_files_are_merged_by_group_newest_last(report, written, kept):
-    old = written([scaled(kept[0], 1, device="A", time="2026-01-01T00:00:00+00:00")], "old.jsonl")
-    new = written([scaled(kept[1], 1, device="A", time="2026-01-03T00:00:00+00:00"),
-                   scaled(kept[0], 1, device="B", time="2026-01-02T00:00:00+00:00")], "new.jsonl")  # fmt: skip
-    merged = report.merged([str(new), str(old)])
-    assert [(r["device"], r["precision"]) for r in merged] == [("B", "native"), ("A", "native"), ("A", "fp32")]
+def test_files_are_read_as_one_newest_last(report, written, kept):
+    day = "2026-01-0{}T00:00:00+00:00".format
+    old = written([scaled(kept[0], 1, device="A", time=day(1))], "old.jsonl")
+    new = [scaled(kept[1], 1, device="A", time=day(3)), scaled(kept[0], 1, device="B", time=day(2))]
+    (model,) = report.arrange(report.merged([str(written(new, "new.jsonl")), str(old)]))
+    found = [(record.device, record.precision) for record in model.records]
+    assert found == [("B", "native"), ("A", "native"), ("A", "fp32")]
 
 
 def test_page_is_self_contained(run, written, kept):
@@ -366,20 +534,45 @@ def test_page_is_self_contained(run, written, kept):
     assert "tensorflow 2.21.0" in text
 
 
-def test_page_in_chromium(run, written, kept, tmp_path):
+@pytest.fixture
+def shown(tmp_path):
+    """A page's elements as Chromium has them after the page's script."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("no chromium")
-    run(written(many(kept, 30)), "--output=page.html")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-    words = [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path}/page.html"]
-    dom = subprocess.run(words, capture_output=True, text=True, timeout=100).stdout
-    assert len(re.findall("<tr>", dom)) == 30 + 3
+
+    def shown(address):
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-sync"]
+        flags += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
+        words = [chromium, *flags, "--dump-dom", f"file://{tmp_path}/{address}"]
+        return subprocess.run(words, capture_output=True, text=True, timeout=100).stdout
+
+    return shown
+
+
+def test_a_long_page_has_a_filter(run, written, kept, shown):
+    """The newest 60 cases, or all that have the words that are typed; the address can hold them."""
+    records = [scaled(kept[index % 4], 1, device=f"Node {index // 4:02}") for index in range(100)]
+    run(written(records), "--output=page.html")
+    dom = shown("page.html")
+    assert dom.count("<tbody>") == 60 and dom.count('<tbody hidden="">') == 40
+    assert "60 of 100 cases" in dom and dom.count('<section hidden="">') == 10
     assert "</svg>" in dom
+    dom = shown("page.html#INT8%20node%2007")
+    assert re.findall(r"<tbody><tr><td>(\w+)", dom) == ["INT8"] and "1 of 100 cases" in dom
+    (section,) = re.findall(r"<section>.*?</h2>", dom)
+    assert "Node 07" in section
+
+
+def test_a_short_page_has_no_filter(run, written, kept):
+    run(written(many(kept, 30)), "--output=page.html")
+    text = Path("page.html").read_text()
+    assert text.count("<tr>") == 30 + 3 and "<script" not in text
 
 
 @pytest.mark.parametrize(
-    ("factor", "verdict"), [(1.3, "faster"), (0.7, "slower"), (1.02, "same"), (1.0, "same"), (0.98, "same")]
+    ("factor", "verdict"),
+    [(1.3, "faster"), (0.7, "slower"), (1.02, "same"), (1.0, "same"), (0.98, "same")],
 )
 def test_comparison(run, written, kept, factor, verdict):
     new = written([scaled(kept[2], factor, time="2027-01-01T00:00:00+00:00")])
@@ -389,36 +582,45 @@ def test_comparison(run, written, kept, factor, verdict):
 
 
 def test_records_of_one_loop_are_compared_by_medians(report):
-    """log2(10 / 5) between the roots of log2(10 / 5)^2 + log2(20 / 5)^2, and of log2(40 / 10)^2 + log2(5 / 2.5)^2."""
+    """In powers of two a ratio of 1; its ends are the root of 1^2 + 2^2 from it, both ways."""
+    names = ("fps_low", "fps_median", "fps_high", "latency_median", "latency_99th")
     new, old = (
-        {"statistics": dict(zip(("fps_low", "fps_median", "fps_high"), row))} for row in ((5, 10, 40), (2.5, 5, 20))
+        report.Timing([0.1], 10.0, dict(zip(names, (*row, 1, 1))))
+        for row in ((5, 10, 40), (2.5, 5, 20))
     )
     reach = 2 ** (5**0.5)
     assert report.ratio_of(new, old) == pytest.approx((2, 2 / reach, 2 * reach))
 
 
 def with_rounds(bench, record, medians):
-    """The record as if it had been measured in rounds of these medians, a fifth of whose steps are undisturbed."""
+    """The record as of rounds of these medians, a fifth of whose steps are undisturbed."""
     record = copy.deepcopy(record)
     timing = record["timings"]["device"]
     rounds = [[0.1, 0.1, *[median] * 8] for median in medians]
     timing["seconds"] = [second for seconds in rounds for second in seconds]
-    timing["statistics"] = {**bench.statistics(timing["seconds"], 4), **bench.round_statistics(rounds, 4)}
+    timing["statistics"] = {
+        **bench.summarise(timing["seconds"], 4),
+        **bench.round_statistics(rounds, 4),
+    }
     validate(record)
     return record
 
 
 def test_runs_of_rounds_are_compared_by_their_undisturbed_speeds(run, written, kept, bench):
-    """Medians 20 % apart because others used the machine: the same; the same medians and all steps slower: not."""
+    """Medians 20 % apart because others used the machine are the same; all steps slower are not."""
     old = with_rounds(bench, kept[2], [0.1] * 6)
     busy = with_rounds(bench, kept[2], [0.1, 0.1, 0.12, 0.12, 0.12, 0.12])
     assert busy["timings"]["device"]["statistics"]["fps_typical"] == pytest.approx(4 / 0.12)
     before = written([old], "before.jsonl")
     ran = run(written([busy]), f"--compare={before}")
-    assert re.search(r"FP16 onnxruntime 4 +1\.000 +1\.000 to 1\.000 +same *$", ran.stdout, re.M), ran.stdout
+    assert re.search(r"FP16 onnxruntime 4 +1\.000 +1\.000 to 1\.000 +same *$", ran.stdout, re.M), (
+        ran.stdout
+    )
     slower = copy.deepcopy(old)
     numbers = slower["timings"]["device"]["statistics"]
-    numbers |= {name: 0.9 * value for name, value in numbers.items() if name.startswith("fps_undisturbed")}
+    numbers |= {
+        name: 0.9 * value for name, value in numbers.items() if name.startswith("fps_undisturbed")
+    }
     ran = run(written([slower]), f"--compare={before}", "--fail_slower=5")
     assert ran.returncode == 3 and re.search(r"0\.900 .*slower *$", ran.stdout, re.M), ran.stdout
 
@@ -427,13 +629,22 @@ def test_p99_has_a_mark_and_the_reason_where_steps_are_too_few(run, written, kep
     few = with_rounds(bench, kept[2], [0.1] * 6)
     ran = run(written([few]), "--output=page.html")
     assert re.search(r"100\.00 100\.00\? ", ran.stdout), ran.stdout
-    assert "p99?: 60 steps give it no upper bound: that takes 299 (--num_loops=299, or auto)" in ran.stdout
+    assert (
+        "p99?: 60 steps give it no upper bound: that takes 299 (--num_loops=299, or auto)"
+        in ran.stdout
+    )
     ran = run(written([with_rounds(bench, kept[2], [0.1] * 30)]), "--output=page.html")
     assert "?" not in ran.stdout
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("fps_undisturbed_low", 0), ("fps_typical", None), ("rounds", "five"), ("fps_typical_high", "")]
+    ("name", "value"),
+    [
+        ("fps_undisturbed_low", 0),
+        ("fps_typical", None),
+        ("rounds", "five"),
+        ("fps_typical_high", ""),
+    ],
 )
 def test_numbers_over_rounds_that_are_none(run, written, kept, bench, name, value):
     record = with_rounds(bench, kept[2], [0.1] * 5)
@@ -481,7 +692,8 @@ def test_a_case_that_fails_now_fails_ci(run, written, kept):
 
 def version_2(record):
     """The record as version 2 has it: its graph's tensors and its agreement by output."""
-    record = copy.deepcopy({**record, "record": 2})
+    own = {"record": 2, "device_kind": record["device"], "first_image": "image.jpg"}
+    record = copy.deepcopy({**own, **record, "record": 2})
     graph = record["graph"]
     shape, source, sink = (graph.pop(name) for name in ("shape", "input", "output"))
     tensor = {"dtype": "float32", "op": "", "key": ""}
@@ -489,8 +701,19 @@ def version_2(record):
     graph["outputs"] = [{**tensor, "name": sink, "shape": [None, 1000], "op": "Softmax"}]
     record["kinds"] = {sink: "probabilities"}
     if "agreement" in record:
-        same = {"kind": "probabilities", "snr_db": 30.0, "same": 1, "decided": 1, "undecided": 0, "changed": []}
-        record["agreement"] = {"images": 1, "same_model": True, "outputs": {sink: {**same, **record["agreement"]}}}
+        same = {
+            "kind": "probabilities",
+            "snr_db": 30.0,
+            "same": 1,
+            "decided": 1,
+            "undecided": 0,
+            "changed": [],
+        }
+        record["agreement"] = {
+            "images": 1,
+            "same_model": True,
+            "outputs": {sink: {**same, **record["agreement"]}},
+        }
     validate(record)
     return record
 
@@ -498,10 +721,8 @@ def version_2(record):
 def test_the_two_versions_are_compared(run, written, kept):
     ran = run(written([version_2(record) for record in kept]), f"--compare={KEPT}")
     assert ran.returncode == 0, ran.stderr
-    assert (
-        "INT8      onnxruntime     4    34.6*  1.5     34.8 2.48x ±0.19 115.48 148.66    1/1  30  25.8   5.2"
-        in ran.stdout
-    )
+    text = " ".join(ran.stdout.split())
+    assert "34.6* 1.5 34.8 2.48x ±0.19 115.48 148.66 1/1 30 25.8 5.2" in text
     assert ran.stdout.count("1.000") == 4 and "not comparable" not in ran.stdout
 
 
@@ -564,41 +785,60 @@ def test_failed_cases_alone_are_a_table_without_a_picture(run, written, kept):
 
 
 def fleet(kept, factors):
-    """One case on as many devices of one kind, each so many times as fast, with a narrow interval."""
+    """One case on devices of one kind, each so many times as fast, with narrow intervals."""
     records = []
     for index, factor in enumerate(factors):
-        record = scaled(kept[0], factor, device=f"GPU (node-{index})", device_kind="GPU", node=f"node-{index}")
+        record = scaled(
+            kept[0], factor, device=f"GPU (node-{index})", device_kind="GPU", node=f"node-{index}"
+        )
         numbers = record["timings"]["device"]["statistics"]
-        numbers |= {"fps_low": 0.99 * numbers["fps_median"], "fps_high": 1.01 * numbers["fps_median"]}
+        numbers |= {
+            "fps_low": 0.99 * numbers["fps_median"],
+            "fps_high": 1.01 * numbers["fps_median"],
+        }
         records.append(record)
     return records
 
 
+@pytest.fixture
+def slowest_lines(report):
+    return lambda records: report.slowest_lines(msgspec.convert(records, list[report.Record]))
+
+
 @pytest.mark.parametrize(
     ("factors", "slowest"),
-    [((1, 1, 0.9, 1), "node-2"), ((0.9, 1), "node-0"), ((1, 1, 0.985, 1), None), ((1, 1.2), "node-0"), ((1,), None)],
+    [
+        ((1, 1, 0.9, 1), "node-2"),
+        ((0.9, 1), "node-0"),
+        ((1, 1, 0.985, 1), None),
+        ((1, 1.2), "node-0"),
+        ((1,), None),
+    ],
 )
-def test_the_slowest_device_of_a_fleet(report, kept, factors, slowest):
-    lines = report.slowest_lines(fleet(kept, factors))
+def test_the_slowest_device_of_a_fleet(slowest_lines, kept, factors, slowest):
+    lines = slowest_lines(fleet(kept, factors))
     assert [re.search(r"node-\d", line).group() for line in lines] == ([slowest] if slowest else [])
 
 
-def test_a_noisy_device_is_not_called_slow(report, kept):
+def test_a_noisy_device_is_not_called_slow(slowest_lines, kept):
     records = fleet(kept, (1, 1, 0.9))
     records[2]["timings"]["device"]["statistics"]["fps_high"] *= 1.2
-    assert report.slowest_lines(records) == []
+    assert slowest_lines(records) == []
 
 
-def test_other_kinds_and_other_cases_are_not_compared(report, kept):
+def test_other_kinds_and_other_cases_are_not_compared(slowest_lines, kept):
     records = fleet(kept, (1, 0.5, 0.5))
     records[1]["device_kind"], records[2]["batch_size"] = "other GPU", 64
-    assert report.slowest_lines(records) == []
+    assert slowest_lines(records) == []
 
 
 def test_what_ran_together_is_said_once(run, written, kept):
     records = fleet(kept, (1, 1))
     for record in records:
-        record["together"] = {"devices": ["GPU (gpu0)", "GPU (gpu1)"], "throughput": {"device": 1234.5}}
+        record["together"] = {
+            "devices": ["GPU (gpu0)", "GPU (gpu1)"],
+            "throughput": {"device": 1234.5},
+        }
         del record["node"]
         validate(record)
     ran = run(written(records))
@@ -612,12 +852,16 @@ def test_history_takes_the_files_of_several_folders(run, written, kept, tmp_path
     (tmp_path / "array-1" / "results.jsonl").touch()  # of a run that ended before its first record
     ran = run("--history", "array-0", "array-1", "--output=all.html")
     assert ran.returncode == 0, ran.stderr
-    assert "GPU (node-0)" in ran.stdout and "GPU (node-1) is the slowest of 2 GPU: 0.800" in ran.stdout
+    assert (
+        "GPU (node-0)" in ran.stdout and "GPU (node-1) is the slowest of 2 GPU: 0.800" in ran.stdout
+    )
     assert run("--history", tmp_path / "array-0" / "empty").returncode == 2
     assert run().returncode == 2
 
 
 def test_a_reader_that_stops_is_no_error():
     words = f"{sys.executable} {ROOT / 'report.py'} {KEPT} --compare={KEPT} | head -1"
-    ran = subprocess.run(["bash", "-o", "pipefail", "-c", words], capture_output=True, text=True, timeout=100)
+    ran = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", words], capture_output=True, text=True, timeout=100
+    )
     assert ran.stderr == ""

@@ -4,8 +4,10 @@ or chosen now.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -25,14 +27,9 @@ def flags_of(forms, folder, *more):
     ]
 
 
-def test_a_plan_is_built_once_for_the_same_question(command, forms, tmp_path):
-    for _ in range(2):
-        ran = command(*flags_of(forms, tmp_path))
-        assert ran.returncode == 0, ran.stderr
-    first, again = (
-        json.loads(line)["artifact"]
-        for line in (tmp_path / "results.jsonl").read_text().splitlines()
-    )
+def test_a_plan_is_built_once_for_the_same_question(main, forms, tmp_path):
+    flags = flags_of(forms, tmp_path)
+    first, again = (record["artifact"] for _ in range(2) for record in main(*flags).records)
     assert first["build_seconds"] > 0
     assert "built_before" not in first["proof"]
     assert again["build_seconds"] == 0
@@ -51,7 +48,9 @@ def test_an_onnx_file_is_written_once_for_the_same_question(bench, forms, tmp_pa
     def write(*more):
         config = bench.parse_flags([*flags, *more])
         graph = bench.load_graph(config)
-        return bench.OnnxWriter(config, graph, bench.load_images(config, graph, 4)).write(case)
+        writer = bench.OnnxWriter()
+        writer.take(config, graph, bench.load_images(config, graph, 4))
+        return writer.write(case)
 
     first = write()
     assert is_new(first)
@@ -63,17 +62,31 @@ def test_an_onnx_file_is_written_once_for_the_same_question(bench, forms, tmp_pa
     assert is_new(write("--calibration_method=minmax"))
 
 
-@pytest.fixture
-def build(bench, forms, tmp_path):
-    """Has the FP16 plan of one ONNX file built; gives the artifact."""
-    config = bench.parse_flags(["tensorrt.py", *flags_of(forms, tmp_path)])
+@pytest.fixture(scope="module")
+def first(bench, forms, tmp_path_factory):
+    """The job of an FP16 plan that was built, and the folder in which it lies."""
+    folder = tmp_path_factory.mktemp("first")
+    config = bench.parse_flags(["tensorrt.py", *flags_of(forms, folder)])
     graph = bench.load_graph(config)
     images = bench.load_images(config, graph, 4)
     case = bench.Case("tensorrt", "fp16", 2)
     source = bench.Onnx(config, graph, images).write(case)
     job = bench.Job(case, config, graph, images, source)
-    engine = bench.ENGINES["tensorrt"]
-    return lambda **other: bench.build_once(engine, bench.dataclasses.replace(job, **other))
+    assert is_new(bench.build_once(bench.ENGINES["tensorrt"], job))
+    return types.SimpleNamespace(job=job, folder=folder)
+
+
+@pytest.fixture
+def build(bench, first, tmp_path):
+    """Asks for that plan where it lies or, by other flags or another case, for another one."""
+    shutil.copytree(first.folder, tmp_path, dirs_exist_ok=True)
+
+    def ask(case=first.job.case, **flags):
+        config = bench.Config(**{**vars(first.job.config), "output_dir": str(tmp_path), **flags})
+        job = bench.dataclasses.replace(first.job, case=case, config=config)
+        return bench.build_once(bench.ENGINES["tensorrt"], job)
+
+    return ask
 
 
 def is_new(artifact):
@@ -84,9 +97,7 @@ def is_new(artifact):
     "other", ["batch", "tf32", "graph", "images", "writers", "driver", "version"]
 )
 def test_another_question_is_built_anew(bench, build, monkeypatch, other):
-    job, _ = build(), build()
-    assert is_new(job)
-    assert not is_new(_)
+    assert not is_new(build())
     question, real = {}, bench.question_of
 
     def asked(engine, job):
@@ -105,10 +116,7 @@ def test_another_question_is_built_anew(bench, build, monkeypatch, other):
     if other == "batch":
         assert is_new(build(case=bench.Case("tensorrt", "fp16", 4)))
     elif other == "tf32":
-        config = bench.parse_flags(
-            ["tensorrt.py", "--notf32", f"--output_dir={os.path.dirname(job.path)}"]
-        )
-        assert is_new(build(config=config))
+        assert is_new(build(tf32=False))
     else:
         assert is_new(build())
     assert question["flags"]["tf32"] is (other != "tf32")
@@ -116,7 +124,6 @@ def test_another_question_is_built_anew(bench, build, monkeypatch, other):
 
 @pytest.mark.parametrize("damage", ["plan", "answer", "no answer", "foreign"])
 def test_what_was_changed_since_is_built_anew(build, tmp_path, monkeypatch, damage):
-    build()
     (plan,), (answer,) = tmp_path.glob("*.engine"), tmp_path.glob("*.built.json")
     if damage == "plan":
         plan.write_bytes(plan.read_bytes()[:-1] + b"x")
@@ -129,19 +136,15 @@ def test_what_was_changed_since_is_built_anew(build, tmp_path, monkeypatch, dama
     assert is_new(build())
 
 
-def test_a_plan_that_cannot_be_loaded_is_built_anew(bench, build, forms, tmp_path):
+def test_a_plan_that_cannot_be_loaded_is_built_anew(bench, build, first, tmp_path):
     """As where a driver came with libraries that refuse it: the case's process asks again."""
-    build()
     again = build()
-    job = bench.Job(
-        bench.Case("tensorrt", "fp16", 2), bench.Config(output_dir=str(tmp_path)), None, None
-    )
-    job = bench.dataclasses.replace(
-        job, graph=bench.load_graph(bench.parse_flags(["x", *flags_of(forms, tmp_path)]))
-    )
-    assert bench.forget_built(again, bench.ENGINES["tensorrt"], job)
+    config = bench.Config(output_dir=str(tmp_path))
+    job = bench.dataclasses.replace(first.job, config=config)
+    engine = bench.ENGINES["tensorrt"]
+    assert bench.forget_built(again, engine, job)
     assert is_new(build())
-    assert not bench.forget_built(bench.Artifact("x", "0"), bench.ENGINES["tensorrt"], job)
+    assert not bench.forget_built(bench.Artifact("x", "0"), engine, job)
 
 
 def test_a_reused_plan_gets_a_sentence(bench):

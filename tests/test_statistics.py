@@ -2,21 +2,16 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import needs_proc
-from hypothesis import given
+from helpers import ROOT, load, needs_proc
+from hypothesis import given, settings
 from hypothesis import strategies as st
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def report():
-    from conftest import load
-
     return load("report_of_statistics", "report.py")
 
 
@@ -220,6 +215,7 @@ some_rounds = st.lists(
 )
 
 
+@settings(deadline=None, derandomize=True, database=None)  # the same tries, however long they take
 @given(some_rounds, some_rounds)
 def test_every_estimate_lies_in_its_interval(bench, rounds, native):
     for found in (

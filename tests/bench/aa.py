@@ -62,10 +62,10 @@ def count(pairs):
 def slowed(records, percent):
     """The records as if every step had taken so much longer."""
     records = copy.deepcopy(records)
-    for timing in itertools.chain.from_iterable(record["timings"].values() for record in records):
-        for name in timing["statistics"]:
+    for timing in itertools.chain.from_iterable(record.timings.values() for record in records):
+        for name in timing.statistics:
             if name.startswith("fps"):
-                timing["statistics"][name] /= 1 + percent / 100
+                timing.statistics[name] /= 1 + percent / 100
     return records
 
 
@@ -88,10 +88,10 @@ def speeds(runs):
     lines = {}
     for records in runs:
         for record in records:
-            for timing in record["timings"].values():
-                numbers = timing["statistics"]
+            for timing in record.timings.values():
+                numbers = timing.statistics
                 pair = [f"{numbers[f'fps_{name}']:,.0f}" for name in ("typical", "undisturbed")]
-                lines.setdefault(report.case_of(record), []).append("/".join(pair))
+                lines.setdefault(record.case, []).append("/".join(pair))
     return [f"  {case}: {' '.join(found)}" for case, found in lines.items()]
 
 
@@ -127,7 +127,7 @@ def main():
         [report.merged([str(path)]) for path in sorted(folder.glob(f"{kind}-*.jsonl"))]
         for kind in ("plain", "planted")
     )
-    device = plain[0][0]["device"]
+    device = plain[0][0].device
     print(f"{len(plain)} runs, typical/undisturbed images/s on {device}:", *speeds(plain), sep="\n")
     pairs = list(itertools.combinations(plain, 2))
     print("the same program:")
@@ -137,7 +137,7 @@ def main():
         count(list(itertools.product(planted, plain)))
     smallest = smallest_found(pairs)
     print(f"smallest slowdown found in {FOUND:.0%} of the pairs:")
-    for case in map(report.case_of, plain[0]):
+    for case in (record.case for record in plain[0]):
         print(f"  {case}: {smallest.get(case, f'over {SLOWDOWNS[-1]}')} %")
 
 

@@ -18,7 +18,7 @@ from overhead import load
 # over.
 DOING = {
     "load": ("load_graph", "load_images"),
-    "export": ("OnnxWriter.write",),
+    "export": ("OnnxWriter.import_libraries", "OnnxWriter.write"),
     "warm-up": ("OpenCase.run_first",),
     "rounds": ("OpenCase.measure_round",),
     "outputs": ("OpenCase.judge_outputs",),

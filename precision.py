@@ -37,6 +37,7 @@ Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[], A
 
 # Where the arithmetic is; they judge a precision.
 HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+RECURRENT = ("LSTM", "GRU", "RNN")  # matrix products step by step, which nothing here quantises
 ACTIVATIONS = (
     "Relu",
     "Clip",
@@ -783,6 +784,7 @@ def coverage(model: Any, precision: str) -> dict[str, Any]:
         "nodes": len(heavy),
         "low_nodes": low,
         "share_of_nodes": low / max(len(heavy), 1),
+        "recurrent_nodes": sum(node.op_type in RECURRENT for node in heavy),
         "share_of_weights": share_of_weights(model.graph, precision),
     }
 
@@ -796,12 +798,26 @@ def onnx_type(precision: str) -> int:
 
 
 def heavy_nodes(graph: Any) -> list[Any]:
-    """The convolutions and matrix products, ONNX Runtime's own fused ones among them."""
+    """The convolutions and matrix products, ONNX Runtime's own fused ones among them.
+
+    Those inside loops and branches count once, a recurrent layer as one.
+    """
+
+    parts = (*HEAVY, *RECURRENT)
 
     def heavy(node: Any) -> bool:
-        return node.op_type in INT8_KERNELS or any(op in node.op_type for op in HEAVY)
+        return node.op_type in INT8_KERNELS or any(part in node.op_type for part in parts)
 
-    return [node for node in graph.node if heavy(node)]
+    return [node for node in nested_nodes(graph) if heavy(node)]
+
+
+def nested_nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of an ONNX graph and of the graphs inside its loops and branches."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nested_nodes(attribute.g)
 
 
 def int8_nodes(graph: Any) -> int:
@@ -816,9 +832,10 @@ def int8_nodes(graph: Any) -> int:
 
 
 def nodes_of_type(graph: Any, precision: str) -> int:
-    """How many of the heavy nodes have a weight of the precision's type."""
-    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    return sum(weights.get(node.input[1]) == onnx_type(precision) for node in heavy_nodes(graph))
+    """How many of the heavy nodes have a second input, mostly a weight, of the precision's type."""
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return sum(types.get(node.input[1]) == onnx_type(precision) for node in heavy_nodes(graph))
 
 
 def share_of_weights(graph: Any, precision: str) -> float:

@@ -1418,7 +1418,7 @@ class Samples:
         rows = np.arange(first, first + size) % len(self)
         feed = {name: array[rows] for name, array in self.arrays.items()}
         if self.alone:
-            feed = {name: array[0] for name, array in feed.items()}
+            feed = {name: array[0, ...] for name, array in feed.items()}
         return {**feed, **{name: array.copy() for name, array in self.whole.items()}}
 
     def head(self, count: int) -> Samples:

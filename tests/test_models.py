@@ -1,0 +1,348 @@
+"""Models that take no images: encoders, recurrent ones, towers, detectors, maps, waveforms, states.
+
+Each family is built once (tests/families.py) and goes through native and ONNX Runtime at every
+precision; the slow sweep adds XLA and plans of tensorrt-rtx.
+"""
+
+import json
+
+import families
+import numpy as np
+import pytest
+from helpers import validate
+
+ALL = ("--native", "--fp32", "--fp16", "--int8", "--engine=onnxruntime")
+# The least signal to noise in dB of each output: FP32, FP16, INT8.
+LEAST_DB = {"fp32": 90, "fp16": 45, "int8": 20}
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory):
+    """A family's flags and arrays by its name, written once."""
+    written = {}
+
+    def make(name):
+        if name not in written:
+            path, samples, arrays = families.write(name, tmp_path_factory.mktemp(name))
+            written[name] = f"--savedmodel_dir={path}", f"--samples={samples}", arrays
+        return written[name]
+
+    return make
+
+
+def one_error(ran):
+    """The one line of a run that its user has to change."""
+    assert ran.status == 2
+    lines = [line for line in ran.err.splitlines() if "error: " in line]
+    assert len(lines) == 1 and "Traceback" not in ran.err
+    return lines[0]
+
+
+def by_precision(ran):
+    assert ran.status == 0, ran.err
+    for record in ran.records:
+        validate(record)
+    return {record["precision"]: record for record in ran.records}
+
+
+def titles(record):
+    """A record's outputs by what a user calls them: name in the graph by key."""
+    return {output["key"]: output["name"] for output in record["graph"]["outputs"]}
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_a_family_keeps_its_answers(main, family, name):
+    """Native, FP32, FP16 and INT8 in ONNX Runtime: every output is near, every answer is kept."""
+    model, samples, arrays = family(name)
+    found = by_precision(main(*ALL, model, samples, "--batch_size=16", "--num_loops=4"))
+    assert list(found) == ["native", "fp32", "fp16", "int8"]
+    for precision, record in found.items():
+        assert record["unit"] == "samples" and record["graph"]["layout"] == ""
+        assert record["images"] == len(next(iter(arrays.values())))
+        if precision == "native":
+            continue
+        agreed = record["agreement"]
+        assert set(agreed["outputs"]) == set(titles(record).values())
+        assert agreed["same_model"], (precision, agreed)
+        for output in agreed["outputs"].values():
+            assert output["snr_db"] is None or output["snr_db"] >= LEAST_DB[precision], precision
+        if "labels" in arrays:
+            assert record["accuracy"]["top1"] >= 0.9 and record["accuracy"]["images"] == 96
+    assert found["int8"]["artifact"]["proof"]["low_nodes"] > 0
+
+
+# ------------------------------------------------------------------------------------------ inputs
+
+
+def test_every_input_is_fed_by_its_name(main, family):
+    """A wrong order of the three int32 inputs would still run: native's answers tell."""
+    model, samples, _ = family("bert")
+    (record,) = main("--native", model, samples, "--batch_size=96").records
+    assert [tensor["key"] for tensor in record["graph"]["inputs"]] == ["ids", "mask", "types"]
+    assert record["accuracy"]["top1"] >= 0.9
+    assert record["input_dtype"] == "int32"
+
+
+def test_samples_are_repeated_or_cut_to_the_batch(main, family, tmp_path):
+    model, _, arrays = family("towers")
+    few = {name: array[:3] for name, array in arrays.items()}
+    np.savez(tmp_path / "few.npz", **few)
+    (record,) = main("--native", model, f"--samples={tmp_path}/few.npz", "--batch_size=8").records
+    assert record["images"] == 3 and record["accuracy"]["images"] == 3
+    flags = (f"--samples={tmp_path}/few.npz", "--batch_size=1", "--num_images=2")
+    ran = main("--native", model, *flags)
+    assert ran.records[0]["images"] == 2
+    assert "2 of its 3 samples are read; a larger --num_images takes more" in ran.err
+
+
+def test_a_folder_of_npy_files_is_read_as_well(main, family, tmp_path):
+    model, _, arrays = family("towers")
+    (tmp_path / "arrays").mkdir()
+    for name, array in arrays.items():
+        np.save(tmp_path / "arrays" / f"{name}.npy", array)
+    (record,) = main("--native", model, f"--samples={tmp_path}/arrays", "--batch_size=4").records
+    assert record["accuracy"]["top1"] >= 0.9
+
+
+BAD = {
+    "no such file": (None, "no such file: pass a .npz, or a folder of .npy, with --samples"),
+    "too few": ({"user": None}, "no array user (it has numbers, item, price, labels): "),
+    "shape": ({"numbers": np.zeros((96, 5), np.float32)}, "numbers has shape [96, 5]: "),
+    "rank": ({"price": np.zeros((96, 1), np.float32)}, "price has shape [96, 1]: "),
+    "type": ({"item": np.zeros((96, 1), np.float32)}, "item has type float32: "),
+    "range": ({"item": np.full((96, 1), 2**40)}, "item has values that int32 cannot hold: "),
+    "counts": ({"price": np.zeros(5, np.float32)}, "(item 96, numbers 96, price 5, user 96)"),
+    "none": (
+        {name: np.zeros((0, *shape)) for name, shape in (("user", (1,)), ("item", (1,)))},
+        "item",
+    ),
+    "objects": ({"user": np.array([{}] * 96)}, "cannot be read as arrays of numbers"),
+    "labels": ({"labels": np.zeros((96, 2))}, "labels is [96, 2] float64: pass one integer"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_wrong_samples_are_one_line_with_what_is_wanted(main, family, tmp_path, what):
+    model, _, arrays = family("towers")
+    changes, words = BAD[what]
+    if changes is not None:
+        mixed = {name: array for name, array in {**arrays, **changes}.items() if array is not None}
+        np.savez(tmp_path / "bad.npz", **mixed)
+    line = one_error(main("--native", model, f"--samples={tmp_path}/bad.npz"))
+    assert words in line
+    if words.endswith(": "):
+        wanted = "item [?, 1] int32, numbers [?, 4] float32, price [?] float32, user [?, 1] int64"
+        assert line.endswith(f"frozen_graph.pb takes {wanted}")
+
+
+def test_a_file_that_is_none(main, family, tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 no archive")
+    line = one_error(main("--native", family("towers")[0], f"--samples={tmp_path}/x.npz"))
+    assert "cannot be read as arrays of numbers" in line and "numpy.savez" in line
+
+
+def test_open_dimensions_are_asked_for(main, family):
+    """Without samples nothing tells how long a text is: the line lists the inputs and the flag."""
+    line = one_error(main("--native", family("bert")[0]))
+    assert "takes ids [?, ?] int32, mask [?, ?] int32, types [?, ?] int32" in line
+    assert "--input_shape=ids:N,mask:N,types:N" in line and "--samples=FILE.npz" in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--input_shape=ids:12x3", "the input is ids [?, ?] int32, pass its dimensions"),
+        ("--input_shape=ids:0", "pass its dimensions without the batch, as 128 or 224x224x3"),
+        ("--input_shape=word:12", "pass NAME:VALUE with an input's name (there are: ids"),
+        ("--input_shape=12", "pass NAME:VALUE with an input's name"),
+        ("--input_range=ids:5:0", "pass NAME:LOW:HIGH with two numbers of type int32"),
+        ("--input_range=ids:0:1.5", "pass NAME:LOW:HIGH with two numbers of type int32"),
+        ("--input_range=ids:0:9999999999", "pass NAME:LOW:HIGH with two numbers of type int32"),
+        ("--image_dir=.", "--image_dir is for images, and frozen_graph.pb takes ids"),
+        ("--calibration_dir=.", "pass --calibration_samples=FILE.npz"),
+        ("--host_dtype=uint8", "--host_dtype=uint8 is for pixels"),
+        ("--labels=missing.txt", "cannot be read as names of classes"),
+    ],
+)
+def test_wrong_flags_are_one_line(main, family, flag, words):
+    flags = ["--input_shape=ids:6,mask:6,types:6", flag]
+    assert words in one_error(main("--native", family("bert")[0], *flags))
+
+
+def test_random_data_is_said_and_follows_the_flags(main, family):
+    """Ids above the vocabulary stop TensorFlow on a CPU: the range is the one that was passed."""
+    flags = ("--input_shape=ids:7,mask:7,types:7", "--input_range=ids:3:23", "--batch_size=5")
+    ran = main("--native", family("bert")[0], *flags)
+    assert ran.status == 0, ran.err
+    said = "random data is fed, ids 3 to 23, mask 0 to 1, types 0 to 1"
+    assert said in ran.err and ran.records[0]["images"] == "random"
+    shapes = {tensor["key"]: tensor["shape"] for tensor in ran.records[0]["graph"]["inputs"]}
+    assert shapes == dict.fromkeys(("ids", "mask", "types"), [None, 7])
+    assert "accuracy" not in ran.records[0]
+
+
+def test_random_values_lie_in_their_range(bench):
+    kinds = {"i": "int64", "u": "uint8", "b": "bool", "f": "float32", "h": "float16"}
+    tensors = tuple(bench.Tensor(f"{name}:0", (None, 50), kind) for name, kind in kinds.items())
+    graph = bench.Graph("", "net.pb", tensors, (), "", "")
+    config = bench.parse_flags(["tensorrt.py", "--input_range=i:-3:3,h:2:3"])
+    samples = bench.random_samples(config, graph, 40)
+    feed = samples.batch(40)
+    assert {name[0]: str(array.dtype) for name, array in feed.items()} == kinds
+    assert set(feed["i:0"].ravel()) == set(range(-3, 4))
+    assert set(feed["u:0"].ravel()) == {0, 1} and set(feed["b:0"].ravel()) == {False, True}
+    assert 2 <= feed["h:0"].min() < feed["h:0"].max() <= 3
+    assert abs(feed["f:0"].mean()) < 0.1 and abs(feed["f:0"].std() - 1) < 0.1
+    again = bench.random_samples(config, graph, 40).batch(40)
+    assert all(np.array_equal(feed[name], again[name]) for name in feed)
+
+
+def test_a_batch_is_the_caller_s_own(bench):
+    """The doubts overwrite the batch: the samples must stay what they are."""
+    samples = bench.Samples({"x": np.arange(4)}, list("abcd"), whole={"y": np.arange(2)})
+    feed = samples.batch(4)
+    for array in feed.values():
+        array[:] = -1
+    assert samples.batch(3, 2)["x"].tolist() == [2, 3, 0]
+    assert samples.batch(1)["y"].tolist() == [0, 1]
+
+
+def test_changed_inputs_stay_in_their_range(bench):
+    """A negative of ids would index nothing."""
+    feed = {
+        "ids": np.array([[3, 9], [5, 3]], np.int32),
+        "ones": np.ones(3, np.int32),
+        "mask": np.array([True, False]),
+        "flat": np.full(2, 0.5, np.float32),
+    }
+    assert bench.turn_around(feed)
+    assert feed["ids"].tolist() == [[9, 3], [7, 9]] and feed["ones"].tolist() == [1, 1, 1]
+    assert feed["mask"].tolist() == [False, True] and feed["flat"].tolist() == [1.5, 1.5]
+    assert not bench.turn_around({"ones": np.ones(3, np.int32)})
+
+
+# ------------------------------------------------------------------------------ batches and tensors
+
+
+def fixed(tf, v1):
+    first = v1.placeholder(tf.float32, [3, 4], name="first")
+    second = v1.placeholder(tf.int32, [3, 2], name="second")
+    tf.nn.softmax(first + tf.cast(tf.reduce_sum(second, 1, keepdims=True), tf.float32), name="out")
+
+
+def test_a_fixed_batch_is_taken(main, graph_file):
+    path = graph_file(fixed)
+    ran = main("--native", "--fp32", "--engine=onnxruntime", f"--frozen_graph={path}")
+    assert ran.status == 0, ran.err
+    assert "is fixed to batches of 3: --batch_size=3 is taken" in ran.err
+    assert [record["batch_size"] for record in ran.records] == [3, 3]
+    line = one_error(main(f"--frozen_graph={path}", "--batch_size=4"))
+    assert "is fixed to batches of 3: pass --batch_size=3" in line
+
+
+def alone(tf, v1):
+    series = v1.placeholder(tf.float32, [8], name="series")
+    gain = v1.placeholder(tf.float32, [], name="gain")
+    tf.multiply(gain, tf.reduce_max(series), name="peak")
+    tf.identity(tf.signal.frame(series, 4, 2) * gain, name="frames")
+
+
+def test_a_graph_without_a_batch_runs_one_sample_a_step(main, graph_file, tmp_path):
+    series = np.arange(24, dtype=np.float32).reshape(3, 8)
+    np.savez(tmp_path / "x.npz", series=series, gain=np.array([1, 2, 3], np.float32))
+    flags = (f"--frozen_graph={graph_file(alone)}", f"--samples={tmp_path}/x.npz")
+    ran = main("--native", "--fp32", "--fp16", "--engine=onnxruntime", *flags)
+    assert ran.status == 0, ran.err
+    for record in ran.records[1:]:
+        assert record["batch_size"] == 1 and record["agreement"]["images"] == 3
+        assert set(record["agreement"]["outputs"]) == {"peak:0", "frames:0"}
+        assert record["agreement"]["same_model"]
+
+
+def test_strings_are_refused_with_what_is_behind_them(main, graph_file):
+    def build(tf, v1):
+        jpeg = v1.placeholder(tf.string, [None], name="jpeg")
+        decode = lambda data: tf.io.decode_jpeg(data, 3)  # noqa: E731
+        pixels = tf.map_fn(decode, jpeg, fn_output_signature=tf.uint8)
+        pixels = tf.identity(tf.reshape(pixels, [-1, 8, 8, 3]), name="pixels")
+        tf.nn.softmax(tf.reduce_mean(tf.cast(pixels, tf.float32), [1, 2]), name="softmax_tensor")
+
+    path = graph_file(build)
+    line = one_error(main(f"--frozen_graph={path}"))
+    assert "input jpeg takes string, not float16, float32, float64, bool or integers" in line
+    behind = line.partition("--input_node=")[2].partition(",")[0]
+    ran = main(f"--frozen_graph={path}", f"--input_node={behind}", "--batch_size=2")
+    assert ran.status == 0, (behind, ran.err)
+    assert ran.records[0]["input_dtype"] == "uint8"
+
+
+def test_text_is_refused_with_its_ids(main, graph_file):
+    def build(tf, v1):
+        words = v1.placeholder(tf.string, [None, 6], name="words")
+        ids = tf.strings.to_hash_bucket_fast(words, 50, name="ids")
+        table = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+        tf.nn.softmax(tf.reduce_mean(tf.gather(table, ids), 1), name="softmax_tensor")
+
+    path = graph_file(build)
+    line = one_error(main(f"--frozen_graph={path}"))
+    assert "input words takes string" in line and "--input_node=ids, the tensor behind" in line
+    flags = ("--input_node=ids", "--input_range=ids:0:49", "--batch_size=2")
+    ran = main(f"--frozen_graph={path}", *flags)
+    assert ran.status == 0, ran.err
+
+
+def two_of_three(tf, v1):
+    first, second, third = (v1.placeholder(tf.float32, [None, 4], name=n) for n in "abc")
+    tf.add(first, second, name="sum")
+    tf.identity(third * 2, name="twice")
+
+
+def test_several_inputs_and_outputs_can_be_named(main, graph_file):
+    path = f"--frozen_graph={graph_file(two_of_three)}"
+    flags = ("--batch_size=2", "--native", "--fp32", "--engine=onnxruntime")
+    ran = main(path, *flags, "--output_node=sum")
+    assert ran.status == 0, ran.err
+    assert "c is not fed: no output depends on it" in ran.err
+    assert [tensor["name"] for tensor in ran.records[0]["graph"]["inputs"]] == ["a:0", "b:0"]
+    ran = main(path, *flags, "--input_node=b,a", "--output_node=sum")
+    assert [tensor["name"] for tensor in ran.records[0]["graph"]["inputs"]] == ["b:0", "a:0"]
+    line = one_error(main(path, "--input_node=a", "--output_node=sum"))
+    assert "the outputs depend on b:0 [?, 4] float32 too: pass --input_node=a,b" in line
+    ran = main(path, *flags)
+    assert "outputs: sum, twice (--output_node takes some of them)" in ran.err
+    assert set(ran.records[1]["agreement"]["outputs"]) == {"sum:0", "twice:0"}
+
+
+def test_a_keras_file_with_several_inputs(main, tmp_path):
+    model, _ = families.bert(layers=1, fitted=False)
+    model.save(tmp_path / "net.keras")
+    ran = main(
+        *("--native", "--fp32", "--engine=onnxruntime", f"--keras_model={tmp_path}/net.keras"),
+        *("--input_shape=ids:6,mask:6,types:6", "--batch_size=2"),
+    )
+    assert ran.status == 0, ran.err
+    assert ran.records[1]["agreement"]["same_model"]
+    assert titles(ran.records[0]).keys() == {"answer", "states"}
+
+
+def test_samples_for_images_are_fed_as_they_are(main, forms, digits, tmp_path):
+    """Arrays that are ready made: no preprocessing, and samples instead of images."""
+    images = digits.pixels[-40:].astype(np.float32)
+    np.savez(tmp_path / "x.npz", input_tensor=images, labels=digits.labels[-40:])
+    flags = (f"--frozen_graph={forms['frozen_graph']}", f"--samples={tmp_path}/x.npz")
+    ran = main("--native", *flags, "--batch_size=8", "--preprocessing=vgg")
+    assert "--preprocessing=vgg has no effect" in ran.err
+    (record,) = ran.records
+    assert record["accuracy"]["top1"] > 0.95 and record["unit"] == "samples"
+
+
+def test_flags_that_exclude_each_other(main, forms):
+    line = one_error(main("--samples=x.npz", "--image_file=x.jpg"))
+    assert "--samples and images exclude each other" in line
+
+
+def test_json(main, family):
+    """A record is JSON, whatever its types."""
+    model, samples, _ = family("scalar")
+    (record,) = main("--native", model, samples, "--batch_size=2").records
+    assert json.loads(json.dumps(record)) == record

@@ -96,63 +96,6 @@ def no_progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
-class Precisions:
-    """A graph in ONNX at each precision; export and folding are made once, when first needed."""
-
-    def __init__(
-        self,
-        graph_def: bytes,
-        inputs: list[str],
-        outputs: list[str],
-        settings: Settings | None = None,
-        progress: Progress = no_progress,
-    ) -> None:
-        self.graph_def = graph_def
-        self.inputs = inputs
-        self.outputs = outputs
-        self.settings = settings or Settings()
-        self.progress = progress
-        self.failure: ExportError | None = None
-
-    @property
-    def fp32(self) -> Any:
-        """The graph as it was exported.
-
-        Raises:
-          ExportError: it cannot be; that too is found out only once.
-        """
-        if self.failure:
-            raise self.failure
-        try:
-            return self.exported
-        except ExportError as error:
-            self.failure = error
-            raise
-
-    @functools.cached_property
-    def exported(self) -> Any:
-        return export(self.graph_def, self.inputs, self.outputs, self.settings.opset)
-
-    @functools.cached_property
-    def folded(self) -> Any:
-        """The exported graph with constants and batch norm folded, shapes inferred."""
-        return fold(self.fp32)
-
-    def ranges(self, samples: Iterable[Sample], method: str) -> Ranges:
-        """The calibration of the folded graph: what `int8` takes."""
-        return tensor_ranges(self.folded, list(samples), method, self.progress)
-
-    def fp16(self, samples: Iterable[Sample]) -> tuple[Any, dict[str, Any]]:
-        """The graph in float16 and its coverage; the samples show where float16 would overflow."""
-        model = to_fp16(self.folded, self.ranges(samples, "minmax"))
-        return model, coverage(model, "fp16")
-
-    def int8(self, ranges: Ranges, settings: Settings | None = None) -> tuple[Any, dict[str, Any]]:
-        """The graph with explicit Q/DQ from the ranges, and its coverage."""
-        model = to_int8(self.folded, ranges, settings or self.settings)
-        return model, coverage(model, "int8")
-
-
 # ----------------------------------------------------------------------------------------- export
 
 
@@ -443,6 +386,14 @@ def range_of(found: Any) -> tuple[float, float]:
     return low, high
 
 
+def sorted_nodes(model: Any) -> Any:
+    """The model with every node behind those that it reads: the libraries append theirs."""
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    ONNXModel(model).topological_sort()
+    return model
+
+
 # ------------------------------------------------------------------------------------------- FP16
 
 
@@ -538,14 +489,6 @@ def to_int8(model: Any, ranges: Ranges, settings: Settings) -> Any:
         if tensor in ranges:
             quantizer.quantize_activation_tensor(tensor)
     return sorted_nodes(quantizer.quantize_model())
-
-
-def sorted_nodes(model: Any) -> Any:
-    """The model with every node behind those that it reads: the libraries append theirs."""
-    from onnxruntime.quantization.onnx_model import ONNXModel
-
-    ONNXModel(model).topological_sort()
-    return model
 
 
 def around_int8(model: Any, ranges: Ranges) -> tuple[Any, Ranges]:
@@ -845,3 +788,63 @@ def share_of_weights(graph: Any, precision: str) -> float:
         sizes[tensor.data_type] += math.prod(tensor.dims)
     types = {onnx_type(name) for name in ("fp32", "fp16", "int8")}
     return sizes[onnx_type(precision)] / max(sum(sizes[kind] for kind in types), 1)
+
+
+# ---------------------------------------------------------------------- the graph at each precision
+
+
+class Precisions:
+    """A graph in ONNX at each precision; export and folding are made once, when first needed."""
+
+    def __init__(
+        self,
+        graph_def: bytes,
+        inputs: list[str],
+        outputs: list[str],
+        settings: Settings | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        self.graph_def = graph_def
+        self.inputs = inputs
+        self.outputs = outputs
+        self.settings = settings or Settings()
+        self.progress = progress
+        self.failure: ExportError | None = None
+
+    @property
+    def fp32(self) -> Any:
+        """The graph as it was exported.
+
+        Raises:
+          ExportError: it cannot be; that too is found out only once.
+        """
+        if self.failure:
+            raise self.failure
+        try:
+            return self.exported
+        except ExportError as error:
+            self.failure = error
+            raise
+
+    @functools.cached_property
+    def exported(self) -> Any:
+        return export(self.graph_def, self.inputs, self.outputs, self.settings.opset)
+
+    @functools.cached_property
+    def folded(self) -> Any:
+        """The exported graph with constants and batch norm folded, shapes inferred."""
+        return fold(self.fp32)
+
+    def ranges(self, samples: Iterable[Sample], method: str) -> Ranges:
+        """The calibration of the folded graph: what `int8` takes."""
+        return tensor_ranges(self.folded, list(samples), method, self.progress)
+
+    def fp16(self, samples: Iterable[Sample]) -> tuple[Any, dict[str, Any]]:
+        """The graph in float16 and its coverage; the samples show where float16 would overflow."""
+        model = to_fp16(self.folded, self.ranges(samples, "minmax"))
+        return model, coverage(model, "fp16")
+
+    def int8(self, ranges: Ranges, settings: Settings | None = None) -> tuple[Any, dict[str, Any]]:
+        """The graph with explicit Q/DQ from the ranges, and its coverage."""
+        model = to_int8(self.folded, ranges, settings or self.settings)
+        return model, coverage(model, "int8")

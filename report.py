@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
 VERSION = "2.0"
 MOST_ROWS = 60  # in a picture, and sentences of one kind in the terminal
@@ -95,6 +95,19 @@ def ratio_of_estimates(new: Estimate, old: Estimate) -> Estimate:
     above = math.hypot(math.log(high / value), math.log(was / was_low))
     ratio = value / was
     return Estimate(ratio, ratio * math.exp(-below), ratio * math.exp(above))
+
+
+# What two whole runs of one program are apart on CPU cores that other guests share, beyond what
+# the rounds of either tell: 1.96 * sqrt(2) * 2 %, the standard deviation of a run's quiet end on
+# such machines (docs/statistics.md).
+RUNS_APART = 0.055
+
+
+def widened(ratio: Estimate, share: float) -> Estimate:
+    """A ratio whose interval also holds what runs are apart by `share`, in 95 of 100."""
+    below = math.hypot(math.log(ratio.value / ratio.low), share)
+    above = math.hypot(math.log(ratio.high / ratio.value), share)
+    return Estimate(ratio.value, ratio.value * math.exp(-below), ratio.value * math.exp(above))
 
 
 def ratio_of(new: Timing, old: Timing) -> Estimate:
@@ -597,25 +610,30 @@ def trend_text(row: Row) -> str:
     return f"{ratio - 1:+.1%} ({len(row.older)})"
 
 
-def grid(
-    heads: list[str], rows: list[list[str]], left: int, gap: int = 2, title: str = ""
-) -> Table:
-    """A table without lines; its first `left` columns are flush left, the others flush right.
+def grid(heads: Sequence[str], rows: list[list[str]], left: int, gap: int = 2) -> Text:
+    """Columns under bold heads: the first `left` flush left, the others flush right.
 
-    A column's cells are lines of one cell, which rich lays out many times as fast as cells.
+    rich.table lays out cells, which takes half a millisecond a row; this is lines for rich to cut.
     """
-    from rich.table import Table
+    from rich.cells import cell_len
+    from rich.text import Text
 
-    style: dict[str, Any] = {"header_style": "bold", "title_style": "bold", "title_justify": "left"}
-    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), title=title or None, **style)
-    for index, head in enumerate(heads):
-        justify: Literal["left", "right"] = "left" if index < left else "right"
-        table.add_column(head, justify=justify, no_wrap=True, max_width=40, vertical="bottom")
-    table.add_row(*("\n".join(column) for column in zip(*rows)))
-    return table
+    split = [head.split("\n") for head in heads]
+    height = max(map(len, split))
+    above = [list(line) for line in zip(*([""] * (height - len(head)) + head for head in split))]
+    widths = [max(map(cell_len, column)) for column in zip(*above, *rows)]
+    lines = []
+    for cells in (*above, *rows):
+        padding = [" " * (width - cell_len(cell)) for width, cell in zip(widths, cells)]
+        parts = [cell + space for cell, space in zip(cells[:left], padding)]
+        parts += [space + cell for cell, space in zip(cells[left:], padding[left:])]
+        lines.append((" " * gap).join(parts).rstrip())
+    text = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+    text.stylize("bold", 0, sum(len(line) + 1 for line in lines[:height]))
+    return text
 
 
-def predictions_table(records: list[Record]) -> Table:
+def predictions_table(records: list[Record]) -> Text:
     """The first image's five best classes with their probabilities, by precision and engine."""
     shown = {
         (record.precision_name, record.engine): record.predictions[:5]
@@ -718,6 +736,9 @@ def agreement_lines(record: Record) -> list[str]:
             what, why = "decisions", "native's own scores are as good as at the limit"
         whole = (found.decided or 0) + found.undecided
         lines.append(f"{found.undecided} undecided of {whole} {what}: {why}")
+    if found.kind == "values":
+        count = record.agreement.images
+        lines.append(f"no classes to compare: the SNR is of {count} image{'s' * (count != 1)}")
     return lines
 
 
@@ -885,10 +906,10 @@ def megabytes(count: float) -> str:
 
 
 def console() -> Console:
-    """rich's console on stdout; plain and 110 columns wide where that is no terminal."""
+    """rich's console on stdout; plain, and wide enough for all columns, if that is no terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
 
 
 def print_records(records: list[dict[str, Any]]) -> None:
@@ -909,7 +930,8 @@ def print_models(models: list[Model]) -> None:
     for model in models:
         for group in model.groups:
             print()
-            out.print(grid(*table_of(group), 2, 1, group.title))
+            out.print(group.title, style="bold", markup=False)
+            out.print(grid(*table_of(group), left=2, gap=1))
             print_lines(answer_lines(group))
         for lines_of in SENTENCES.values():
             print_lines(lines_of(model.records))
@@ -944,7 +966,7 @@ LOOKS = {
 }
 FILLS = {"native": "black", "tensorrt": "0.6", "tftrt": "0.3", "xla": "0.85"}  # of the markers
 CURVES = 3  # batch sizes from which a group is drawn as curves
-CURVES_HEIGHT = 9  # rows of bars that curves are as high as
+CURVES_HEIGHT = 12  # rows of bars that curves are as high as
 FEW_STEPS = 300  # up to which each step is a dot
 BANDS = 50  # consecutive parts that more steps are summed up in
 
@@ -1387,9 +1409,11 @@ def compare_case(
     if new.status == "failed":
         return [[new.case, "", "", f"fails now: {new.error}"]], True
     rows, lost = [], False
-    for inputs in new.timings.keys() & old.timings.keys():
-        now, then = new.timings[inputs], old.timings[inputs]
-        ratio, low, high = ratio_of(now, then)
+    for inputs, now in new.timings.items():
+        if inputs not in old.timings:
+            continue
+        then = old.timings[inputs]
+        ratio, low, high = widened(ratio_of(now, then), 0.0 if new.gpu else RUNS_APART)
         lost |= fail_slower is not None and high < 1 - fail_slower / 100
         known = verdict(ratio, low, high) + doubt_text(max(1, min(now.rounds, then.rounds)))
         interval = f"{low:.3f} to {high:.3f}"

@@ -1801,11 +1801,11 @@ def read_arrays(given: str, flag: str) -> Feed:
     path = Path(given)
     if not path.exists():
         raise UserError(f"{given}: no such file: pass a .npz, or a folder of .npy, with {flag}")
-    try:
+    try:  # by default NumPy loads no objects, which could run code
         if path.is_dir():
             files = sorted(path.glob("*.npy"))
-            return {file.stem: np.load(file, allow_pickle=False) for file in files}
-        with np.load(path, allow_pickle=False) as arrays:
+            return {file.stem: np.load(file) for file in files}
+        with np.load(path) as arrays:
             return dict(arrays)
     # NumPy raises what zipfile, zlib and its own parser happen to raise.
     except Exception as error:
@@ -4028,9 +4028,8 @@ def input_type(layer: dict[str, Any]) -> str:
 
 
 TENSORRT = TensorRt()
-ENGINES: dict[str, Engine] = {
-    engine.name: engine for engine in (Native(), TENSORRT, TfTrt(), Xla(), OnnxRuntime())
-}
+ALL_ENGINES: tuple[Engine, ...] = (Native(), TENSORRT, TfTrt(), Xla(), OnnxRuntime())
+ENGINES = {engine.name: engine for engine in ALL_ENGINES}
 AUTO = ("tensorrt", "tftrt", "xla", "onnxruntime")  # the order in which auto looks
 
 
@@ -5019,7 +5018,7 @@ def judge_agreement(
         if kinds[name] in CLASS_KINDS:
             found.changed = changed_classes(*pair, changed, samples, config)
         if not is_same(found):
-            note = agreement_note(result.case.precision, found, samples.unit)
+            note = agreement_note(result.case.precision, found, len(pair[0]), samples.unit)
             result.notes.append(note + of_which)
         by_output[name] = found
     if by_output:
@@ -5071,13 +5070,12 @@ def keeps_decisions(found: OutputAgreement) -> bool:
 DECIDED = {"scores": "decisions", "ids": "values", "class_map": "pixels"}  # others: samples
 
 
-def agreement_note(precision: str, found: OutputAgreement, unit: str = "images") -> str:
-    """The sentence on an output that a precision changed."""
+def agreement_note(precision: str, found: OutputAgreement, count: int, unit: str = "images") -> str:
+    """The sentence on an output that a precision changed, of so many images or samples."""
     if keeps_decisions(found):
-        return (
-            f"{precision.upper()} changed the outputs: {found.snr_db:.1f} dB signal to noise, "
-            f"lowest cosine {found.cosine:.3f}"
-        )
+        noise = f"{found.snr_db:.1f} dB signal to noise, lowest cosine {found.cosine:.3f}"
+        counted = f"{count:,} {unit if count != 1 else unit.removesuffix('s')}"
+        return f"{precision.upper()} changed the outputs of {counted}: {noise}"
     what = DECIDED.get(found.kind, unit)
     share = f"{found.same} of {found.decided} {what} as in native"
     return f"{precision.upper()} changed the predictions: {share}"

@@ -367,7 +367,7 @@ def test_native_s_outputs_come_from_a_device_that_has_them(bench, team):
 def test_the_reference_takes_a_small_step_where_the_largest_is_to_be_found(bench, job):
     """All of 512 photographs at once may not fit."""
     images = types.SimpleNamespace(pixels=range(512))
-    unknown = bench.dataclasses.replace(job, images=images)
+    unknown = bench.dataclasses.replace(job, samples=images)
     assert bench.reference_job(job.config, [unknown]).case.batch_size == 32
     known = bench.dataclasses.replace(unknown, case=bench.Case("xla", "fp16", 64))
     assert bench.reference_job(job.config, [unknown, known]).case.batch_size == 64
@@ -488,7 +488,8 @@ def test_the_table_has_the_order_of_the_cases(bench):
         ("native", "native", 8),
         ("xla", "fp32", 8),
     ]
-    records = [dict(zip(("engine", "precision", "batch_size"), row)) for row in batches]
+    names = ("engine", "precision", "batch_size")
+    records = [types.SimpleNamespace(**dict(zip(names, row))) for row in batches]
     assert [bench.turn_of(cases, record) for record in records] == [2, 1, 0, 1]
 
 

@@ -108,7 +108,8 @@ def test_signal_to_noise_sees_a_single_number(bench):
     found, _ = bench.output_agreement(ours, theirs, "values")
     assert found.cosine == 1 and found.snr_db == pytest.approx(20 * np.log10(2))
     assert not bench.is_same(found)
-    assert "6.0 dB" in bench.agreement_note("int8", found)
+    note = "INT8 changed the outputs of 4 images: 6.0 dB signal to noise, lowest cosine 1.000"
+    assert bench.agreement_note("int8", found, 4) == note
     assert bench.output_agreement(theirs, theirs, "values")[0].snr_db is None
 
 

@@ -496,17 +496,16 @@ def stages(request, monkeypatch):
 
 @pytest.fixture(scope="session")
 def weights_of(tmp_path_factory):
-    """Gives the bytes of ResNet-50 v2's weights as Keras keeps them, but random."""
+    """Gives the bytes of ResNet-50 v2's weights as Keras keeps them, but random, for those stages
+    that are in place.
+    """
     import tensorflow as tf
 
     @functools.cache
     def make(stages):
         tf.keras.utils.set_random_seed(7)
-        path = tmp_path_factory.mktemp("weights") / "w.h5"
-        with pytest.MonkeyPatch.context() as patch:
-            if stages == "narrow":
-                narrow(patch)
-            tf.keras.applications.ResNet50V2(weights=None).save(path)
+        path = tmp_path_factory.mktemp("weights") / f"{stages}.h5"
+        tf.keras.applications.ResNet50V2(weights=None).save(path)
         return path.read_bytes()
 
     return make

@@ -512,6 +512,12 @@ def test_changed_and_undecided_images_are_said_with_their_number(run, written, k
     assert " 1/8 " in ran.stdout and " 0/0 " in ran.stdout
 
 
+def test_of_values_the_number_of_images_is_said(run, written, kept):
+    """The table has no share beside their signal to noise, in whose place n would stand."""
+    ran = run(written([kept[0], judged(kept[2], "values", images=8)]))
+    assert "FP16 onnxruntime 4: no classes to compare: the SNR is of 8 images" in ran.stdout
+
+
 def test_files_are_read_as_one_newest_last(report, written, kept):
     day = "2026-01-0{}T00:00:00+00:00".format
     old = written([scaled(kept[0], 1, device="A", time=day(1))], "old.jsonl")
@@ -613,16 +619,20 @@ def test_runs_of_rounds_are_compared_by_their_undisturbed_speeds(run, written, k
     assert busy["timings"]["device"]["statistics"]["fps_typical"] == pytest.approx(4 / 0.12)
     before = written([old], "before.jsonl")
     ran = run(written([busy]), f"--compare={before}")
-    assert re.search(r"FP16 onnxruntime 4 +1\.000 +1\.000 to 1\.000 +same *$", ran.stdout, re.M), (
+    assert re.search(r"FP16 onnxruntime 4 +1\.000 +0\.946 to 1\.057 +same *$", ran.stdout, re.M), (
         ran.stdout
     )
     slower = copy.deepcopy(old)
     numbers = slower["timings"]["device"]["statistics"]
     numbers |= {
-        name: 0.9 * value for name, value in numbers.items() if name.startswith("fps_undisturbed")
+        name: 0.88 * value for name, value in numbers.items() if name.startswith("fps_undisturbed")
     }
     ran = run(written([slower]), f"--compare={before}", "--fail_slower=5")
-    assert ran.returncode == 3 and re.search(r"0\.900 .*slower *$", ran.stdout, re.M), ran.stdout
+    assert ran.returncode == 3 and re.search(r"0\.880 .*slower *$", ran.stdout, re.M), ran.stdout
+    for record in (old, slower):
+        record["gpu"] = {"driver": "580", "compute_capability": "9.0"}
+    ran = run(written([slower]), f"--compare={written([old], 'before.jsonl')}")
+    assert "0.880 to 0.880" in ran.stdout, "runs on a GPU are as far apart as their rounds"
 
 
 def test_p99_has_a_mark_and_the_reason_where_steps_are_too_few(run, written, kept, bench):

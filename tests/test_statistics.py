@@ -248,6 +248,17 @@ def test_recorded_runs_hold_what_the_others_say(bench, estimate):
     assert held / 15 >= 0.9 and by_steps / 15 < 0.5
 
 
+def test_runs_on_shared_cores_are_apart_by_more_than_their_rounds_tell(report):
+    """As the root of the sum of squares, in logarithms."""
+    ratio = report.Estimate(0.97, 0.97 / 1.02, 0.97 * 1.02)
+    value, low, high = report.widened(ratio, report.RUNS_APART)
+    reach = np.exp(np.hypot(np.log(1.02), report.RUNS_APART))
+    assert (value, low, high) == pytest.approx((0.97, 0.97 / reach, 0.97 * reach))
+    assert report.verdict(*ratio) == "slower"
+    assert report.verdict(value, low, high) == "same"
+    assert report.widened(ratio, 0.0) == pytest.approx(ratio)
+
+
 def test_ratio_of_two_runs_by_hand(report):
     """Both ends 10 % off: together the root of two times that, in logarithms."""
     ratio, low, high = report.ratio_of_estimates((200, 200 / 1.1, 220), (100, 100 / 1.1, 110))

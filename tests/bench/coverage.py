@@ -262,7 +262,8 @@ def verdict_share(report, estimates, slower):
     found = []
     for old, new in itertools.permutations(estimates, 2):
         new = bench.Estimate(*(end / (1 + slower / 100) for end in new))
-        found.append(report.verdict(*report.ratio_of_estimates(new, old)))
+        ratio = report.widened(report.ratio_of_estimates(new, old), report.RUNS_APART)
+        found.append(report.verdict(*ratio))
     return f"{100 * found.count('slower' if slower else 'same') / len(found):.0f}"
 
 

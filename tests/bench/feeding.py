@@ -21,7 +21,7 @@ def main():
         resident, host = (timings[inputs].throughput for inputs in ("device", "host"))
         ratios.append(host / resident)
     print(
-        f"{job.case}, {job.graph.dtype} from the host: {statistics.median(ratios):.3f} of the resident "
+        f"{job.case}, {job.graph.dtype} from the host: {statistics.median(ratios):.3f} of the "
         f"burst ({min(ratios):.3f} to {max(ratios):.3f}, {ROUNDS} rounds in turn; {resident:,.0f} "
         f"images/s resident; load {os.getloadavg()[0]:.1f})"
     )

@@ -5,8 +5,8 @@
 The records are a fleet's: real ones of four precisions (tests/data/records_2.jsonl), at four batch
 sizes, on so many devices that each case ran --runs times; --runs=1 gives every record a row of its
 own. Each has --steps steps in each of two places of its input, in five rounds, with speeds,
-times and notes of its own. A line a command: seconds, those that it had a core for,
-and the highest memory of its process.
+times and notes of its own. A line a command: seconds, how many of them it had a core, and the
+highest memory of its process.
 """
 
 import argparse
@@ -46,12 +46,13 @@ def fleet(count, runs, steps):
     for index in range(count):
         run, rest = divmod(index, cases * devices)
         device, case = divmod(rest, cases)
-        record = faster(real[case % len(real)], pick, steps)
+        size = BATCH_SIZES[case // len(real)]
+        record = at_batch_size(real[case % len(real)], size, pick, steps)
         when = START + datetime.timedelta(hours=run, seconds=index)
         kind = record["device"]
         record |= {
             "time": when.isoformat(timespec="seconds"),
-            "batch_size": BATCH_SIZES[case // len(real)],
+            "batch_size": size,
             "device": f"{kind} (node-{device // 8}, gpu{device % 8})",
             "device_kind": kind,
         }
@@ -59,19 +60,20 @@ def fleet(count, runs, steps):
         yield record
 
 
-def faster(record, pick, steps):
-    """The record with other speeds, and so many steps."""
-    factor = pick.lognormvariate(0, 0.2)
+def at_batch_size(record, size, pick, steps):
+    """The record as of another batch size and another run, with so many steps."""
+    faster = size**0.3 * pick.lognormvariate(0, 0.05)
+    longer = size / record["batch_size"] / faster
     record = copy.deepcopy(record)
     for timing in record["timings"].values():
-        usual = timing["statistics"]["latency_median"] / factor
+        usual = timing["statistics"]["latency_median"] * longer
         timing["seconds"] = [usual * pick.lognormvariate(0, 0.03) for _ in range(steps)]
-        timing["throughput"] *= factor
+        timing["throughput"] *= faster
         for name in timing["statistics"]:
             if name.startswith("fps"):
-                timing["statistics"][name] *= factor
+                timing["statistics"][name] *= faster
             elif name.startswith("latency"):
-                timing["statistics"][name] /= factor
+                timing["statistics"][name] *= longer
     record["rounds"] = [rounds_of(record, part) for part in range(5)]
     return record
 
@@ -103,7 +105,7 @@ def measure(name, words, out):
     cpu = usage.ru_utime + usage.ru_stime
     ended = f"status {process.returncode}, load {load:.1f}"
     print(
-        f"{name:10} {seconds:5.1f} s ({cpu:.1f} of a core)  {memory:4.0f} MB  {ended}", flush=True
+        f"{name:10} {seconds:5.1f} s ({cpu:.1f} with a core)  {memory:4.0f} MB  {ended}", flush=True
     )
 
 
@@ -117,8 +119,10 @@ def main():
             for record in fleet(options.records, options.runs, options.steps):
                 lines.write(json.dumps(record) + "\n")
         one.write_text(json.dumps(record) + "\n")
-        size = many.stat().st_size / 1e6
-        print(f"{options.records:,} records, {size:,.0f} MB; {os.cpu_count()} cores", flush=True)
+        megabytes = many.stat().st_size / 1e6
+        print(
+            f"{options.records:,} records, {megabytes:,.0f} MB; {os.cpu_count()} cores", flush=True
+        )
         measure("table", [many, f"--compare={one}"], folder / "table.txt")
         measure("picture", [many, f"--output={folder / 'many.png'}"], folder / "picture.txt")
         measure("page", [many, f"--output={folder / 'many.html'}"], folder / "page.txt")

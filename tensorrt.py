@@ -6532,6 +6532,8 @@ def coverage_notes(precision: str, facts: dict[str, Any]) -> list[str]:
             "compiled its kernels, which takes minutes the first time; a newer TensorFlow may "
             "have it"
         )
+    if precision == "int8" and (layers := facts.get("recurrent_nodes")):
+        notes.append(f"INT8 leaves recurrent layers in float: {layers} of {facts['nodes']} layers")
     ran = facts.get("executed_share_of_nodes", 1)
     if precision == "fp16" and ran == 0:
         notes.append(

@@ -366,7 +366,7 @@ def test_native_s_outputs_come_from_a_device_that_has_them(bench, team):
 
 def test_the_reference_takes_a_small_step_where_the_largest_is_to_be_found(bench, job):
     """All of 512 photographs at once may not fit."""
-    images = types.SimpleNamespace(pixels=range(512))
+    images = images_of(bench, bench.np.zeros((512, 1, 1, 3), "uint8"))
     unknown = bench.dataclasses.replace(job, samples=images)
     assert bench.reference_job(job.config, [unknown]).case.batch_size == 32
     known = bench.dataclasses.replace(unknown, case=bench.Case("xla", "fp16", 64))

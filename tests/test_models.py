@@ -4,12 +4,17 @@ Each family is built once (tests/families.py) and goes through native and ONNX R
 precision; the slow sweep adds XLA and plans of tensorrt-rtx.
 """
 
+import ctypes
+import dataclasses
+import hashlib
 import json
+import sys
+import types
 
 import families
 import numpy as np
 import pytest
-from helpers import validate
+from helpers import images_of, validate
 
 ALL = ("--native", "--fp32", "--fp16", "--int8", "--engine=onnxruntime")
 # The least signal to noise in dB of each output: FP32, FP16, INT8.
@@ -25,6 +30,22 @@ def family(tmp_path_factory):
         if name not in written:
             path, samples, arrays = families.write(name, tmp_path_factory.mktemp(name))
             written[name] = f"--savedmodel_dir={path}", f"--samples={samples}", arrays
+        return written[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def frozen(bench, family, tmp_path_factory):
+    """A family's frozen graph, which loads in a moment, and its arrays."""
+    written = {}
+
+    def make(name):
+        if name not in written:
+            folder = tmp_path_factory.mktemp("frozen")
+            words = ["tensorrt.py", family(name)[0], f"--output_dir={folder}", "--noisolate"]
+            graph = bench.load_graph(bench.parse_flags(words))
+            written[name] = f"--frozen_graph={graph.path}", family(name)[2]
         return written[name]
 
     return make
@@ -69,6 +90,40 @@ def test_a_family_keeps_its_answers(main, family, name):
         if "labels" in arrays:
             assert record["accuracy"]["top1"] >= 0.9 and record["accuracy"]["images"] == 96
     assert found["int8"]["artifact"]["proof"]["low_nodes"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_a_family_goes_everywhere(bench, main, family, name):
+    """XLA, inputs from the host, and plans of every precision."""
+    model, samples, arrays = family(name)
+    flags = (model, samples, "--batch_size=5", "--inputs=both", "--num_loops=4")
+    found = by_precision(main("--native", "--fp32", "--engine=xla", *flags))
+    assert found["fp32"]["agreement"]["same_model"]
+    assert found["fp32"]["timings"].keys() == {"device", "host"}
+    if "labels" in arrays:
+        assert found["fp32"]["accuracy"]["top1"] >= 0.9
+    if reason := bench.ENGINES["tensorrt"].why_not_build("fp16"):
+        pytest.skip(reason)
+    plans = main(*ALL[1:4], "--engine=tensorrt", "--build_only", model, samples, "--batch_size=5")
+    assert plans.status == 0, plans.err
+    assert [record["status"] for record in plans.records] == ["built"] * 3
+    for record in plans.records:
+        assert record["artifact"]["bytes"] > 0
+
+
+@pytest.mark.slow
+def test_on_shares_of_the_cores(command, family, tmp_path):
+    """Samples reach several processes at once; the largest batch is found for them too."""
+    model, samples, _ = family("lstm")
+    flags = ("--native", "--fp32", "--engine=onnxruntime", "--num_loops=6", "--num_warmup=1")
+    words = (model, samples, *flags, "--batch_size=4", f"--output_dir={tmp_path}")
+    ran = command("--gpus=cpu:2", *words, program="fleet.py")
+    assert ran.returncode == 0, ran.stderr
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert len(records) == 4 and all(record["accuracy"]["top1"] >= 0.9 for record in records)
+    assert "samples/s" in ran.stderr and "images/s" not in (tmp_path / "log.txt").read_text()
 
 
 # ------------------------------------------------------------------------------------------ inputs
@@ -122,8 +177,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_wrong_samples_are_one_line_with_what_is_wanted(main, family, tmp_path, what):
-    model, _, arrays = family("towers")
+def test_wrong_samples_are_one_line_with_what_is_wanted(main, frozen, tmp_path, what):
+    model, arrays = frozen("towers")
     changes, words = BAD[what]
     if changes is not None:
         mixed = {name: array for name, array in {**arrays, **changes}.items() if array is not None}
@@ -135,9 +190,9 @@ def test_wrong_samples_are_one_line_with_what_is_wanted(main, family, tmp_path, 
         assert line.endswith(f"frozen_graph.pb takes {wanted}")
 
 
-def test_a_file_that_is_none(main, family, tmp_path):
+def test_a_file_that_is_none(main, frozen, tmp_path):
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 no archive")
-    line = one_error(main("--native", family("towers")[0], f"--samples={tmp_path}/x.npz"))
+    line = one_error(main("--native", frozen("towers")[0], f"--samples={tmp_path}/x.npz"))
     assert "cannot be read as arrays of numbers" in line and "numpy.savez" in line
 
 
@@ -164,9 +219,9 @@ def test_open_dimensions_are_asked_for(main, family):
         ("--labels=missing.txt", "cannot be read as names of classes"),
     ],
 )
-def test_wrong_flags_are_one_line(main, family, flag, words):
+def test_wrong_flags_are_one_line(main, frozen, flag, words):
     flags = ["--input_shape=ids:6,mask:6,types:6", flag]
-    assert words in one_error(main("--native", family("bert")[0], *flags))
+    assert words in one_error(main("--native", frozen("bert")[0], *flags))
 
 
 def test_random_data_is_said_and_follows_the_flags(main, family):
@@ -341,8 +396,156 @@ def test_flags_that_exclude_each_other(main, forms):
     assert "--samples and images exclude each other" in line
 
 
+def test_samples_travel_as_plain_data(bench):
+    """As Ray's store has them."""
+    arrays = {"x": np.arange(6.0).reshape(3, 2)}
+    samples = bench.Samples(arrays, ["a", "b", "c"], [1, 2, 3], whole={"y": np.ones(2)})
+    again = bench.samples_of(dataclasses.asdict(samples))
+    assert again.digest() == samples.digest() and again.labels == samples.labels
+    images = images_of(bench, np.zeros((2, 4, 4, 3), np.uint8), preprocessing="caffe")
+    again = bench.samples_of(dataclasses.asdict(images))
+    assert isinstance(again, bench.Images) and again.preprocessing == "caffe"
+
+
 def test_json(main, family):
     """A record is JSON, whatever its types."""
     model, samples, _ = family("scalar")
     (record,) = main("--native", model, samples, "--batch_size=2").records
     assert json.loads(json.dumps(record)) == record
+
+
+# ------------------------------------------------------------- the TensorRT runner, without a GPU
+
+
+class Memory:
+    """Stands for a buffer of cuda.core's: host memory."""
+
+    def __init__(self, size):
+        self.bytes = (ctypes.c_ubyte * max(size, 1))()
+        self.handle = ctypes.addressof(self.bytes)
+
+    def copy_to(self, other, stream):
+        stream.steps.append("copy")
+        ctypes.memmove(other.handle, self.handle, len(self.bytes))
+
+
+class Stream:
+    handle = 1
+
+    def __init__(self):
+        self.steps = []
+
+    def sync(self):
+        pass
+
+    def wait(self, event):
+        self.steps.append("wait")
+
+    def record(self):
+        return self
+
+
+class Context:
+    """Stands for TensorRT's execution context: sum = a + b, double = 2 a."""
+
+    def __init__(self):
+        self.shapes, self.addresses = {}, {}
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = shape
+
+    def get_tensor_shape(self, name):
+        return self.shapes["a" if name == "double" else name if name in "ab" else "a"]
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+
+    def is_stream_capturable(self, stream):
+        return False
+
+    def array(self, name):
+        shape = self.get_tensor_shape(name)
+        kind = np.int32 if name == "b" else np.float32
+        raw = (ctypes.c_ubyte * (4 * int(np.prod(shape)))).from_address(self.addresses[name])
+        return np.ctypeslib.as_array(raw).view(kind).reshape(shape)
+
+    def execute_async_v3(self, stream):
+        self.array("sum")[:] = self.array("a") + self.array("b")
+        self.array("double")[:] = 2 * self.array("a")
+        return True
+
+
+@pytest.fixture
+def two_by_two(bench, tmp_path, monkeypatch):
+    """TensorRtRunner around a plan of two inputs and two outputs, in host memory."""
+    device = types.SimpleNamespace(
+        set_current=lambda: None, create_stream=Stream, allocate=lambda size, stream: Memory(size)
+    )
+    core = types.ModuleType("cuda.core")
+    core.Device = lambda index: device
+    core.LegacyPinnedMemoryResource = lambda: types.SimpleNamespace(allocate=Memory)
+    monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "cuda.core", core)
+    names = ("sum", "b", "double", "a")
+    types_of = {"b": "INT32"}
+    inspector = types.SimpleNamespace(get_engine_information=lambda form: '{"Layers": []}')
+    context = Context()
+    engine = types.SimpleNamespace(
+        num_io_tensors=4,
+        get_tensor_name=lambda index: names[index],
+        get_tensor_mode=lambda name: "in" if name in "ab" else "out",
+        get_tensor_dtype=lambda name: types.SimpleNamespace(name=types_of.get(name, "FLOAT")),
+        create_execution_context=lambda: context,
+        create_engine_inspector=lambda: inspector,
+    )
+    trt = types.SimpleNamespace(
+        ILogger=type("ILogger", (), {"ERROR": 1, "INTERNAL_ERROR": 2}),
+        Runtime=lambda logger: types.SimpleNamespace(deserialize_cuda_engine=lambda plan: engine),
+        TensorIOMode=types.SimpleNamespace(INPUT="in", OUTPUT="out"),
+        LayerInformationFormat=types.SimpleNamespace(JSON=0),
+    )
+    config = bench.parse_flags(["tensorrt.py", f"--output_dir={tmp_path}"])
+    job = bench.Job(bench.Case("tensorrt", "fp32", 2), config, None, None)
+    (tmp_path / "x.engine").write_bytes(b"plan")
+    artifact = bench.Artifact(str(tmp_path / "x.engine"), hashlib.sha256(b"plan").hexdigest())
+    feed = {"a": np.ones((2, 3), np.float32), "b": np.full((2, 3), 4, np.int64)}
+    return bench.TensorRtRunner(trt, job, artifact, feed), feed
+
+
+def test_tensorrt_s_tensors_are_copied_by_name(two_by_two):
+    """Also int64 for a plan that takes int32, as TensorRT 8.5 makes of it."""
+    runner, feed = two_by_two
+    found = runner.infer(feed)
+    assert found["sum"].tolist() == [[5.0] * 3] * 2 and found["double"].tolist() == [[2.0] * 3] * 2
+    runner.prefetch({**feed, "a": feed["a"] * 3}, 5)()
+    for slot in runner.slots:
+        assert slot.host["sum"].tolist() == [[7.0] * 3] * 2
+    assert found["sum"].tolist() == [[5.0] * 3] * 2, "an earlier result stays what it was"
+    assert runner.copies.steps.count("copy") == 10 and runner.stream.steps.count("wait") == 5
+
+
+def test_an_output_whose_shape_depends_on_the_data_is_refused(bench, two_by_two):
+    runner, _ = two_by_two
+    runner.context.get_tensor_shape = lambda name: (2, -1)
+    with pytest.raises(bench.UserError, match="leave it out with --output_node"):
+        runner.array_like("sum")
+
+
+# --------------------------------------------------------------------------------------- precision
+
+
+def test_recurrent_layers_count_as_not_quantised(main, family):
+    """An LSTM's INT8 file had a coverage of 100 %: that of the one matrix product behind it."""
+    for name in ("gru", "lstm"):
+        model, samples, _ = family(name)
+        ran = main("--int8", "--engine=onnxruntime", model, samples, "--batch_size=4")
+        proof = ran.records[0]["artifact"]["proof"]
+        assert proof["nodes"] > proof["low_nodes"] == 1, name
+    assert "INT8 leaves recurrent layers in float: 1 of 2 layers" in ran.records[0]["notes"]
+
+
+def test_attention_counts_as_float16(family, main):
+    """Products of two activations have no weight whose type would tell."""
+    model, samples, _ = family("bert")
+    ran = main("--fp16", "--engine=onnxruntime", model, samples, "--batch_size=4")
+    assert ran.records[0]["artifact"]["proof"]["share_of_nodes"] == 1

@@ -625,7 +625,8 @@ def typed_ranges(model: Any, ranges: Ranges) -> dict[str, tuple[Any, Any]]:
     data = {}
     for name, (low, high) in ranges.items():
         kind = np.float16 if name in half else np.float32
-        data[name] = kind(low), kind(high)
+        most = float(np.finfo(kind).max)  # beyond it is what the type makes of a mask's -1e9
+        data[name] = kind(max(low, -most)), kind(min(high, most))
     return data
 
 

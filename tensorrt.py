@@ -4911,7 +4911,7 @@ def judge(
     if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif reference is not None and result.case.precision != "native":
-        judge_agreement(result, reference, samples, config, graph)
+        judge_agreement(result, outputs, reference, samples, config, graph)
     judge_accuracy(result, outputs[main], kind, samples, config)
 
 
@@ -4998,7 +4998,7 @@ def kinds_of(graph: Graph, outputs: Feed, config: Config) -> dict[str, str]:
 
 
 def judge_agreement(
-    result: Result, reference: Feed, samples: Samples, config: Config, graph: Graph
+    result: Result, outputs: Feed, reference: Feed, samples: Samples, config: Config, graph: Graph
 ) -> None:
     """Adds the agreement of each output with native's, and a sentence where it changed."""
     if not all_finite(reference):
@@ -5006,13 +5006,12 @@ def judge_agreement(
         return
     by_output = {}
     kinds = result.kinds or {}
-    outputs = result.outputs or {}
     for tensor in graph.outputs:
         name = tensor.name
         of_which = f" ({tensor.title})" if len(graph.outputs) > 1 else ""
-        pair = comparable(outputs.get(name), reference.get(name), len(samples))
+        pair = comparable(outputs.get(name), reference.get(name), graph.has_rows(tensor))
         if pair is None:
-            result.notes.append(f"not compared, its shape is another than native's{of_which}")
+            result.notes.append(f"not compared, it is empty or has another shape or batch size in native{of_which}")
             continue
         found, changed = output_agreement(*pair, kinds[name], named_classes(config))
         if kinds[name] in CLASS_KINDS:
@@ -5028,12 +5027,18 @@ def judge_agreement(
 
 
 def comparable(
-    ours: np.ndarray | None, theirs: np.ndarray | None, count: int
+    ours: np.ndarray | None, theirs: np.ndarray | None, by_samples: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """As many of the first `count` rows as both outputs have; None where they differ in shape."""
+    """As many rows as both outputs have; None where they differ in shape, or are empty.
+
+    Args:
+      by_samples: a row is a sample; else a step, which at another batch size has other samples.
+    """
     if ours is None or theirs is None or ours.shape[1:] != theirs.shape[1:]:
         return None
-    count = min(len(ours), len(theirs), count)
+    if ours.size == 0 or (len(ours) != len(theirs) and not by_samples):
+        return None
+    count = min(len(ours), len(theirs))
     return ours[:count], theirs[:count]
 
 

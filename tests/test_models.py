@@ -414,6 +414,157 @@ def test_json(main, family):
     assert json.loads(json.dumps(record)) == record
 
 
+# ----------------------------------------------------------------------------------------- outputs
+
+
+def test_each_output_has_its_kind(main, family):
+    """A detector's boxes are numbers, its scores decisions; a U-Net's map has a class a pixel."""
+    ran = main(*ALL[:2], ALL[4], *family("detector")[:2], "--batch_size=32")
+    names = titles(ran.records[0])
+    kinds = ran.records[1]["kinds"]
+    assert kinds == {names["boxes"]: "values", names["scores"]: "scores"}
+    outputs = ran.records[1]["agreement"]["outputs"]
+    assert "decided" not in outputs[names["boxes"]]
+    scores = outputs[names["scores"]]
+    assert scores["decided"] + scores["undecided"] == 96 * 64
+    ran = main(*ALL[:2], ALL[4], *family("u_net")[:2], "--batch_size=32")
+    (found,) = ran.records[1]["agreement"]["outputs"].values()
+    assert found["kind"] == "class_map" and "top5" not in found
+    assert found["same"] == found["decided"] > 0.9 * 32 * 32 * 32
+    assert found["top1"] == 1 and ran.records[1]["agreement"]["images"] == 32
+
+
+def test_a_changed_class_map_is_said(bench):
+    """One pixel in five has another class."""
+    theirs = np.zeros((2, 5, 5, 3), np.float32)
+    theirs[..., 0] = 1
+    ours = theirs.copy()
+    ours[:, 0] = [0, 0.6, 0.4]
+    found, _ = bench.output_agreement(ours, theirs, "class_map")
+    assert (found.same, found.decided, found.top1) == (40, 50, 0.8)
+    note = bench.agreement_note("int8", found, 2, "samples")
+    assert note == "INT8 changed the predictions: 40 of 50 pixels as in native"
+    first = np.moveaxis(theirs, -1, 1)
+    found, _ = bench.output_agreement(np.moveaxis(ours, -1, 1), first, "class_map")
+    assert found.top1 == 0.8, "channels first"
+
+
+def logit_map(tf, v1):
+    scan = v1.placeholder(tf.float32, [None, 6, 6, 2], name="scan")
+    weights = np.random.default_rng(0).normal(size=(3, 3, 2, 4)).astype(np.float32)
+    tf.nn.conv2d(scan, weights, 1, "SAME", name="map")
+
+
+def test_labels_tell_that_a_map_has_classes(main, graph_file, tmp_path):
+    """Logits of a map could be an image as well: a name for each channel settles it."""
+    path = graph_file(logit_map)
+    (tmp_path / "labels.txt").write_text("sky\nroad\ncar\ntree\n")
+    flags = (f"--frozen_graph={path}", "--native", "--fp32", "--engine=onnxruntime")
+    ran = main(*flags, "--batch_size=2")
+    assert ran.records[0]["kinds"] == {"map:0": "values"}
+    ran = main(*flags, "--batch_size=2", f"--labels={tmp_path}/labels.txt")
+    assert ran.records[0]["kinds"] == {"map:0": "class_map"}
+    assert ran.records[1]["agreement"]["outputs"]["map:0"]["top1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("names.txt", "low\nhigh\n"),
+        ("list.json", '["low", "high"]'),
+        ("ids.json", '{"1": "high", "0": "low"}'),
+        ("bom.txt", "\ufefflow\r\nhigh"),
+    ],
+)
+def test_labels_name_the_classes(main, frozen, tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    flags = ("--input_shape=ids:6,mask:6,types:6", "--batch_size=2", f"--labels={tmp_path / name}")
+    ran = main("--native", frozen("bert")[0], "--output_node=Identity", *flags)
+    assert ran.status == 0, ran.err
+    assert {label for label, _ in ran.records[0]["predictions"]} == {"low", "high"}
+
+
+def test_labels_of_another_number_are_said(main, frozen, tmp_path):
+    (tmp_path / "x.txt").write_text("a\nb\nc\n")
+    flags = ("--input_shape=ids:6,mask:6,types:6", "--batch_size=2", f"--labels={tmp_path}/x.txt")
+    ran = main("--native", frozen("bert")[0], "--output_node=Identity", *flags)
+    said = [note for note in ran.records[0]["notes"] if "names 3 classes" in note]
+    assert said and "the output has 2" in said[0]
+
+
+def test_class_ids_are_not_imagenet_s(main, graph_file):
+    """A thousand classes of something else are counted as they come."""
+
+    def build(tf, v1):
+        table = np.random.default_rng(0).normal(size=(9, 1000)).astype(np.float32)
+        ids = v1.placeholder(tf.int32, [None], name="word")
+        tf.nn.softmax(tf.gather(table, ids), name="out")
+
+    ran = main(f"--frozen_graph={graph_file(build)}", "--batch_size=2")
+    assert ran.status == 0, ran.err
+    assert all(label.startswith("class ") for label, _ in ran.records[0]["predictions"])
+    assert not any("shifted by one" in note for note in ran.records[0]["notes"])
+
+
+def test_large_outputs_are_judged_on_some_samples(bench, main, family, monkeypatch):
+    """512 maps of a segmentation network would be gigabytes."""
+    monkeypatch.setattr(bench, "MOST_OUTPUT_BYTES", 3 * 32 * 32 * 2 * 4)
+    ran = main(*ALL[:2], ALL[4], *family("u_net")[:2], "--batch_size=8")
+    assert ran.status == 0, ran.err
+    assert ran.records[1]["agreement"]["images"] == 3
+    said = "agreement is judged on 3 of 32 samples: the outputs of one take 0.0 MB"
+    assert all(said in record["notes"] for record in ran.records)
+
+
+def counted(tf, v1):
+    values = v1.placeholder(tf.float32, [None, 4], name="values")
+    tf.argmax(values, 1, name="best")
+    tf.reduce_sum(values, name="total")
+    tf.boolean_mask(values, values[:, 0] > 0, name="kept")
+
+
+def test_integers_totals_and_shapes_of_the_data(main, graph_file, tmp_path):
+    """Ids are compared as such, a total step by step, what differs in length not at all."""
+    values = np.random.default_rng(0).normal(size=(12, 4))
+    values[:, 0] = np.where(np.arange(12) < 6, 1, -1)  # four, two and none are kept
+    np.savez(tmp_path / "x.npz", values=values)
+    flags = (f"--frozen_graph={graph_file(counted)}", f"--samples={tmp_path}/x.npz")
+    ran = main("--native", "--fp32", "--engine=onnxruntime", *flags, "--batch_size=4")
+    assert ran.status == 0, ran.err
+    names = {name.partition(":")[0]: name for name in ran.records[1]["kinds"]}
+    outputs = ran.records[1]["agreement"]["outputs"]
+    best = outputs[names["best"]]
+    assert (best["kind"], best["same"], best["decided"]) == ("ids", 12, 12)
+    assert (
+        outputs[names["total"]]["kind"] == "values" and ran.records[1]["agreement"]["images"] == 12
+    )
+    assert any("its shape depends on the data" in note for note in ran.records[1]["notes"])
+
+
+def test_a_state_is_compared_where_native_ran_the_same_batch(main, family):
+    """It has no rows: after eight samples it is another than after thirty-two."""
+    model, samples, _ = family("state")
+    flags = (model, samples, "--fp32", "--engine=onnxruntime", "--batch_size=8,32")
+    first, second = main(*flags).records
+    names = titles(first)
+    assert names["next"] not in first["agreement"]["outputs"]
+    assert any(note.endswith("(next)") for note in first["notes"])
+    assert second["agreement"]["outputs"].keys() == set(names.values())
+    first, second = main("--native", *flags).records[1::2]
+    assert first["agreement"]["outputs"].keys() == second["agreement"]["outputs"].keys()
+
+
+def test_the_output_does_not_depend_on_the_input_is_still_found(main, graph_file):
+    def build(tf, v1):
+        ids = v1.placeholder(tf.int32, [None, 3], name="ids")
+        tf.identity(tf.tile([[0.1, 0.9]], [tf.shape(ids)[0], 1]), name="out")
+
+    ran = main(f"--frozen_graph={graph_file(build)}", "--batch_size=4")
+    assert any("does not depend on the input" in note for note in ran.records[0]["notes"])
+    ran = main(f"--frozen_graph={graph_file(logit_map)}", "--batch_size=4")
+    assert not any("does not depend" in note for note in ran.records[0]["notes"])
+
+
 # ------------------------------------------------------------- the TensorRT runner, without a GPU
 
 

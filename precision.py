@@ -38,17 +38,8 @@ Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[], A
 # Where the arithmetic is; they judge a precision.
 HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 RECURRENT = ("LSTM", "GRU", "RNN")  # matrix products step by step, which nothing here quantises
-ACTIVATIONS = (
-    "Relu",
-    "Clip",
-    "LeakyRelu",
-    "Sigmoid",
-    "Tanh",
-    "HardSwish",
-    "HardSigmoid",
-    "Elu",
-    "PRelu",
-)
+# A HardSigmoid is none: quantised in front of it, MobileNetV3 is 1.7 dB nearer to native.
+ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "Elu", "PRelu")
 INT8_KERNELS = (
     "QLinearConv",
     "QLinearMatMul",
@@ -259,6 +250,7 @@ def fold(model: Any) -> Any:
         onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         folded = onnx.load(options.optimized_model_filepath)
     leave_out_empty(folded.graph)
+    spell_hard_sigmoids(folded.graph)
     return onnx.shape_inference.infer_shapes(folded)
 
 
@@ -271,6 +263,79 @@ def leave_out_empty(graph: Any) -> None:
     for node in graph.node:
         if node.op_type == "Resize":
             node.input[:] = ["" if name in empty else name for name in node.input]
+
+
+def spell_hard_sigmoids(graph: Any) -> None:
+    """Writes relu6(x + 3) / 6, as TensorFlow has it, as ONNX's HardSigmoid.
+
+    As a float16 constant 1/6 is 0.02 % too small, in every value alike. MobileNetV3 multiplies by
+    it 28 times: such errors add up, where those of rounding average out. HardSigmoid's own factor
+    stays float32.
+    """
+    scalars = scalars_of(graph)
+    for add, clip, scale in chains(graph, ("Add", "Clip", "Mul")):
+        offset = scalar_in(add, scalars)
+        slope = hard_sigmoid_slope(clip, scale, scalars)
+        if offset is not None and slope is not None:
+            (tensor,) = [name for name in add.input if name not in scalars]
+            write_hard_sigmoid(graph, tensor, (add, clip, scale), slope, slope * offset)
+
+
+def chains(graph: Any, ops: tuple[str, ...]) -> list[list[Any]]:
+    """Nodes of these ops, each of which alone reads what the one before gives."""
+    readers = consumers(graph)
+    outputs = {value.name for value in graph.output}
+    found = []
+    for node in graph.node:
+        chain = [node]
+        while len(chain) < len(ops):
+            name = chain[-1].output[0]
+            if len(readers[name]) != 1 or name in outputs:
+                break
+            chain += readers[name]
+        if tuple(one.op_type for one in chain) == ops:
+            found.append(chain)
+    return found
+
+
+def hard_sigmoid_slope(clip: Any, scale: Any, scalars: dict[str, float]) -> float | None:
+    """What a Mul multiplies by, if that brings a Clip between 0 and h to between 0 and 1."""
+    if len(clip.input) < 3 or scalars.get(clip.input[1]) != 0:
+        return None
+    slope = scalar_in(scale, scalars)
+    high = scalars.get(clip.input[2])
+    if slope is None or high is None or not math.isclose(slope * high, 1, rel_tol=1e-6):
+        return None
+    return slope
+
+
+def write_hard_sigmoid(
+    graph: Any, tensor: str, nodes: tuple[Any, ...], alpha: float, beta: float
+) -> None:
+    """Puts max(0, min(1, alpha x + beta)) of a tensor in the place of a chain of nodes."""
+    from onnx import helper
+
+    *_, last = nodes
+    gate = helper.make_node("HardSigmoid", [tensor], last.output, last.name, alpha=alpha, beta=beta)
+    index = list(graph.node).index(nodes[0])
+    for node in nodes:
+        graph.node.remove(node)
+    graph.node.insert(index, gate)
+
+
+def scalars_of(graph: Any) -> dict[str, float]:
+    """The float constants of one number, by their names."""
+    from onnx import TensorProto, numpy_helper
+
+    floats = (tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT)
+    single = (tensor for tensor in floats if math.prod(tensor.dims) == 1)
+    return {tensor.name: numpy_helper.to_array(tensor).item() for tensor in single}
+
+
+def scalar_in(node: Any, scalars: dict[str, float]) -> float | None:
+    """The number that a node of two inputs adds or multiplies by, if one of them is a number."""
+    found = [scalars[name] for name in node.input if name in scalars]
+    return found[0] if len(found) == 1 else None
 
 
 # ------------------------------------------------------------------------------------ calibration

@@ -30,7 +30,7 @@ their medians, and the verdict says that a loop knows little of itself.
 
 Exit status: 0; 2 a file cannot be read, or a line of it is no record; 3 with --fail_slower: a case
 lost more than that beyond its interval, or fails now. Environment: NO_COLOR (plain table), COLUMNS
-(the table's width where stdout is a terminal).
+(where a terminal ends, and lines of tables are cut).
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ import msgspec
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
-    from rich.console import Console
     from rich.text import Text
 
 VERSION = "2.0"
@@ -188,9 +187,11 @@ class GraphFacts(msgspec.Struct):
     shape: list[int | None] = []
 
     def __post_init__(self) -> None:
+        """Gives version 1's tensors the names of version 2."""
         if self.input:
-            self.inputs = [Tensor(self.input, self.shape)]
-            self.outputs = [Tensor(self.output)]
+            self.inputs, self.outputs = [Tensor(self.input, self.shape)], [Tensor(self.output)]
+            self.input = self.output = ""
+            self.shape = []
 
     @property
     def key(self) -> dict[str, str]:
@@ -211,9 +212,9 @@ class ChangedImage(msgspec.Struct):
 
 
 class OutputAgreement(msgspec.Struct):
-    """How far one output is native's; in version 1, without kind and counts, top1 and cosine."""
+    """How far one output is native's; in version 1 without kind, noise and counts."""
 
-    kind: str = ""
+    kind: str = ""  # probabilities, logits, scores or values
     snr_db: float | None = None  # None where nothing differs
     same: Count | None = None  # images, or decisions, as in native
     decided: Count | None = None
@@ -223,10 +224,9 @@ class OutputAgreement(msgspec.Struct):
     cosine: float = 1.0
 
     def __post_init__(self) -> None:
+        """Drops counts that are not all there."""
         if None in (self.same, self.decided, self.undecided):
             self.same = self.decided = self.undecided = self.changed = None
-        if not self.kind and self.top1 is None:
-            raise ValueError("`kind` is missing")
 
     @property
     def counts(self) -> str:
@@ -247,14 +247,6 @@ class Agreement(OutputAgreement):
     images: Count | None = None
     same_model: bool | None = None
     outputs: dict[str, OutputAgreement] = {}
-
-    def __post_init__(self) -> None:
-        if self.same_model is None:
-            super().__post_init__()
-
-    @property
-    def first(self) -> OutputAgreement:
-        return next(iter(self.outputs.values()), self)
 
     @property
     def is_same_model(self) -> bool:
@@ -321,12 +313,6 @@ class Record(msgspec.Struct, kw_only=True):
     calibration: dict[str, Any] | None = None
     together: Together | None = None
 
-    def __post_init__(self) -> None:
-        """Forgets an agreement of no outputs."""
-        found = self.agreement
-        if found and found.same_model is not None and not found.outputs:
-            self.agreement = None
-
     @property
     def precision_name(self) -> str:
         return self.precision if self.precision == "native" else self.precision.upper()
@@ -341,6 +327,12 @@ class Record(msgspec.Struct, kw_only=True):
     def case(self) -> str:
         """`FP16 xla 8`, with the batch size."""
         return f"{self.engine_name} {self.batch_size}"
+
+    @property
+    def output(self) -> OutputAgreement:
+        """How far its first output is native's; empty where that is not known."""
+        agreement = self.agreement or Agreement()
+        return next(iter(agreement.outputs.values()), agreement)
 
     @property
     def comparable_facts(self) -> dict[str, str]:
@@ -407,12 +399,21 @@ class Row(NamedTuple):
 
     record: Record  # the case's newest
     inputs: str  # `device` or `host`, where a step's batch lay; empty if nothing was timed
-    times_native: Estimate | None  # None where native was not timed so
-    older: list[Timing]  # of the case's records before, the newest last
+    native: Record | None = None  # of the same batch size and inputs, where there is one
+    older: list[Timing] = []  # of the case's records before, the newest last
 
     @property
     def timing(self) -> Timing:
         return self.record.timings[self.inputs]
+
+    @property
+    def times_native(self) -> Estimate:
+        """How many times as fast as native; from pairs of rounds, or from both speeds."""
+        if self.native is None or self.record.precision == "native":
+            return Estimate(1.0, 1.0, 1.0)
+        if rated := (self.record.times_native or {}).get(self.inputs):
+            return Estimate(rated.value, rated.low, rated.high)
+        return ratio_of_estimates(self.timing.speed, self.native.timings[self.inputs].speed)
 
     @property
     def is_first(self) -> bool:
@@ -495,59 +496,41 @@ def arrange(records: list[Record]) -> list[Model]:
 
 def rows_of(records: list[Record]) -> list[Row]:
     """A group's rows: each case's newest record that was timed, and a newer one that was not."""
-    natives = natives_of(records)
-    rows = []
+    rows: list[Row] = []
+    natives: dict[tuple[int, str], Record] = {}  # the newest, by batch size and inputs
+    for record in records:
+        if record.precision == "native":
+            natives |= {(record.batch_size, inputs): record for inputs in record.timings}
     for members in grouped(records, case_key).values():
         timed = [record for record in members if record.timings]
         for inputs in timed[-1].timings if timed else ():
+            native = natives.get((timed[-1].batch_size, inputs))
             older = [record.timings[inputs] for record in timed[:-1] if inputs in record.timings]
-            rows.append(Row(timed[-1], inputs, times_native(timed[-1], natives, inputs), older))
+            rows.append(Row(timed[-1], inputs, native, older))
         if not members[-1].timings:
-            rows.append(Row(members[-1], "", None, []))
+            rows.append(Row(members[-1], ""))
     return rows
-
-
-Natives = dict[tuple[int, str], Record]
-
-
-def natives_of(records: list[Record]) -> Natives:
-    """Native's newest record by batch size and where the input lay."""
-    natives = [record for record in records if record.precision == "native"]
-    return {(record.batch_size, inputs): record for record in natives for inputs in record.timings}
-
-
-def times_native(record: Record, natives: Natives, inputs: str) -> Estimate | None:
-    """How many times as fast as native a case is; None where native did not run so.
-
-    As tensorrt.py found it from pairs of rounds; of records without it, from both medians.
-    """
-    native = natives.get((record.batch_size, inputs))
-    if native is None:
-        return None
-    if record.precision == "native":
-        return Estimate(1.0, 1.0, 1.0)
-    if rated := (record.times_native or {}).get(inputs):
-        return Estimate(rated.value, rated.low, rated.high)
-    return ratio_of_estimates(record.timings[inputs].speed, native.timings[inputs].speed)
 
 
 # ------------------------------------------------------------------------------------------ table
 
 TITLES = (
-    *("precision", "engine", "batch", "images/s\nmedian", "95 %\n±", "images/s\nburst"),
-    *("vs\nnative", "p50\nms", "p99\nms", "as\nnative", "SNR\ndB", "size\nMB", "build\ns"),
+    ("", "", "", "images/s", "95 %", "images/s", "vs", "p50", "p99", "as", "SNR", "size", "build"),
+    ("precision", "engine", "batch", "median", "±", "burst", "native", "ms", "ms", "native")
+    + ("dB", "MB", "s"),
 )
-TREND = "trend\n(older)"
+TREND = ("trend", "(older)")
+Cells = list[list[str]]
 
 
-def table_of(group: Group) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of a group's table; the best images/s has a star."""
+def table_of(group: Group) -> tuple[Cells, Cells]:
+    """Two lines of titles and the cells of a group's table; the best images/s has a star."""
     best = max((row.timing.speed.value for row in group.rows if row.inputs), default=0.0)
-    titles, cells = [*TITLES], [cells_of(row, best) for row in group.rows]
+    titles = [list(line) for line in TITLES]
+    cells = [cells_of(row, best) for row in group.rows]
     if any(row.older for row in group.rows):
-        titles.append(TREND)
-        for row, line in zip(group.rows, cells):
-            line.append(trend_text(row))
+        titles = [[*line, title] for line, title in zip(titles, TREND)]
+        cells = [[*line, trend_text(row)] for line, row in zip(cells, group.rows)]
     return titles, cells
 
 
@@ -558,7 +541,7 @@ def cells_of(row: Row, best: float) -> list[str]:
     if not row.is_first:
         return ["", " from host", "", *timing, *[""] * 4]
     head = [record.precision_name, record.engine + from_host(row.inputs)]
-    agreement = agreement_cells(record.agreement)
+    agreement = agreement_cells(record.output)
     return [*head, str(record.batch_size), *timing, *agreement, *artifact_cells(record.artifact)]
 
 
@@ -577,21 +560,18 @@ def timing_cells(row: Row, best: float) -> list[str]:
 
 def times_text(row: Row) -> str:
     """`2.36x ±0.04`, by the longer side of the interval; native itself has none."""
-    if row.times_native is None:
+    if row.native is None:
         return ""
     half = max(row.times_native.reach)
     return f"{row.times_native.value:.2f}x" + (f" ±{half:.2f}" if half else "")
 
 
-def agreement_cells(agreement: Agreement | None) -> list[str]:
+def agreement_cells(output: OutputAgreement) -> list[str]:
     """On how many images, or decisions, the same as native; signal to noise in dB."""
-    if agreement is None:
-        return ["", ""]
-    found = agreement.first
-    if not found.kind:
-        return [f"{found.top1:.1%}", ""]
-    share = "" if found.decided is None else f"{found.same}/{found.decided}"
-    return [share, "equal" if found.snr_db is None else f"{found.snr_db:.0f}"]
+    if not output.kind:
+        return ["" if output.top1 is None else f"{output.top1:.1%}", ""]
+    noise = "equal" if output.snr_db is None else f"{output.snr_db:.0f}"
+    return [output.counts.replace(" of ", "/"), noise]
 
 
 def artifact_cells(artifact: Artifact | None) -> list[str]:
@@ -610,27 +590,24 @@ def trend_text(row: Row) -> str:
     return f"{ratio - 1:+.1%} ({len(row.older)})"
 
 
-def grid(heads: Sequence[str], rows: list[list[str]], left: int, gap: int = 2) -> Text:
-    """Columns under bold heads: the first `left` flush left, the others flush right.
+def grid(titles: Cells, rows: Cells, left: int, gap: int = 2, name: str = "") -> Text:
+    """Columns under bold titles: the first `left` flush left, the others flush right.
 
-    rich.table lays out cells, which takes half a millisecond a row; this is lines for rich to cut.
+    These are lines, which print_table cuts: rich's own tables take half a millisecond a row.
     """
     from rich.cells import cell_len
     from rich.text import Text
 
-    split = [head.split("\n") for head in heads]
-    height = max(map(len, split))
-    above = [list(line) for line in zip(*([""] * (height - len(head)) + head for head in split))]
-    widths = [max(map(cell_len, column)) for column in zip(*above, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*titles, *rows)]
     lines = []
-    for cells in (*above, *rows):
-        padding = [" " * (width - cell_len(cell)) for width, cell in zip(widths, cells)]
-        parts = [cell + space for cell, space in zip(cells[:left], padding)]
-        parts += [space + cell for cell, space in zip(cells[left:], padding[left:])]
+    for cells in (*titles, *rows):
+        spaces = [" " * (width - cell_len(cell)) for width, cell in zip(widths, cells)]
+        parts = [cell + space for cell, space in zip(cells[:left], spaces)]
+        parts += [space + cell for cell, space in zip(cells[left:], spaces[left:])]
         lines.append((" " * gap).join(parts).rstrip())
-    text = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
-    text.stylize("bold", 0, sum(len(line) + 1 for line in lines[:height]))
-    return text
+    head, body = lines[: len(titles)], lines[len(titles) :]
+    above = [name, *head] if name else head
+    return Text.assemble(("\n".join(above), "bold"), "\n".join(["", *body]))
 
 
 def predictions_table(records: list[Record]) -> Text:
@@ -645,7 +622,7 @@ def predictions_table(records: list[Record]) -> Text:
     rows = []
     for rank in zip(*shown.values(), strict=True):
         rows.append([f"{share:.3f} {first_name(label)}" for label, share in rank])
-    return grid(heads, rows, len(heads))
+    return grid([heads], rows, len(heads))
 
 
 # -------------------------------------------------------------------------------------- sentences
@@ -723,9 +700,7 @@ def accuracy_lines(record: Record) -> list[str]:
 @about_cases
 def agreement_lines(record: Record) -> list[str]:
     """Which images changed their first class, and how many are undecided."""
-    if record.agreement is None:
-        return []
-    found, lines = record.agreement.first, []
+    found, lines = record.output, []
     if changed := found.changed:
         head = f"the first class changed on {len(changed)} of {found.decided} images"
         more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
@@ -737,7 +712,7 @@ def agreement_lines(record: Record) -> list[str]:
         whole = (found.decided or 0) + found.undecided
         lines.append(f"{found.undecided} undecided of {whole} {what}: {why}")
     if found.kind == "values":
-        count = record.agreement.images
+        count = (record.agreement or Agreement()).images
         lines.append(f"no classes to compare: the SNR is of {count} image{'s' * (count != 1)}")
     return lines
 
@@ -782,33 +757,30 @@ def environment_lines(records: list[Record]) -> list[str]:
 
 
 def environment_of(record: Record) -> list[str]:
-    device, graph = record.device, record.graph
+    """A line each on device, engine and graph."""
+    device = record.device
     if record.gpu:
         gpu = collections.defaultdict(str, record.gpu)
         device += f", driver {gpu['driver']}, compute capability {gpu['compute_capability']}"
-    facts = {
-        "name": graph.name,
-        "sha256": graph.sha256,
-        "inputs": tensors_text(graph.inputs),
-        "outputs": tensors_text(graph.outputs),
-        "layout": graph.layout,
-        "scaling": graph.scaling,
-        "half_share": graph.half_share,
-    }
+    graph = {name: fact for name, fact in msgspec.to_builtins(record.graph).items() if fact}
     return [
         f"{device}; {facts_text(record.versions)}",
         f"{record.engine} {record.engine_version}; {facts_text(record.flags)}",
-        f"graph {facts_text({name: fact for name, fact in facts.items() if fact})}",
+        f"graph {facts_text(graph)}",
     ]
 
 
 def facts_text(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {fact}" for name, fact in facts.items())
+    """`name value, name value`; a tensor's value is its name, shape and type."""
+    return ", ".join(f"{name} {fact_text(fact)}" for name, fact in facts.items())
 
 
-def tensors_text(tensors: list[Tensor]) -> str:
-    """Each tensor's name, shape and type."""
-    return "; ".join(f"{one.name} {one.shape or ''} {one.dtype}".rstrip() for one in tensors)
+def fact_text(fact: Any) -> str:
+    if isinstance(fact, list) and dict in map(type, fact):
+        return "; ".join(map(fact_text, fact))
+    if isinstance(fact, dict):
+        return " ".join(str(part) for part in fact.values() if part)
+    return str(fact)
 
 
 SENTENCES = {
@@ -827,74 +799,64 @@ ORIGINS = {"Calibration": calibration_lines, "Environment": environment_lines}  
 SAME_SIZE = 0.02  # artifacts whose sizes differ by less are not told apart
 
 
-class Rating(NamedTuple):
-    """A case beside native of the same batch size."""
-
-    record: Record
-    native: Record
-    times: Estimate  # times native's images/s
-
-    @property
-    def text(self) -> str:
-        """`FP16 in xla, 2.36x native (2.28 to 2.44)`."""
-        engine = f"{self.record.precision_name} in {self.record.engine}"
-        times = f"{self.times.value:.2f}x native ({self.times.low:.2f} to {self.times.high:.2f})"
-        return f"{engine}, {times}"
-
-    @property
-    def size(self) -> str:
-        """The artifact's size beside native's, where both are known and differ."""
-        ours, theirs = self.record.artifact, self.native.artifact
-        if not ours or not theirs or abs(ours.bytes - theirs.bytes) < SAME_SIZE * theirs.bytes:
-            return ""
-        return f", {megabytes(ours.bytes)} MB instead of {megabytes(theirs.bytes)}"
-
-
 def answer_lines(group: Group) -> list[str]:
     """What TensorRT buys: the fastest case that is still the same model, for each batch size."""
-    natives = {r.record.batch_size: r.record for r in group.rows if r.record.precision == "native"}
-    ratings = collections.defaultdict(list)
+    rated = collections.defaultdict(list)
     for row in group.rows:
-        record, times = row.record, row.times_native
-        if row.is_first and times and record.precision != "native":
-            ratings[record.batch_size].append(Rating(record, natives[record.batch_size], times))
-    return [answer(f"batch {size}", ratings[size]) for size in sorted(ratings)]
+        if row.is_first and row.native and row.record.precision != "native":
+            rated[row.record.batch_size].append(row)
+    return [answer(f"batch {size}", rated[size]) for size in sorted(rated)]
 
 
-def answer(size: str, ratings: list[Rating]) -> str:
-    """One sentence on the cases of one batch size."""
-    ratings = sorted(ratings, key=lambda rating: -rating.times.value)
-    faster = [rating for rating in ratings if rating.times.low > 1]
+def answer(size: str, rows: list[Row]) -> str:
+    """One sentence on the cases of one batch size that stand beside native."""
+    rows = sorted(rows, key=lambda row: -row.times_native.value)
+    faster = [row for row in rows if row.times_native.low > 1]
     if not faster:
-        noise = " beyond the noise" if ratings[0].times.value > 1 else ""
-        return f"Nothing is faster than native at {size}{noise}: {ratings[0].text}."
+        noise = " beyond the noise" if rows[0].times_native.value > 1 else ""
+        return f"Nothing is faster than native at {size}{noise}: {rating_text(rows[0])}."
     fastest = faster[0]
     if fastest.record.flags.get("weights") == "random":
         unknown = "random weights cannot tell whether it is still the same model"
-        return f"Fastest at {size}: {fastest.text}{fastest.size}; {unknown}."
-    for rating in faster:
-        if rating.record.agreement and rating.record.agreement.is_same_model:
-            found = agreement_text(rating.record) + rating.size
-            return f"Fastest that is still the same model at {size}: {rating.text}, {found}."
-    nothing = f"Nothing that is faster at {size} is still the same model"
-    return f"{nothing}: {fastest.text}, has {agreement_text(fastest.record, with_noise=True)}."
+        return f"Fastest at {size}: {rating_text(fastest)}{size_text(fastest)}; {unknown}."
+    for row in faster:
+        if row.record.agreement and row.record.agreement.is_same_model:
+            found = f"{rating_text(row)}, {agreement_text(row.record)}{size_text(row)}"
+            return f"Fastest that is still the same model at {size}: {found}."
+    found = f"{rating_text(fastest)}, has {agreement_text(fastest.record, with_noise=True)}"
+    return f"Nothing that is faster at {size} is still the same model: {found}."
+
+
+def rating_text(row: Row) -> str:
+    """`FP16 in xla, 2.36x native (2.28 to 2.44)`."""
+    value, low, high = row.times_native
+    engine = f"{row.record.precision_name} in {row.record.engine}"
+    return f"{engine}, {value:.2f}x native ({low:.2f} to {high:.2f})"
+
+
+def size_text(row: Row) -> str:
+    """The artifact's size beside native's, where both are known and differ."""
+    ours, theirs = row.record.artifact, row.native and row.native.artifact
+    if not ours or not theirs or abs(ours.bytes - theirs.bytes) < SAME_SIZE * theirs.bytes:
+        return ""
+    return f", {megabytes(ours.bytes)} MB instead of {megabytes(theirs.bytes)}"
 
 
 def agreement_text(record: Record, with_noise: bool = False) -> str:
     """How far a case's outputs are native's, with the number of images that says so."""
-    if record.agreement is None:
-        return "no outputs to compare"
-    found = record.agreement.first
+    found, count = record.output, (record.agreement or Agreement()).images
     if not found.kind:
+        if found.top1 is None:
+            return "no outputs to compare"
         return f"top-1 as native on {found.top1:.1%} of the images"
     noise = "no difference" if found.snr_db is None else f"{found.snr_db:.0f} dB signal to noise"
     images = "random images" if record.images == "random" else "images"
     if not found.decided:
         undecided = ", of which none is decided" if found.counts else ""
-        return f"{noise} on {record.agreement.images} {images}{undecided}"
+        return f"{noise} on {count} {images}{undecided}"
     text = f"top-1 as native on {found.counts} {images}"
     if found.kind == "scores":
-        text = f"{found.counts} decisions as native on {record.agreement.images} {images}"
+        text = f"{found.counts} decisions as native on {count} {images}"
     return f"{text}, {noise}" if with_noise else text
 
 
@@ -905,11 +867,12 @@ def megabytes(count: float) -> str:
 # --------------------------------------------------------------------------------------- printing
 
 
-def console() -> Console:
-    """rich's console on stdout; plain, and wide enough for all columns, if that is no terminal."""
+def print_table(table: Text) -> None:
+    """Prints lines on stdout: cut where a terminal ends, whole and plain where there is none."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    console.print(table, no_wrap=True, overflow="ellipsis")
 
 
 def print_records(records: list[dict[str, Any]]) -> None:
@@ -920,18 +883,18 @@ def print_records(records: list[dict[str, Any]]) -> None:
     """
     read = msgspec.convert(records, list[Record])
     if any(record.predictions for record in read):
-        console().print("", predictions_table(read), sep="\n")
+        print()
+        print_table(predictions_table(read))
     print_models(arrange(read))
 
 
 def print_models(models: list[Model]) -> None:
     """Prints each model's tables with their answers, then its sentences."""
-    out = console()
     for model in models:
         for group in model.groups:
+            titles, cells = table_of(group)
             print()
-            out.print(group.title, style="bold", markup=False)
-            out.print(grid(*table_of(group), left=2, gap=1))
+            print_table(grid(titles, cells, left=2, gap=1, name=group.title))
             print_lines(answer_lines(group))
         for lines_of in SENTENCES.values():
             print_lines(lines_of(model.records))
@@ -1076,6 +1039,7 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
 
     speeds = [row.timing.speed for row in rows]
     looks = [LOOKS[row.record.precision] for row in rows]
+    label = "images/s, median with 95 % interval (times native)"
     bars = axes.barh(
         places,
         [speed.value for speed in speeds],
@@ -1091,8 +1055,9 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
         if row.older:
             trend = [timing.speed.value for timing in (*row.older, row.timing)]
             heights = place + np.linspace(-0.3, 0.3, len(trend))
-            axes.plot(trend, heights, ".-", color="black", linewidth=0.8, markersize=4)
-    axes.set(title="Speed", xlabel="images/s, median with 95 % interval (times native)")
+            axes.plot(trend, heights, "ko-", linewidth=0.7, markersize=3.5, markerfacecolor="white")
+            label = "images/s, median with 95 % interval (times native), dots: older"
+    axes.set(title="Speed", xlabel=label)
     axes.set_xlim(0, 1.4 * max(speed.high for speed in speeds))
     axes.xaxis.set_major_formatter("{x:,.10g}")
 
@@ -1104,11 +1069,11 @@ def bar_text(row: Row) -> str:
 
 def draw_latencies(axes: Axes, rows: list[Row], places: list[float]) -> None:
     """Every waited step, from a row's top to its bottom, and the median as a stroke."""
-    label = "ms a step; first step on top, stroke: median"
+    label = "ms a step; first on top, stroke: median"
     for row, place in zip(rows, places):
         draw_steps(axes, row.timing.seconds, place)
         if len(row.timing.seconds) > FEW_STEPS:
-            label = "ms a step; first step on top, stroke: median, band: lowest to highest"
+            label = "ms a step; first on top, stroke: median, band: range"
     low, high = axes.dataLim.intervalx
     if high > 10 * low:
         set_logarithmic(axes, "x")
@@ -1151,19 +1116,14 @@ def set_logarithmic(axes: Axes, name: Literal["x", "y"]) -> None:
 class Point(NamedTuple):
     """A case in the panel of agreement."""
 
-    record: Record
+    row: Row
     height: float  # per cent, or dB
     images: str  # or decisions that say so: `7 of 8`
-
-    @property
-    def speed(self) -> float:
-        """images/s where the input lay first."""
-        return next(iter(self.record.timings.values())).speed.value
 
 
 def draw_quality(axes: Axes, rows: list[Row]) -> None:
     """Agreement with native against speed, with the images or decisions that it comes from."""
-    points, label = quality_points([row.record for row in rows if row.is_first])
+    points, label = quality_points([row for row in rows if row.is_first])
     axes.set(title="Is it still the same model?", xlabel="images/s", ylabel=label)
     if not points:
         nothing = "no outputs to compare with native"
@@ -1171,20 +1131,19 @@ def draw_quality(axes: Axes, rows: list[Row]) -> None:
         axes.set(xlabel="", ylabel="", xticks=[], yticks=[])
         return
     axes.grid(alpha=0.4)
-    counts: dict[tuple[float, str], Point] = {}
+    counts: dict[tuple[str, str], tuple[float, float]] = {}
     for point in points:
-        name, look = point.record.engine_name, marker_of(point.record)
-        axes.plot(point.speed, point.height, label=name, linestyle="none", markersize=8, **look)
-        counts.setdefault((round(point.height, 3), point.images), point)
-    for point in counts.values():
-        place = (point.speed, point.height)
-        axes.annotate(
-            point.images, place, (0, -14), textcoords="offset points", ha="center", fontsize=8
-        )
+        record, speed = point.row.record, point.row.timing.speed.value
+        look = marker_of(record) | {"label": record.engine_name, "markersize": 8}
+        axes.plot(speed, point.height, linestyle="none", **look)
+        counts.setdefault((f"{point.height:.3f}", point.images), (speed, point.height))
+    below: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+    for (_, images), place in counts.items():
+        axes.annotate(images, place, (0, -14), **below)
     set_quality_limits(axes, 100 if label.endswith("%") else None)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
-    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 5}
-    axes.legend(handles.values(), handles.keys(), ncols=2, fontsize=8, **below)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 5, "fontsize": 8}
+    axes.legend(handles.values(), handles.keys(), ncols=2, **below)
 
 
 def set_quality_limits(axes: Axes, whole: float | None) -> None:
@@ -1199,19 +1158,20 @@ def set_quality_limits(axes: Axes, whole: float | None) -> None:
     axes.xaxis.set_major_formatter("{x:,.10g}")
 
 
-def quality_points(records: list[Record]) -> tuple[list[Point], str]:
+def quality_points(rows: list[Row]) -> tuple[list[Point], str]:
     """The cases that were compared with native, and by what: classes or decisions, else dB."""
     shares, noises, label = [], [], "images with native's first class, %"
-    for record in records:
-        if record.agreement:
-            found = record.agreement.first
-            if found.share is not None:
-                shares.append(Point(record, 100 * found.share, found.counts))
-            if found.snr_db is not None:
-                noises.append(Point(record, found.snr_db, f"{record.agreement.images} images"))
-            if found.kind == "scores":
-                label = "decisions as in native, %"
-    return (shares, label) if shares else (noises, "signal to noise, dB")
+    for row in rows:
+        agreement, found = row.record.agreement, row.record.output
+        if found.share is not None:
+            shares.append(Point(row, 100 * found.share, found.counts))
+        if agreement and found.snr_db is not None:
+            noises.append(Point(row, found.snr_db, f"{agreement.images} images"))
+        if found.kind == "scores":
+            label = "decisions as in native, %"
+    points = shares or noises
+    label = label if shares else "signal to noise, dB"
+    return [point for point in points if math.isfinite(point.height)], label
 
 
 def marker_of(record: Record) -> dict[str, Any]:
@@ -1291,8 +1251,8 @@ def draw_curve(panels: tuple[Axes, Axes, Axes], rows: list[Row]) -> None:
 STYLE = """\
 body{font:15px/1.5 system-ui,sans-serif;max-width:72em;margin:2em auto;padding:0 1em;color:#111}
 table{border-collapse:collapse;margin:1em 0}
-th,td{padding:.2em .7em;text-align:right;border-bottom:1px solid #ccc}
-th{vertical-align:bottom;white-space:pre-line}
+th,td{padding:.2em .6em;text-align:right;white-space:pre;border-bottom:1px solid #ccc}
+th{vertical-align:bottom}
 th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}
 input{font:inherit;width:24em}
 svg{max-width:100%;height:auto}"""
@@ -1352,7 +1312,7 @@ def html_section(group: Group) -> str:
     """A group's table, with a body for each case, and its answers."""
     titles, cells = table_of(group)
     lines = [f"<section><h2>{html.escape(group.title)}</h2>", "<table><thead><tr>"]
-    lines += [f"<th>{title}" for title in titles]
+    lines += [f"<th>{above}<br>{title}" for above, title in zip(*titles)]
     for row, line in zip(group.rows, cells):
         start = "<tbody><tr><td>" if row.is_first else "<tr><td>"
         lines.append(start + "<td>".join(map(html.escape, line)))
@@ -1370,55 +1330,51 @@ def newest(records: list[Record]) -> dict[tuple[str, str], Record]:
     return {(f"{record.network} {record.case}", record.device): record for record in records}
 
 
-def compare(
-    new: list[Record], old: list[Record], fail_slower: float | None
-) -> tuple[list[list[str]], bool]:
+class Compared(NamedTuple):
+    """A case of a run beside the run before."""
+
+    case: str
+    ratio: str = ""  # of images/s, new to old
+    interval: str = ""
+    verdict: str = ""
+    high: float = math.inf  # the interval's upper end; -inf where the case fails now
+
+
+def compare(new: list[Record], old: list[Record]) -> list[Compared]:
     """Compares each case's newest record with the newest before that was timed.
 
     Args:
       new, old: records in order of time.
-      fail_slower: per cent that a case may lose beyond its interval; None: any.
-
-    Returns:
-      For each case its name, the ratio of images/s, the interval and the verdict; and whether one
-      lost more, or fails now.
     """
     before = newest([record for record in old if record.timings])
     devices = collections.defaultdict(list)
     for case, device in before:
         devices[case].append(device)
-    rows, is_lost = [], False
+    rows = []
     for (case, device), record in newest(new).items():
         if (case, device) in before:
-            compared, lost = compare_case(record, before[case, device], fail_slower)
-            rows += compared
-            is_lost |= lost
+            rows += compare_case(record, before[case, device])
         else:
             others = ", ".join(sorted(devices[case]))
             why = f"other device ({others}, now {device})" if others else "no such case before"
-            rows.append([record.case, "", "", f"not comparable: {why}"])
-    return rows, is_lost
+            rows.append(Compared(record.case, verdict=f"not comparable: {why}"))
+    return rows
 
 
-def compare_case(
-    new: Record, old: Record, fail_slower: float | None
-) -> tuple[list[list[str]], bool]:
-    """compare for one case that was timed before; a row for each place of its input."""
+def compare_case(new: Record, old: Record) -> list[Compared]:
+    """A case beside its older record that was timed, for each place of its input."""
     if found := obstacles(new, old):
-        return [[new.case, "", "", f"not comparable: {'; '.join(found)}"]], False
+        return [Compared(new.case, verdict=f"not comparable: {'; '.join(found)}")]
     if new.status == "failed":
-        return [[new.case, "", "", f"fails now: {new.error}"]], True
-    rows, lost = [], False
-    for inputs, now in new.timings.items():
-        if inputs not in old.timings:
-            continue
-        then = old.timings[inputs]
+        return [Compared(new.case, verdict=f"fails now: {new.error}", high=-math.inf)]
+    rows = []
+    for inputs in [inputs for inputs in new.timings if inputs in old.timings]:
+        now, then = new.timings[inputs], old.timings[inputs]
         ratio, low, high = widened(ratio_of(now, then), 0.0 if new.gpu else RUNS_APART)
-        lost |= fail_slower is not None and high < 1 - fail_slower / 100
         known = verdict(ratio, low, high) + doubt_text(max(1, min(now.rounds, then.rounds)))
-        interval = f"{low:.3f} to {high:.3f}"
-        rows.append([new.case + from_host(inputs), f"{ratio:.3f}", interval, known])
-    return rows, lost
+        name, interval = new.case + from_host(inputs), f"{low:.3f} to {high:.3f}"
+        rows.append(Compared(name, f"{ratio:.3f}", interval, known, high))
+    return rows
 
 
 def obstacles(new: Record, old: Record) -> list[str]:
@@ -1491,13 +1447,15 @@ def run(options: argparse.Namespace) -> int:
         write(models, Path(options.output or Path(options.files[0]).with_name("report.png")))
     if not options.compare:
         return 0
-    rows, is_lost = compare(records, merged([options.compare]), options.fail_slower)
-    console().print(grid(["case", "new/old", "interval", "verdict"], rows, 4))
+    rows = compare(records, merged([options.compare]))
+    cells = [[row.case, row.ratio, row.interval, row.verdict] for row in rows]
+    print_table(grid([["case", "new/old", "interval", "verdict"]], cells, 4))
     kinds = (
         "undisturbed speeds, which repeat from run to run; of medians where a record is one loop"
     )
     print(f"\nnew/old: of {kinds}")
-    if not is_lost or options.fail_slower is None:
+    limit = -math.inf if options.fail_slower is None else 1 - options.fail_slower / 100
+    if all(row.high >= limit for row in rows):
         return 0
     lost = f"a case lost over {options.fail_slower:g} % beyond its interval, or fails now"
     print(f"\nreport.py: {lost}")

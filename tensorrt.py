@@ -4591,6 +4591,7 @@ SAME_TOP1 = 0.99
 SAME_SNR_DB = 20.0
 DECISION = 0.5  # independent scores from here up say yes
 SUMS_TO_ONE = 1e-2  # how far from one a row of probabilities may add up, in float16
+OF_LENGTH_ONE = 1e-3  # how far from one the length of a row may be that was brought to it
 CLASS_KINDS = ("probabilities", "logits")  # kinds of outputs whose largest value is the answer
 
 
@@ -4667,9 +4668,11 @@ def kind_of(op: str, values: np.ndarray, named: int = 0) -> str:
     rows = rows_of(values)
     if rows.shape[1] == 1 or op == "Tanh":
         return "values"
-    if within:
-        return "probabilities" if sum_to_one(rows, 1) else "scores"
-    return "logits"
+    if within and sum_to_one(rows, 1):
+        return "probabilities"
+    if np.allclose(np.linalg.norm(rows, axis=1), 1, atol=OF_LENGTH_ONE):
+        return "values"  # an embedding
+    return "scores" if within else "logits"
 
 
 def class_axis(values: np.ndarray, named: int = 0) -> int | None:
@@ -4843,9 +4846,7 @@ def output_agreement(
         equal = rows[0] == rows[1]
         found |= counts_of(equal, np.ones_like(equal))
     elif kind == "class_map":
-        axis = class_axis(theirs, named)
-        assert axis is not None
-        found |= map_agreement(ours, theirs, axis)
+        found |= map_agreement(ours, theirs, class_axis(theirs, named) or -1)
     return OutputAgreement(kind, **found), changed
 
 
@@ -5011,7 +5012,9 @@ def judge_agreement(
         of_which = f" ({tensor.title})" if len(graph.outputs) > 1 else ""
         pair = comparable(outputs.get(name), reference.get(name), graph.has_rows(tensor))
         if pair is None:
-            result.notes.append(f"not compared, it is empty or has another shape or batch size in native{of_which}")
+            result.notes.append(
+                f"not compared, it is empty or has another shape or batch size in native{of_which}"
+            )
             continue
         found, changed = output_agreement(*pair, kinds[name], named_classes(config))
         if kinds[name] in CLASS_KINDS:

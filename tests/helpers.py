@@ -107,7 +107,7 @@ def wait_for(condition, process=None, seconds=90):
         assert time.monotonic() < end, "waited in vain"
         if process and process.poll() is not None:
             pytest.fail(f"ended early: {process.communicate()}")
-        time.sleep(0.005)  # looking on takes a core, too
+        time.sleep(0.02)  # looking on takes a core, too
     return found
 
 

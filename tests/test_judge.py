@@ -96,6 +96,9 @@ def test_one_number_has_no_class(main, graph_file, end, kind):
         ("Sigmoid", (1, 2, 3), [0.9, 0.3, 0.5, 1, 0, 0], "scores"),
         ("BiasAdd", (6, 1), [0.9, 0.3, 5, -1, 0, 0], "values"),
         ("Sigmoid", (6, 1), [0.9, 0.3, 0.5, 1, 0, 0], "scores"),
+        ("Mul", (2, 3), [0.6, -0.8, 0, 0, 0.28, 0.96], "values"),
+        ("Mul", (2, 3), [0.6, 0.8, 0, 0, 0.28, 0.96], "values"),
+        ("Mul", (2, 3), [0.6, -0.8, 0, 0, 0.28, 2], "logits"),
     ],
 )
 def test_kind_by_op_and_values(bench, op, shape, values, kind):
@@ -171,8 +174,9 @@ def test_changed_images_are_named(bench):
     assert not result.agreement.same_model
     assert "FP16 changed the predictions: 0 of 7 images as in native" in result.notes
     report = bench.load_file("tensorrt_report", bench.HERE / "report.py")
-    found = msgspec.convert(msgspec.to_builtins(result.agreement), report.Agreement)
-    record = types.SimpleNamespace(case="FP16 xla 7", agreement=found)
+    output = msgspec.to_builtins(result.agreement.outputs["y:0"])
+    output = msgspec.convert(output, report.OutputAgreement)
+    record = types.SimpleNamespace(case="FP16 xla 7", output=output)
     (line,) = report.agreement_lines([record])
     assert line.startswith(
         "FP16 xla 7: the first class changed on 7 of 7 images: 0.jpg (class 0, now class 1)"

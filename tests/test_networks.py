@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import socket
 import subprocess
 import sys
@@ -112,16 +113,28 @@ def test_grouped_convolutions_are_inlined(main, layers, keras_file):
     check_all_run(main(f"--keras_model={path}", "--batch_size=4", *PRECISIONS))
 
 
-def test_an_optimiser_of_tf2onnx_that_fails_is_gone_without(main, layers, keras_file):
+def test_an_optimiser_of_tf2onnx_that_fails_is_gone_without(
+    main, layers, keras_file, precision, monkeypatch
+):
     """MobileNetV3's squeeze and excitation: `max() arg is an empty sequence` in the fast export."""
-    import tensorflow as tf
+    import tf2onnx
 
-    model = tf.keras.applications.MobileNetV3Small(
-        weights=None, input_shape=(32, 32, 3), classes=10, alpha=0.35, minimalistic=False
-    )
-    path = keras_file(model.input, model.output)
-    ran = main(f"--keras_model={path}", "--fp32", "--engine=onnxruntime", "--batch_size=2")
-    assert ran.status == 0, ran.out
+    inputs = layers.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3)(inputs)
+    y = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    y = layers.Conv2D(8, 1)(layers.Conv2D(4, 1, activation="relu")(y))
+    y = layers.ReLU(6.0)(y + 3.0) * (1 / 6)
+    x = layers.GlobalAveragePooling2D()(layers.Multiply()([x, y]))
+    path = keras_file(inputs, layers.Dense(10)(x))
+    fast, real = [], tf2onnx.convert.from_graph_def
+
+    def export(*args, **more):
+        fast.append(precision.FAST_EXPORT in os.environ)
+        return real(*args, **more)
+
+    monkeypatch.setattr(tf2onnx.convert, "from_graph_def", export)
+    check_all_run(main(f"--keras_model={path}", "--batch_size=2", *PRECISIONS))
+    assert fast == [True, False]
 
 
 @pytest.mark.parametrize("how", ["bilinear", "nearest"])
@@ -171,6 +184,64 @@ def test_what_cannot_be_exported_names_each_op_once(main, graph_file):
         "no counterpart for Lgamma (first and 2 more), Digamma (other): --engine=xla"
         in ran.records[0]["error"]
     )
+
+
+def test_hard_sigmoids_keep_their_factor_in_float16(main, graph_file, tmp_path):
+    """A sixth is too small in float16: twenty gates that are wide open lost half a per cent."""
+    import onnx
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 4, 4, 3], name="x")
+        values = tf.reshape(images / 255, [-1, 48]) + 4
+        for _ in range(20):
+            values = values * (tf.nn.relu6(values + 3) * (1 / 6))
+        weights = np.random.default_rng(0).normal(size=(48, 5)).astype(np.float32)
+        tf.matmul(values, weights, name="y")
+
+    flags = [f"--frozen_graph={graph_file(build)}", "--preprocessing=none", "--batch_size=2"]
+    check_all_run(main(*flags, *PRECISIONS), (100, 60, 30))
+    graph = onnx.load(tmp_path / "onnxruntime_fp16_graph.onnx").graph
+    assert sum(node.op_type == "HardSigmoid" for node in graph.node) == 20
+    assert not [node for node in graph.node if node.op_type == "Clip"]
+
+
+def test_what_only_looks_like_a_hard_sigmoid_stays(precision):
+    """Another height, a second reader, or an output of the graph in between."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def hard_sigmoids(factor=1 / 6, readers=1, outputs=("y",)):
+        numbers = {"three": 3.0, "zero": 0.0, "six": 6.0, "factor": factor}
+        constants = [
+            numpy_helper.from_array(np.float32(number), name) for name, number in numbers.items()
+        ]
+        nodes = [
+            helper.make_node("Add", ["three", "x"], ["sum"], "sum"),
+            helper.make_node("Clip", ["sum", "zero", "six"], ["clipped"], "clip"),
+            helper.make_node("Mul", ["clipped", "factor"], ["gate"], "gate"),
+            *(
+                helper.make_node("Neg", ["clipped"], [f"no{i}"], f"no{i}")
+                for i in range(1, readers)
+            ),
+            helper.make_node("Mul", ["x", "gate"], ["y"], "y"),
+        ]
+        edge = functools.partial(helper.make_tensor_value_info, shape=[4])
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [edge("x", TensorProto.FLOAT)],
+            [edge(name, TensorProto.FLOAT) for name in outputs],
+            constants,
+        )
+        precision.spell_hard_sigmoids(graph)
+        return [node for node in graph.node if node.op_type == "HardSigmoid"]
+
+    (gate,) = hard_sigmoids()
+    values = {attribute.name: attribute.f for attribute in gate.attribute}
+    assert values == pytest.approx({"alpha": 1 / 6, "beta": 0.5})
+    assert list(gate.input) == ["x"] and list(gate.output) == ["gate"]
+    assert not hard_sigmoids(factor=0.2)
+    assert not hard_sigmoids(readers=2)
+    assert not hard_sigmoids(outputs=("y", "clipped"))
 
 
 # ---------------------------------------------------------------------------------- mixed precision
@@ -455,7 +526,6 @@ def test_a_savedmodel_s_folder_given_as_keras_model_names_the_flag(main, forms):
 
 def test_a_full_disk_is_called_a_full_disk(main, bench, forms, monkeypatch):
     import errno
-    import os
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -5,6 +5,7 @@ proved.
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -680,7 +681,7 @@ def test_a_plan_of_another_precision_is_an_error(bench, tmp_path):
 
 def test_tensorrt_py_alone_does_what_the_2018_script_did(tmp_path, forms):
     """Copied without precision.py: native and XLA run, and what needs ONNX says in one line what is
-    missing.
+    missing. XLA knows the flags that it gets on a GPU: it aborts on those that it does not know.
     """
     alone = tmp_path / "alone"
     alone.mkdir()
@@ -699,7 +700,10 @@ def test_tensorrt_py_alone_does_what_the_2018_script_did(tmp_path, forms):
         "--num_warmup=1",
         f"--output_dir={tmp_path}",
     ]
-    ran = subprocess.run(words, capture_output=True, text=True, timeout=170)
+    kernels = tmp_path / "kernels.textproto"
+    flags = "--xla_gpu_dump_autotune_results_to={0} --xla_gpu_load_autotune_results_from={0}"
+    env = {**os.environ, "XLA_FLAGS": flags.format(kernels)}
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=170, env=env)
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     by_case = {(record["precision"], record["engine"]): record for record in records}
     assert ran.returncode == 1 and "Traceback" not in ran.stderr

@@ -2,7 +2,6 @@
 near the loop is.
 """
 
-import functools
 import json
 import os
 import subprocess
@@ -35,12 +34,6 @@ def run_script(folder, text, *args, env=None, cwd=None):
     return json.loads(ran.stdout.splitlines()[-1]), ran.stderr
 
 
-@pytest.fixture
-def script(tmp_path):
-    """Runs a script in a folder of its own."""
-    return functools.partial(run_script, tmp_path)
-
-
 def flags(forms, folder, *more):
     return [
         f"--frozen_graph={forms['frozen_graph']}",
@@ -53,67 +46,96 @@ def flags(forms, folder, *more):
     ]
 
 
-PROBE = """
+PROBED = """
+import beside, os, signal
+
 class Probe:
     def facts(self):
-        import os, signal
         found = {"preloaded": "tensorflow" in sys.modules, "cwd": os.getcwd()}
         from tensorflow.python.eager import context
         found["started"] = context._context is not None and context._context._initialized
         package = importlib.util.find_spec("tensorrt")
         found["tensorrt"] = package and package.origin
         found["ctrl-c"] = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        found["imported beside"] = beside.PROCESS == os.getpid()
         return found
+
+class Answers:
+    def user(self):
+        raise bench.UserError("mend it")
+    def library(self):
+        raise ValueError("odd\\nsecond line")
+    def memory(self):
+        raise RuntimeError("OOM when allocating tensor")
+    def die(self):
+        print("last words", file=sys.stderr, flush=True)
+        os.abort()
+    def after(self):
+        return "still there"
+
+def answers_of(worker):
+    for name in ("user", "library", "memory", "after", "die", "after"):
+        try:
+            yield worker.ask(name)
+        except bench.CASE_ENDS as error:
+            yield [type(error).__name__, str(error)]
 
 if __name__ == "__main__":
     with bench.Worker(Probe) as worker:
-        found = worker.ask("facts")
-    found["parent"] = "tensorflow" in sys.modules
-    print(json.dumps(found))
+        facts = worker.ask("facts")
+    facts["parent"], facts["path"] = "tensorflow" in sys.modules, os.environ["PYTHONPATH"]
+    with bench.Worker(Answers) as worker:
+        answers = list(answers_of(worker))
+    print(json.dumps({"facts": facts, "answers": answers}))
 """
 
 
-@pytest.mark.parametrize("where", ["elsewhere", "here"])
-def test_a_process_has_tensorflow_imported_but_not_started(script, tmp_path, where):
-    """And it finds the package tensorrt, not the script of that name, wherever it runs."""
-    package = tmp_path / "site" / "tensorrt" / "__init__.py"
+@pytest.fixture(scope="module", params=["elsewhere", "here"])
+def probed(request, tmp_path_factory):
+    """What processes of a script found and answered: run in its own folder, with a module beside
+    it, and where tensorrt.py lies.
+    """
+    folder = tmp_path_factory.mktemp("probed")
+    package = folder / "site" / "tensorrt" / "__init__.py"
     package.parent.mkdir(parents=True)
     package.write_text("")
-    folder = ROOT if where == "here" else tmp_path
-    path = os.pathsep.join([str(ROOT), str(tmp_path / "site")])
-    found, _ = script(PROBE, env={"PYTHONPATH": path}, cwd=folder)
-    assert found == {
+    (folder / "beside.py").write_text("import os\nPROCESS = os.getpid()\n")
+    where = ROOT if request.param == "here" else folder
+    path = os.pathsep.join([str(ROOT), str(folder / "site")])
+    found, _ = run_script(folder, PROBED, env={"PYTHONPATH": path}, cwd=where)
+    return types.SimpleNamespace(**found, package=package, where=where, path=path)
+
+
+def test_a_process_has_tensorflow_imported_but_not_started(probed):
+    """And it finds the package tensorrt, not the script of that name, wherever it runs."""
+    expected = {
         "preloaded": True,
-        "cwd": str(folder),
+        "cwd": str(probed.where),
         "started": False,
-        "tensorrt": str(package),
+        "tensorrt": str(probed.package),
         "ctrl-c": False,
         "parent": False,
     }
+    assert {name: probed.facts[name] for name in expected} == expected
 
 
-def test_a_main_module_with_others_beside_it_is_preloaded_too(script, tmp_path):
+def test_a_main_module_with_others_beside_it_is_preloaded_too(probed):
     """As the bench's scripts are: without its folder on the path the fork server dies, and all
     would be spawned.
     """
-    (tmp_path / "beside.py").write_text("import os\nPROCESS = os.getpid()\n")
-    text = """
-import beside
-class Probe:
-    def facts(self):
-        import os
-        here = beside.PROCESS == os.getpid()
-        return ["tensorflow" in sys.modules, here, os.environ.get("PYTHONPATH")]
+    assert not probed.facts["imported beside"], "the module was imported in the server"
+    assert probed.facts["path"] == probed.path, "the path is as it was"
 
-if __name__ == "__main__":
-    import os
-    with bench.Worker(Probe) as worker:
-        print(json.dumps([*worker.ask("facts")[:2], os.environ.get("PYTHONPATH")]))
-"""
-    found, _ = script(text, env={"PYTHONPATH": str(tmp_path)})
-    assert found == [True, False, str(tmp_path)], (
-        "the module was imported in the server, the path is as it was"
-    )
+
+def test_errors_cross_the_pipe_as_what_they_are(probed):
+    user, library, memory, after, die, gone = probed.answers
+    assert user == ["UserError", "mend it"]
+    assert library == ["CaseError", "ValueError: odd"]
+    assert memory[0] == "CaseError"
+    assert memory[1].startswith("out of memory: pass a smaller --batch_size")
+    assert after == "still there"
+    assert die == ["ProcessDied", "process died of SIGABRT: last words"]
+    assert gone == die
 
 
 WATCHED = """
@@ -198,41 +220,3 @@ def test_a_broken_tensorflow_is_one_line(command, forms, tmp_path, tensorflow, w
     assert ran.returncode == 2
     assert words in ran.stderr
     assert ran.stderr.count("\n") == 1
-
-
-ANSWERS = """
-class Answers:
-    def user(self):
-        raise bench.UserError("mend it")
-    def library(self):
-        raise ValueError("odd\\nsecond line")
-    def memory(self):
-        raise RuntimeError("OOM when allocating tensor")
-    def die(self):
-        import os, sys
-        print("last words", file=sys.stderr, flush=True)
-        os.abort()
-    def after(self):
-        return "still there"
-
-if __name__ == "__main__":
-    found = []
-    with bench.Worker(Answers) as worker:
-        for name in ("user", "library", "memory", "after", "die", "after"):
-            try:
-                found.append(worker.ask(name))
-            except bench.CASE_ENDS as error:
-                found.append([type(error).__name__, str(error)])
-    print(json.dumps(found))
-"""
-
-
-def test_errors_cross_the_pipe_as_what_they_are(script):
-    (user, library, memory, after, die, gone), _ = script(ANSWERS)
-    assert user == ["UserError", "mend it"]
-    assert library == ["CaseError", "ValueError: odd"]
-    assert memory[0] == "CaseError"
-    assert memory[1].startswith("out of memory: pass a smaller --batch_size")
-    assert after == "still there"
-    assert die == ["ProcessDied", "process died of SIGABRT: last words"]
-    assert gone == die

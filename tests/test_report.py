@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -529,7 +530,7 @@ def test_files_are_read_as_one_newest_last(report, written, kept):
 
 def test_page_is_self_contained(run, written, kept):
     kept[1]["notes"].append("a < b & c")
-    path = written(kept)
+    path = written([*kept[:3], version_2(kept[3])])
     ran = run(path, "--output=page.html")
     assert ran.returncode == 0, ran.stderr
     text = (path.parent / "page.html").read_text()
@@ -538,6 +539,8 @@ def test_page_is_self_contained(run, written, kept):
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', text), "nothing is fetched"
     assert kept[3]["calibration"]["sha256"] in text
     assert "tensorflow 2.21.0" in text
+    assert "inputs input_tensor:0 [None, 224, 224, 3], outputs Identity:0, layout NHWC" in text
+    assert "inputs input_tensor:0 [None, 224, 224, 3] float32, outputs" in text
 
 
 @pytest.fixture
@@ -875,3 +878,53 @@ def test_a_reader_that_stops_is_no_error():
         ["bash", "-o", "pipefail", "-c", words], capture_output=True, text=True, timeout=100
     )
     assert ran.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["snr_db", "top1"])
+def test_numbers_that_are_none_are_left_out(run, written, kept, name):
+    """Older versions wrote NaN, which is no JSON, where a network's outputs were none."""
+    record = judged(kept[3], "logits", 7, 8) if name == "snr_db" else kept[3]
+    found = record["agreement"]
+    found = found["outputs"]["Identity:0"] if name == "snr_db" else found
+    found[name] = math.nan
+    ran = run(written([kept[0], record]), "--output=page.html")
+    assert ran.returncode == 0, ran.stderr
+    assert "INT8 in onnxruntime" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"timings": {"device": {"seconds": [math.nan]}}},
+        {"timings": {"device": {"seconds": []}}},
+        {"timings": []},
+        {"batch_size": 0},
+        {"batch_size": 10**400},
+        {"precision": "fp5"},
+        {"notes": [1]},
+        {"agreement": {"top1": "all"}},
+        {"together": {"devices": ["a"], "throughput": {"device": -1}}},
+    ],
+)
+def test_a_record_of_wrong_numbers_or_types(run, written, kept, change):
+    """One line that names the line and the field."""
+    record = copy.deepcopy(kept[3])
+    for name, value in change.items():
+        if isinstance(value, dict) and "device" in value:
+            value = {"device": {**record[name]["device"], **value["device"]}}
+        record[name] = value
+    ran = run(written([kept[0], record]), "--output=page.html")
+    assert ran.returncode == 2, ran.stdout
+    assert ran.stderr.count("\n") == 1 and "line 2: no record of tensorrt.py (" in ran.stderr
+
+
+def test_a_table_is_cut_in_a_terminal_only(report, kept, monkeypatch, capsys):
+    """Where stdout is no terminal every column is whole, whatever COLUMNS says."""
+    monkeypatch.setenv("COLUMNS", "50")
+    report.print_records(kept)
+    whole = rows_in(capsys.readouterr().out, "INT8")
+    monkeypatch.setattr(report.sys.stdout, "isatty", lambda: True, raising=False)
+    report.print_records(kept)
+    cut = rows_in(capsys.readouterr().out, "INT8")
+    assert [len(row) for row in cut] == [50] and cut[0].endswith("…")
+    assert whole[0].startswith(cut[0][:-1]) and whole[0].endswith(" 5.2")

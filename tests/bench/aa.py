@@ -42,8 +42,8 @@ def run(folder, name, plant, flags):
 
 def verdicts(new, old):
     """By case what report.py --compare says: `same`, `faster`, `slower` or why not."""
-    rows, _ = report.compare(new, old, None)
-    return {case: verdict.partition(" (")[0].partition(":")[0] for case, _, _, verdict in rows}
+    rows = report.compare(new, old)
+    return {row.case: row.verdict.partition(" (")[0].partition(":")[0] for row in rows}
 
 
 def count(pairs):

@@ -5007,7 +5007,8 @@ def judge_agreement(
         return
     by_output = {}
     kinds = result.kinds or {}
-    for tensor in graph.outputs:
+    main = main_output(kinds)
+    for tensor in sorted(graph.outputs, key=lambda tensor: tensor.name != main):
         name = tensor.name
         of_which = f" ({tensor.title})" if len(graph.outputs) > 1 else ""
         pair = comparable(outputs.get(name), reference.get(name), graph.has_rows(tensor))
@@ -5387,9 +5388,12 @@ def judged_lines(record: Record) -> list[str]:
     """The block's lines on agreement, one for each output, and accuracy."""
     lines = []
     if record.agreement:
-        images = f"{record.unit}: {record.agreement.images}"
-        for found in record.agreement.outputs.values():
-            lines.append("  agreement \t" + ", \t".join([*agreement_parts(found), images]))
+        count = f"{record.unit}: {record.agreement.images}"
+        titles = {tensor.name: f"output: {tensor.title}" for tensor in record.graph.outputs}
+        several = len(record.agreement.outputs) > 1
+        for name, found in record.agreement.outputs.items():
+            which = [titles[name]] if several else []
+            lines.append("  agreement \t" + ", \t".join([*agreement_parts(found), count, *which]))
     if record.accuracy:
         top1 = f"top1: {record.accuracy.top1:.4f}"
         top5 = f"top5: {record.accuracy.top5:.4f}"

@@ -8,13 +8,14 @@ import ctypes
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 import types
 
 import families
 import numpy as np
 import pytest
-from helpers import images_of, validate
+from helpers import images_of, load, validate
 
 ALL = ("--native", "--fp32", "--fp16", "--int8", "--engine=onnxruntime")
 # The least signal to noise in dB of each output: FP32, FP16, INT8.
@@ -75,7 +76,9 @@ def titles(record):
 def test_a_family_keeps_its_answers(main, family, name):
     """Native, FP32, FP16 and INT8 in ONNX Runtime: every output is near, every answer is kept."""
     model, samples, arrays = family(name)
-    found = by_precision(main(*ALL, model, samples, "--batch_size=16", "--num_loops=4"))
+    ran = main(*ALL, model, samples, "--batch_size=16", "--num_loops=4")
+    found = by_precision(ran)
+    assert "samples/s" in ran.out and "image" not in ran.out + ran.log, "there are none"
     assert list(found) == ["native", "fp32", "fp16", "int8"]
     for precision, record in found.items():
         assert record["unit"] == "samples" and record["graph"]["layout"] == ""
@@ -563,6 +566,22 @@ def test_the_output_does_not_depend_on_the_input_is_still_found(main, graph_file
     assert any("does not depend on the input" in note for note in ran.records[0]["notes"])
     ran = main(f"--frozen_graph={graph_file(logit_map)}", "--batch_size=4")
     assert not any("does not depend" in note for note in ran.records[0]["notes"])
+
+
+def test_several_outputs_are_told_by_name(main, family, tmp_path):
+    """In the terminal, in log.txt and in a picture whose axes count samples."""
+    ran = main(*ALL[:2], ALL[4], *family("bert")[:2], "--batch_size=16")
+    (line,) = [line for line in ran.out.splitlines() if "outputs as in native: " in line]
+    assert re.search(r"answer \d+ dB, 96 of 96 samples, largest difference .*; states \d+ dB", line)
+    blocks = [line for line in ran.log.splitlines() if line.startswith("  agreement")]
+    assert [line.rpartition("output: ")[2] for line in blocks] == ["answer", "states"]
+    report = load("report_of_samples", "report.py")
+    assert (
+        report.main(["report.py", str(tmp_path / "results.jsonl"), f"--output={tmp_path}/x.svg"])
+        == 0
+    )
+    text = (tmp_path / "x.svg").read_text()
+    assert "samples/s" in text and "images" not in text
 
 
 # ------------------------------------------------------------- the TensorRT runner, without a GPU

@@ -410,10 +410,52 @@ def schedule_together(config: Any, jobs: list[Any], placements: list[Placement])
     return bench.schedule(config, jobs, functools.partial(Team, placements=placements))
 
 
+Measured = tuple[Any, list[Any]]  # a job, and its results
+
+
+def compared_with_native(measured: Iterator[Measured], natives: int) -> Iterator[Measured]:
+    """Adds native's outputs to cases that are done in any order, from native's own process.
+
+    Holds them back until one of so many native cases is done; on Ctrl-C it yields what it holds.
+    """
+    reference = None
+    held: list[Measured] = []
+
+    def compared() -> Iterator[Measured]:
+        while held:
+            job, results = held.pop(0)
+            yield job, bench.with_reference(results, reference)
+
+    try:
+        for job, results in measured:
+            held.append((job, results))
+            if job.case.precision == "native":
+                natives -= 1
+                outputs = (result.outputs for result in results)
+                reference = reference or next((found for found in outputs if found), None)
+            if reference or not natives:
+                yield from compared()
+    except KeyboardInterrupt:
+        yield from compared()
+        raise
+
+
 def schedule_spread(config: Any, jobs: list[Any], placements: list[Placement]) -> Iterator[Any]:
     """Different cases at the same time, each on the first placement that is free."""
+    measured = measure_spread(jobs, placements)
+    if natives := count_natives(jobs):
+        return compared_with_native(measured, natives)
     first = functools.partial(PlacedSession, placement=placements[0])
     reference = bench.untimed_reference(config, jobs, first)
+    return ((job, bench.with_reference(results, reference)) for job, results in measured)
+
+
+def count_natives(jobs: list[Any]) -> int:
+    return sum(job.case.precision == "native" for job in jobs)
+
+
+def measure_spread(jobs: list[Any], placements: list[Placement]) -> Iterator[Measured]:
+    """The cases as they are done, each measured on a placement of its own."""
     free = queue.SimpleQueue[Placement]()
     for placement in placements:
         free.put(placement)
@@ -422,7 +464,7 @@ def schedule_spread(config: Any, jobs: list[Any], placements: list[Placement]) -
         placement = free.get()
         try:
             session = functools.partial(PlacedSession, placement=placement)
-            return list(bench.schedule(config, [job], session, reference or {}))
+            return list(bench.schedule(job.config, [job], session, {}))
         finally:
             free.put(placement)
 
@@ -494,7 +536,6 @@ class Cluster:
 
     def schedule(self, config: Any, jobs: list[Any]) -> Iterator[Any]:
         """All cases as tasks; one whose node died is tried once again, then it is a failed row."""
-        reference = self.reference(config, jobs)
         nodes = [None] if config.spread else list(self.names)
         for job in jobs:
             if job.error:
@@ -502,6 +543,11 @@ class Cluster:
                 session.fail(bench.UserError(job.error))
                 yield job, session.results()
         ready = [job for job in jobs if not job.error]
+        if natives := count_natives(ready) * len(nodes):
+            measured = self.run(list(itertools.product(ready, nodes)))
+            yield from compared_with_native(measured, natives)
+            return
+        reference = self.reference(config, jobs)
         for job, results in self.run(list(itertools.product(ready, nodes))):
             yield job, bench.with_reference(results, reference)
 

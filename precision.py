@@ -23,6 +23,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -240,12 +241,12 @@ def fold(model: Any) -> Any:
     import onnx
     import onnxruntime
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.graph_optimization_level = level
-        options.optimized_model_filepath = os.path.join(scratch, "folded.onnx")
+        options.optimized_model_filepath = str(scratch / "folded.onnx")
         data = model.SerializeToString()
         onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         folded = onnx.load(options.optimized_model_filepath)
@@ -407,8 +408,8 @@ def tensor_ranges(
     Args:
       method: minmax, entropy or percentile (of the absolute values).
     """
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
-        calibrator = make_calibrator(model, method, Path(scratch))
+    with scratch_folder() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        calibrator = make_calibrator(model, method, scratch)
         percentiles = Percentiles()
         if method == "percentile":
             calibrator.collector = percentiles
@@ -857,6 +858,27 @@ def share_of_weights(graph: Any, precision: str) -> float:
 
 
 # ---------------------------------------------------------------------- the graph at each precision
+
+
+FULL = 1 << 20  # bytes that are left on a disk which is full
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for files that are needed once.
+
+    Raises:
+      PrecisionError: the disk is full; ONNX Runtime says only that it cannot serialise a model.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield Path(folder)
+        except Exception as error:
+            if shutil.disk_usage(folder).free > FULL:
+                raise
+            where = tempfile.gettempdir()
+            remedy = "free some space, or set TMPDIR to another folder"
+            raise PrecisionError(f"the disk is full ({where}): {remedy}") from error
 
 
 class Precisions:

@@ -695,8 +695,8 @@ def slowest_lines(records: list[Record]) -> list[str]:
             kind = (record.case, record.device_kind, record.unit, case_key(record), inputs)
             kinds[kind].append((timing.speed, record.device))
     lines = []
-    for (case, kind, unit, *_), devices in kinds.items():
-        lines.append(slowest_line(case, kind, unit, devices))
+    for (case, device, unit, *_), devices in kinds.items():
+        lines.append(slowest_line(case, device, unit, devices))
     return [line for line in lines if line]
 
 
@@ -866,8 +866,8 @@ def answer(size: str, rows: list[Row]) -> str:
         noise = " beyond the noise" if rows[0].times_native.value > 1 else ""
         return f"Nothing is faster than native at {size}{noise}: {rating_text(rows[0])}."
     fastest = faster[0]
-    if fastest.record.flags.get("weights") == "random":
-        unknown = "random weights cannot tell whether it is still the same model"
+    if reason := why_nothing_is_told(fastest.record):
+        unknown = f"{reason} cannot tell whether it is still the same model"
         return f"Fastest at {size}: {rating_text(fastest)}{size_text(fastest)}; {unknown}."
     for row in faster:
         if row.record.agreement and row.record.agreement.is_same_model:
@@ -875,6 +875,18 @@ def answer(size: str, rows: list[Row]) -> str:
             return f"Fastest that is still the same model at {size}: {found}."
     found = f"{rating_text(fastest)}, has {agreement_text(fastest.record, with_noise=True)}"
     return f"Nothing that is faster at {size} is still the same model: {found}."
+
+
+def why_nothing_is_told(record: Record) -> str:
+    """What agrees whatever a precision breaks, or "" where agreement says something."""
+    if record.flags.get("weights") == "random":
+        return "random weights"
+    if record.agreement is None or not record.agreement.is_same_model:
+        return ""
+    found, images = record.output, record.agreement.images
+    if found.kind == "probabilities" and found.decided == 0:
+        return f"probabilities that are all alike (none of {images} images is decided)"
+    return ""
 
 
 def rating_text(row: Row) -> str:

@@ -2625,6 +2625,7 @@ def asked_tensor(
 # What a scaling is made of.
 ELEMENTWISE = {"Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "BiasAdd"}
 CARRYING = {"Identity", "Cast", "Transpose", "StopGradient"}
+RESIZING = {"ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic"}  # to a constant size
 # An input whose values stay as far apart as pixels do is not scaled, though its mean may be taken.
 PIXEL_RANGE = 200.0
 
@@ -2639,7 +2640,8 @@ def scaling_ops(tf: Any, graph: Any, source: Tensor) -> str:
     """
     tensor = graph.get_tensor_by_name(source.name)
     ops = []
-    while len(tensor.consumers()) == 1 and tensor.consumers()[0].type in ELEMENTWISE | CARRYING:
+    passed = ELEMENTWISE | CARRYING | RESIZING
+    while len(tensor.consumers()) == 1 and tensor.consumers()[0].type in passed:
         op = tensor.consumers()[0]
         if any(depends_on_input(other) for other in op.inputs if other.name != tensor.name):
             break
@@ -2917,7 +2919,9 @@ def calibrate(config: Config, graph: Graph, samples: Samples, model: Any) -> Cal
             }
             return Calibration(ranges, {**facts, "reused": True})
     fed = [as_onnx_takes(feed) for feed in feeds(graph, taken)]
-    ranges = precision_py().tensor_ranges(model, fed, config.calibration_method, progress)
+    method = config.calibration_method
+    with precision_errors():
+        ranges = precision_py().tensor_ranges(model, fed, method, progress)
     write_atomically(path, json.dumps({"key": key, "ranges": ranges}).encode())
     return Calibration(ranges, {**facts, "reused": False})
 
@@ -3411,9 +3415,9 @@ class OnnxRuntimeRunner:
         self.device = "cuda" if provider.startswith("CUDA") else "cpu"
         options = session_options(job.config)
         model = read_unchanged(artifact.path, artifact.sha256)
-        with tempfile.TemporaryDirectory() as scratch:
+        with precision_errors(), precision_py().scratch_folder() as scratch:
             if job.case.precision != "fp32":  # nothing of it is proved
-                options.optimized_model_filepath = os.path.join(scratch, "ran.onnx")
+                options.optimized_model_filepath = str(scratch / "ran.onnx")
             self.session = create_session(model, options, provider, job.config)
             ran = executed_coverage(options.optimized_model_filepath, job.case.precision)
         self.facts = {"provider": provider, **ran}
@@ -6945,7 +6949,7 @@ def outputs_to_compare_with(results: list[Result]) -> dict[str, np.ndarray] | No
     for result in results:
         if result.outputs is not None:
             return result.outputs
-    why = "; ".join(filter(None, [results[0].error, *results[0].notes]))
+    why = results[0].error or "; ".join(results[0].notes)
     say(f"there is nothing to compare with, native does not run: {why}")
     return None
 

@@ -419,6 +419,54 @@ def test_spread_cases_never_share_a_placement(fleet, bench, job, halves, monkeyp
     assert max(most) == 2
 
 
+def done(bench, job, precision, outputs=None):
+    case = bench.Case(precision, precision, 8)
+    return bench.dataclasses.replace(job, case=case), [bench.Result(case, outputs=outputs)]
+
+
+def references(measured):
+    return [(job.case.precision, results[0].reference) for job, results in measured]
+
+
+def test_cases_wait_for_native_s_outputs_which_need_no_process_of_their_own(fleet, bench, job):
+    outputs = {"y:0": [1.0]}
+    cases = [
+        done(bench, job, "fp16"),
+        done(bench, job, "native", outputs),
+        done(bench, job, "int8"),
+    ]
+    found = fleet.compared_with_native(iter(cases), 1)
+    assert references(found) == [("fp16", outputs), ("native", outputs), ("int8", outputs)]
+    first_fails = [done(bench, job, "native"), done(bench, job, "fp16"), cases[1]]
+    assert references(fleet.compared_with_native(iter(first_fails), 2))[1] == ("fp16", outputs)
+    all_fail = fleet.compared_with_native(iter(first_fails[:2]), 1)
+    assert references(all_fail) == [("native", None), ("fp16", None)]
+
+
+def test_cases_that_wait_for_native_survive_ctrl_c(fleet, bench, job):
+    def measured():
+        yield done(bench, job, "fp16")
+        raise KeyboardInterrupt
+
+    found = fleet.compared_with_native(measured(), 1)
+    assert next(found)[0].case.precision == "fp16"
+    with pytest.raises(KeyboardInterrupt):
+        next(found)
+
+
+@pytest.mark.parametrize("natives", [0, 1])
+def test_spread_runs_native_for_the_comparison_only_where_it_is_no_case(
+    fleet, bench, job, halves, monkeypatch, natives
+):
+    asked = []
+    monkeypatch.setattr(bench, "untimed_reference", lambda *_: asked.append(1) or {"y:0": [2.0]})
+    cases = [done(bench, job, "fp16"), done(bench, job, "native", {"y:0": [1.0]})][: 1 + natives]
+    monkeypatch.setattr(fleet, "measure_spread", lambda jobs, placements: iter(cases))
+    found = references(fleet.schedule_spread(job.config, [job for job, _ in cases], halves))
+    assert asked == [1] * (1 - natives)
+    assert found[0] == ("fp16", {"y:0": [1.0 if natives else 2.0]})
+
+
 @pytest.mark.parametrize("spread", [False, True])
 def test_a_case_that_cannot_be_prepared_is_a_row(
     fleet, bench, forms, tmp_path, capsys, monkeypatch, spread

@@ -379,6 +379,7 @@ def scaled(layers, how):
             mean=[124.0, 117.0, 104.0], variance=[9.0, 9.0, 9.0]
         )(inputs),
         "mean": lambda: layers.Rescaling(1.0, offset=[-124.0, -117.0, -104.0])(inputs),
+        "resized": lambda: layers.Rescaling(1 / 255)(layers.Resizing(12, 12)(inputs)),
         "other range": lambda: layers.Rescaling(2.0, offset=-1)(inputs),
         "nothing": lambda: inputs,
     }[how]()
@@ -403,6 +404,7 @@ def photograph(tmp_path):
         ("rescaling", "none", "scales its pixels itself (Mul, AddV2)"),
         ("normalization", "none", "scales its pixels itself"),
         ("mean", "none", "scales its pixels itself"),
+        ("resized", "none", "scales its pixels itself (Mul, AddV2)"),
         ("other range", "vgg", "nothing in model.pb tells"),
         ("nothing", "vgg", "nothing in model.pb tells"),
     ],
@@ -533,6 +535,25 @@ def test_a_full_disk_is_called_a_full_disk(main, bench, forms, monkeypatch):
     monkeypatch.setattr(bench.os, "replace", full)
     ran = main(f"--keras_model={forms['keras']}", "--batch_size=2")
     assert ran.status == 2 and "error: the disk is full" in ran.err and "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("free", [0, 1 << 30])
+def test_a_full_disk_behind_onnxruntime_s_words(main, precision, forms, monkeypatch, free):
+    """It says `Protobuf serialization failed` of a file that finds no room."""
+
+    def fail(*_, **__):
+        raise RuntimeError("Protobuf serialization failed")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    monkeypatch.setattr(
+        precision.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=free)
+    )
+    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2"]
+    error = main(*flags, "--fp16", "--engine=onnxruntime").records[0]["error"]
+    if free:
+        assert "Protobuf serialization failed" in error
+    else:
+        assert error.startswith("the disk is full (") and "TMPDIR" in error
 
 
 # ----------------------------------------------------------------------------- the built-in network

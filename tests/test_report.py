@@ -168,6 +168,11 @@ def test_the_picture_shows_the_records_numbers(draw, kept):
     speed, latency, quality = draw(kept).axes
     medians = [record["timings"]["device"]["statistics"]["fps_median"] for record in kept]
     assert [bar.get_width() for bar in speed.patches] == medians
+    numbers = [record["timings"]["device"]["statistics"] for record in kept]
+    bars = speed.containers[-1].errorbar.lines[2][0].get_segments()
+    ends = [(line[0][0], line[1][0]) for line in bars]
+    expected = [(each["fps_low"], each["fps_high"]) for each in numbers]
+    assert [end for pair in ends for end in pair] == pytest.approx(sum(expected, ()))
     times = ["(1.00x)", "(1.42x ±0.11)", "(1.37x ±0.08)", "(2.48x ±0.19)"]
     texts = [f"{median:.1f}  {ratio}" for median, ratio in zip(medians, times)]
     assert [text.get_text() for text in speed.texts] == texts
@@ -445,6 +450,18 @@ def test_the_answer(answers, kept):
     assert "on 8 of 8 random images" in answers([native, random])[0]
 
 
+@pytest.mark.parametrize(
+    ("top1", "cosine", "same"), [(1.0, 0.999, True), (0.98, 0.999, False), (1.0, 0.98, False)]
+)
+def test_the_answer_on_records_of_version_1(answers, kept, top1, cosine, same):
+    """They have no verdict of their own: it is made of top-1 and cosine."""
+    int8 = without_weights(kept[3])
+    int8["agreement"] |= {"top1": top1, "cosine": cosine}
+    (line,) = answers([without_weights(kept[0]), int8])
+    assert line.startswith("Fastest that is still" if same else "Nothing that is faster")
+    assert f"top-1 as native on {top1:.1%} of the images" in line
+
+
 def test_the_answer_passes_over_what_is_another_model(answers, kept):
     native, fp32 = without_weights(kept[0]), judged(kept[1], "logits", 8, 8)
     int8 = judged(kept[3], "logits", 5, 8, snr=7.0, same_model=False)
@@ -488,6 +505,19 @@ def test_the_answer_where_nothing_is_faster_or_nobody_knows(answers, kept):
 def test_the_answer_by_kind_of_output(answers, kept, row, words):
     (line,) = answers([without_weights(kept[0]), judged(kept[3], *row)])
     assert f", {words}, 26 MB instead of 103." in line
+
+
+def test_no_answer_from_probabilities_that_are_all_alike(answers, kept):
+    """As an untrained network's: they agree whatever breaks."""
+    native = without_weights(kept[0])
+    (line,) = answers([native, judged(kept[3], "probabilities", 0, 0, 8)])
+    assert line.startswith("Fastest at batch 4: INT8 in onnxruntime, 2.48x native (")
+    assert line.endswith(
+        "26 MB instead of 103; probabilities that are all alike (none of 8 images is decided) "
+        "cannot tell whether it is still the same model."
+    )
+    broken = judged(kept[3], "probabilities", 0, 0, 8, snr=6.0, same_model=False)
+    assert answers([native, broken])[0].startswith("Nothing that is faster at batch 4 is still")
 
 
 def test_an_answer_for_each_batch_size(run, written, kept):

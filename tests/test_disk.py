@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, alive, children_of, needs_proc, tries, validate, wait_for_end_of
+from helpers import ROOT, alive, children_of, needs_proc, tries, validate, wait_for, wait_for_end_of
 
 KILLS = 100
 LINES = {
@@ -73,9 +73,12 @@ def test_kills_at_random_moments(forms, tmp_path):
     ran = subprocess.run(words_of(forms, tmp_path), capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     whole, first = time.monotonic() - begun, len(check_whole(tmp_path))
+    results, seen = tmp_path / "results.jsonl", first
     for number in range(tries(KILLS)):
         words = words_of(forms, tmp_path)
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if number % 5 == 0:  # some have written a record, however busy the machine is
+            wait_for(lambda known=seen: results.read_text().count("\n") > known, process)
         # Python starts before that
         end, children = time.monotonic() + pick.uniform(0.2, 1.2 * whole), set()
         while time.monotonic() < end and process.poll() is None:
@@ -96,7 +99,7 @@ def test_kills_at_random_moments(forms, tmp_path):
         assert "Traceback" not in err, f"{number}: {err}"
         wait_for_end_of(children)
         seen = len(check_whole(tmp_path))
-    assert seen - first > tries(KILLS) / 10
+    assert seen - first >= tries(KILLS) / 5
     assert ended > sent / 2  # some had their last record written already
     ran = subprocess.run(words_of(forms, tmp_path), capture_output=True, text=True, timeout=170)
     assert ran.returncode == 0, ran.stderr

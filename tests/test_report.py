@@ -610,8 +610,7 @@ def test_a_short_page_has_no_filter(run, written, kept):
 
 
 @pytest.mark.parametrize(
-    ("factor", "verdict"),
-    [(1.3, "faster"), (0.7, "slower"), (1.02, "same"), (1.0, "same"), (0.98, "same")],
+    ("factor", "verdict"), [(1.3, "faster"), (0.7, "slower"), (1.02, "same"), (0.98, "same")]
 )
 def test_comparison(run, written, kept, factor, verdict):
     new = written([scaled(kept[2], factor, time="2027-01-01T00:00:00+00:00")])

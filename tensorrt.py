@@ -2262,16 +2262,28 @@ def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
     tf.keras.utils.set_random_seed(config.seed)
     model = load_keras(tf, config) if config.keras_model else built_in_model(tf, config)
     specs = {}
-    for index, source in enumerate(model.inputs):
-        key = source.name.split(":")[0] if config.keras_model else "input_tensor"
+    for index, (key, source) in enumerate(keras_inputs(model).items()):
+        key = key if config.keras_model else "input_tensor"
         name = re.sub(r"[^A-Za-z0-9_]", "_", key).lstrip("_") or f"input_{index}"
         specs[key] = tf.TensorSpec(source.shape, source.dtype, name=name)
 
     def call(feed: dict[str, Any]) -> dict[str, Any]:
-        given = feed if len(feed) > 1 else next(iter(feed.values()))
+        given: Any = [feed[key] for key in specs]
+        if isinstance(getattr(model, "_inputs_struct", None), dict):
+            given = feed
+        elif len(given) == 1:
+            (given,) = given
         return outputs_by_name(tf, model, model(given, training=False))
 
     return tf.function(call).get_concrete_function(specs), model
+
+
+def keras_inputs(model: Any) -> dict[str, Any]:
+    """A Keras model's inputs by name: the keys of the dict that it takes, or the layers' names."""
+    given = getattr(model, "_inputs_struct", None)  # in Keras 2 there is none, and no such keys
+    if isinstance(given, dict):
+        return given
+    return {source.name.split(":")[0]: source for source in model.inputs}
 
 
 def outputs_by_name(tf: Any, model: Any, outputs: Any) -> dict[str, Any]:
@@ -2667,9 +2679,11 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     from tensorflow.core.framework.types_pb2 import DT_HALF
 
     kinds = ("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused")
-    heavy = [node for node in graph_def.node if node.op.startswith(kinds)]
+    inside = (function.node_def for function in graph_def.library.function)  # loops' bodies
+    nodes = list(itertools.chain(graph_def.node, *inside))
+    heavy = [node for node in nodes if node.op.startswith(kinds)]
     low = sum(node.attr["T"].type == DT_HALF for node in heavy)
-    casts = sum(node.op == "Cast" for node in graph_def.node)
+    casts = sum(node.op == "Cast" for node in nodes)
     return {
         "nodes": len(heavy),
         "low_nodes": low,

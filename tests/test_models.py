@@ -383,6 +383,91 @@ def test_a_keras_file_with_several_inputs(main, tmp_path):
     assert titles(ran.records[0]).keys() == {"answer", "states"}
 
 
+def native_values(bench, flags, folder):
+    """The keys of a model's inputs, and its only output for the first sample."""
+    words = ["tensorrt.py", *flags, f"--output_dir={folder}", "--noisolate"]
+    config = bench.parse_flags(words)
+    graph = bench.load_graph(config)
+    samples = bench.load_samples(config, graph, 1)
+    job = bench.Job(bench.Case("native", "native", 1), config, graph, samples)
+    artifact = bench.Artifact(graph.path, graph.sha256)
+    (values,) = bench.Native().open(job, artifact, job.batch()).infer(job.batch()).values()
+    return {tensor.key for tensor in graph.inputs}, values
+
+
+def test_a_keras_file_whose_inputs_are_a_dict(bench, tmp_path):
+    """The dict's keys are the names, whatever the layers are called."""
+    import tensorflow as tf
+
+    first, second = (tf.keras.layers.Input((3,), name=name) for name in ("zebra", "ant"))
+    model = tf.keras.Model({"a": first, "b": second}, {"out": first - 2.0 * second})
+    model.save(tmp_path / "net.keras")
+    arrays = {"a": np.full((2, 3), 5.0), "b": np.ones((2, 3))}
+    np.savez(tmp_path / "x.npz", **arrays)
+    flags = [f"--keras_model={tmp_path}/net.keras", f"--samples={tmp_path}/x.npz"]
+    keys, values = native_values(bench, flags, tmp_path)
+    assert keys == {"a", "b"} and values.tolist() == [[3.0] * 3]
+
+
+def test_signatures_keep_their_names(bench, tmp_path):
+    """Also TensorFlow 1's, whose inputs come in the order of their tensors' names."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        left, right = (v1.placeholder(tf.float32, [None, 2], name=name) for name in ("z", "y"))
+        gain = v1.get_variable("gain", initializer=1.0, use_resource=False)
+        out = tf.identity(gain * (left - 3 * right), name="out")
+        session.run(v1.global_variables_initializer())
+        signature = v1.saved_model.predict_signature_def({"a": left, "b": right}, {"out": out})
+        builder = v1.saved_model.Builder(str(tmp_path / "tf1"))
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
+        builder.save()
+    np.savez(tmp_path / "x.npz", a=np.full((1, 2), 7.0), b=np.full((1, 2), 2.0))
+    flags = [f"--savedmodel_dir={tmp_path}/tf1", f"--samples={tmp_path}/x.npz"]
+    keys, values = native_values(bench, flags, tmp_path)
+    assert keys == {"a", "b"} and values.tolist() == [[1.0, 1.0]]
+
+
+def test_inputs_from_the_host(main, family):
+    model, samples, _ = family("towers")
+    flags = ("--native", "--fp32", "--engine=onnxruntime", "--inputs=both", "--batch_size=4")
+    for record in main(*flags, model, samples).records:
+        assert record["timings"].keys() == {"device", "host"}
+        assert record["timings"]["host"]["throughput"] > 0
+
+
+def test_int8_is_calibrated_on_samples_of_its_own(main, family, tmp_path):
+    model, samples, arrays = family("waves")
+    others = {"waveform": np.roll(arrays["waveform"], 1, axis=1)[:20]}
+    np.savez(tmp_path / "others.npz", **others)
+    flags = ("--int8", "--engine=onnxruntime", model, samples, "--batch_size=8")
+    ran = main(*flags, f"--calibration_samples={tmp_path}/others.npz")
+    facts = ran.records[0]["calibration"]
+    assert (facts["source"], facts["images"], facts["predicted"]) == ("calibration_samples", 20, 0)
+    assert not any("was calibrated on" in note for note in ran.records[0]["notes"])
+    said = "INT8 was calibrated on 64 of the samples being predicted: pass --calibration_samples"
+    assert any(note.startswith(said) for note in main(*flags).records[0]["notes"])
+    np.savez(tmp_path / "others.npz", wave=others["waveform"])
+    line = one_error(main(*flags, f"--calibration_samples={tmp_path}/others.npz"))
+    assert "no array waveform (it has wave)" in line
+
+
+def test_calibration_on_random_data_is_said(main, frozen):
+    flags = ("--native", "--int8", "--engine=onnxruntime", "--batch_size=8")
+    ran = main(*flags, "--input_shape=waveform:200", frozen("waves")[0])
+    said = "INT8 was calibrated on random data: its speed is real, its predictions not; pass "
+    assert said + "--calibration_samples" in ran.records[1]["notes"]
+    assert "of 8 random samples" in ran.out or "on 8 random samples" in ran.out
+
+
+def test_heavy_nodes_inside_loops_are_counted(bench, family, tmp_path):
+    """A recurrent layer's products stand in the loop's body."""
+    words = ["tensorrt.py", family("lstm")[0], f"--output_dir={tmp_path}", "--noisolate"]
+    graph = bench.load_graph(bench.parse_flags(words))
+    assert bench.half_share(bench.graph_def_of(graph))["nodes"] >= 3
+
+
 def test_samples_for_images_are_fed_as_they_are(main, forms, digits, tmp_path):
     """Arrays that are ready made: no preprocessing, and samples instead of images."""
     images = digits.pixels[-40:].astype(np.float32)

@@ -1781,12 +1781,13 @@ def add_array(
     """
     shape = sample_shape(graph, tensor)
     array = as_type(array, tensor, graph, given)
+    has_rows = samples.alone or tensor.name in graph.batched
     if tensor.name not in graph.batched and fits(array.shape, shape):
         if samples.alone:
             samples.arrays[tensor.name] = array[None]
         else:
             samples.whole[tensor.name] = array
-    elif (samples.alone or tensor.name in graph.batched) and fits(array.shape[1:], shape):
+    elif has_rows and array.ndim and fits(array.shape[1:], shape):
         samples.arrays[tensor.name] = array
     else:
         raise not_wanted(given, graph, f"{tensor.title} has shape {list(array.shape)}")
@@ -1981,12 +1982,12 @@ def random_array(
     """Random values of an input's type: standard normal ones, or from limits, both inclusive."""
     kind = np.dtype(tensor.dtype)
     if limits is None:
-        return generator.standard_normal(shape, np.float32).astype(kind)
+        return np.asarray(generator.standard_normal(shape, np.float32), kind)
     if kind.kind == "f":
-        return generator.uniform(*limits, shape).astype(kind)
+        return np.asarray(generator.uniform(*limits, shape), kind)
     low, high = limits
     whole = generator.integers(low, high, shape, integers_like(kind), endpoint=True)
-    return whole.astype(kind)
+    return np.asarray(whole, kind)
 
 
 def refuse_open_shapes(graph: Graph) -> None:

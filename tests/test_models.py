@@ -115,6 +115,25 @@ def test_a_family_goes_everywhere(bench, main, family, name):
         assert record["artifact"]["bytes"] > 0
 
 
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["tensorrt", "tftrt", "xla", "onnxruntime"])
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_a_family_on_a_gpu(bench, main, family, name, engine):
+    """Every precision that an engine has here, from the device and from the host."""
+    precisions = [p for p in ("fp32", "fp16", "int8") if not bench.ENGINES[engine].why_not(p)]
+    if not precisions:
+        pytest.skip(f"{engine} runs nothing here")
+    model, samples, arrays = family(name)
+    flags = [f"--{precision}" for precision in ("native", *precisions)]
+    ran = main(*flags, f"--engine={engine}", model, samples, "--batch_size=16", "--inputs=both")
+    for precision, record in by_precision(ran).items():
+        if precision != "native":
+            assert record["agreement"]["same_model"], precision
+        if "labels" in arrays:
+            assert record["accuracy"]["top1"] >= 0.9
+
+
 @pytest.mark.slow
 def test_on_shares_of_the_cores(command, family, tmp_path):
     """Samples reach several processes at once; the largest batch is found for them too."""
@@ -166,10 +185,14 @@ BAD = {
     "no such file": (None, "no such file: pass a .npz, or a folder of .npy, with --samples"),
     "too few": ({"user": None}, "no array user (it has numbers, item, price, labels): "),
     "shape": ({"numbers": np.zeros((96, 5), np.float32)}, "numbers has shape [96, 5]: "),
+    "no axis": ({"price": np.float32(3)}, "price has shape []: "),
     "rank": ({"price": np.zeros((96, 1), np.float32)}, "price has shape [96, 1]: "),
     "type": ({"item": np.zeros((96, 1), np.float32)}, "item has type float32: "),
     "range": ({"item": np.full((96, 1), 2**40)}, "item has values that int32 cannot hold: "),
-    "counts": ({"price": np.zeros(5, np.float32)}, "(item 96, numbers 96, price 5, user 96)"),
+    "counts": (
+        {"price": np.zeros(5, np.float32)},
+        "as many samples of each are wanted, at least one (",
+    ),
     "none": (
         {name: np.zeros((0, *shape)) for name, shape in (("user", (1,)), ("item", (1,)))},
         "item",
@@ -189,8 +212,11 @@ def test_wrong_samples_are_one_line_with_what_is_wanted(main, frozen, tmp_path, 
     line = one_error(main("--native", model, f"--samples={tmp_path}/bad.npz"))
     assert words in line
     if words.endswith(": "):
-        wanted = "item [?, 1] int32, numbers [?, 4] float32, price [?] float32, user [?, 1] int64"
-        assert line.endswith(f"frozen_graph.pb takes {wanted}")
+        takes = line.partition("frozen_graph.pb takes ")[2]
+        wanted = ("item [?, 1] int32", "numbers [?, 4] float32", "price [?] float32")
+        assert all(text in takes for text in (*wanted, "user [?, 1] int64")), line
+    if what == "counts":
+        assert "price 5" in line and "user 96" in line
 
 
 def test_a_file_that_is_none(main, frozen, tmp_path):
@@ -253,6 +279,22 @@ def test_random_values_lie_in_their_range(bench):
     assert abs(feed["f:0"].mean()) < 0.1 and abs(feed["f:0"].std() - 1) < 0.1
     again = bench.random_samples(config, graph, 40).batch(40)
     assert all(np.array_equal(feed[name], again[name]) for name in feed)
+
+
+def test_random_numbers_without_an_axis(main, graph_file):
+    """A gain for all samples, and a switch."""
+
+    def build(tf, v1):
+        signal = v1.placeholder(tf.float32, [None, 4], name="signal")
+        gain = v1.placeholder(tf.float32, [], name="gain")
+        switch = v1.placeholder(tf.bool, [], name="switch")
+        tf.where(switch, signal * gain, signal, name="out")
+
+    flags = ("--native", "--fp32", "--fp16", "--engine=onnxruntime", "--batch_size=3")
+    ran = main(f"--frozen_graph={graph_file(build)}", *flags, "--input_range=gain:2:2")
+    assert ran.status == 0, ran.err
+    assert all(record["agreement"]["same_model"] for record in ran.records[1:])
+    assert ran.records[0]["input_dtype"] == "float32, bool"
 
 
 def test_a_batch_is_the_caller_s_own(bench):

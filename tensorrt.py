@@ -2390,18 +2390,19 @@ def find_outputs(config: Config, graph: Any, keys: dict[str, str]) -> list[Any]:
       UserError: there is no such tensor, or none of numbers.
     """
     names = list(dict.fromkeys(keys.values()))
-    if config.output_node:
-        return asked_tensors(graph, config.output_node, "output", names, keys)
     if not names and any(op.name == USUAL_OUTPUT for op in graph.get_operations()):
         names = [f"{USUAL_OUTPUT}:0"]
-    found = [graph.get_tensor_by_name(name) for name in names] or ends_of(graph)
+    if config.output_node:
+        found = asked_tensors(graph, config.output_node, "output", names, keys)
+    else:
+        found = [graph.get_tensor_by_name(name) for name in names] or ends_of(graph)
     numbers = [tensor for tensor in found if is_number(tensor)]
     if not numbers:
         raise UserError(
             f"cannot tell the graph's output (candidates: {candidates_text(found, keys)}): pass "
             "--output_node"
         )
-    if not names and len(numbers) > 1:
+    if not (names or config.output_node) and len(numbers) > 1:
         all_of_them = ", ".join(tensor.op.name for tensor in numbers)
         say(f"outputs: {all_of_them} (--output_node takes some of them)")
     return numbers
@@ -2528,12 +2529,10 @@ def fill_shapes(config: Config, inputs: list[Tensor]) -> list[Tensor]:
     if len(inputs) == 1 and inputs[0].shape is None and not (asked or config.samples):
         return [dataclasses.replace(inputs[0], shape=(None, None, None, 3))]
     batched = batched_of(inputs)
-    return [
-        with_sides(tensor, asked[tensor.name], tensor.name in batched)
-        if tensor.name in asked
-        else tensor
-        for tensor in inputs
-    ]
+    filled = {tensor.name: tensor for tensor in inputs}
+    for name, text in asked.items():
+        filled[name] = with_sides(filled[name], text, name in batched)
+    return list(filled.values())
 
 
 def with_sides(tensor: Tensor, text: str, batched: bool) -> Tensor:

@@ -397,6 +397,34 @@ def two_of_three(tf, v1):
     tf.identity(third * 2, name="twice")
 
 
+def test_an_open_image_has_the_sides_that_are_asked_for(main, graph_file):
+    """224 where nothing is; the image flags stay."""
+
+    def build(tf, v1):
+        image = v1.placeholder(tf.float32, [None, None, None, 3], name="image")
+        tf.nn.softmax(tf.reduce_mean(image, [1, 2]), name="softmax_tensor")
+
+    path = f"--frozen_graph={graph_file(build)}"
+    ran = main(path, "--batch_size=2", "--input_shape=image:32x48x3", "--preprocessing=inception")
+    assert ran.status == 0, ran.err
+    (record,) = ran.records
+    assert record["graph"]["inputs"][0]["shape"] == [None, 32, 48, 3]
+    assert record["graph"]["layout"] == "NHWC" and record["unit"] == "images"
+
+
+def test_an_output_of_strings_is_none(main, graph_file):
+    def build(tf, v1):
+        values = v1.placeholder(tf.float32, [None, 2], name="values")
+        tf.nn.softmax(values, name="shares")
+        tf.strings.as_string(values, name="text")
+
+    path = f"--frozen_graph={graph_file(build)}"
+    ran = main(path, "--batch_size=2")
+    assert ran.status == 0 and set(ran.records[0]["kinds"]) == {"shares:0"}
+    line = one_error(main(path, "--output_node=text"))
+    assert "cannot tell the graph's output (candidates: text:0 [?, 2] string)" in line
+
+
 def test_several_inputs_and_outputs_can_be_named(main, graph_file):
     path = f"--frozen_graph={graph_file(two_of_three)}"
     flags = ("--batch_size=2", "--native", "--fp32", "--engine=onnxruntime")

@@ -483,13 +483,13 @@ class Cluster:
     any.
 
     A task takes whole GPUs; where no node has one it takes the CPUs of a node. What it needs goes
-    through Ray's object store, once to each node: the program, the graph, the images, the ONNX
+    through Ray's object store, once to each node: the program, the graph, the samples, the ONNX
     file.
     """
 
     def __init__(self, config: Any) -> None:
         self.ray = join_cluster(config.ray_address)
-        self.images = None
+        self.samples = None
         self.ship = functools.cache(lambda path: self.ray.put(Path(path).read_bytes()))
         alive = [node for node in self.ray.nodes() if node["Alive"]]
         with_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in alive)
@@ -577,11 +577,11 @@ class Cluster:
                 yield self.taken(job, answer)
 
     def submit_job(self, job: Any, node: str | None) -> Any:
-        self.images = self.images or self.ray.put(dataclasses.asdict(job.images))
+        self.samples = self.samples or self.ray.put(dataclasses.asdict(job.samples))
         files = [job.graph.path, *([job.source.path] if job.source else [])]
         parts = {name: as_data(getattr(job, name)) for name in ("case", "graph", "source")}
         parts["config"] = vars(job.config)
-        return self.submit(node, run_there.__name__, parts, self.images, *map(self.ship, files))
+        return self.submit(node, run_there.__name__, parts, self.samples, *map(self.ship, files))
 
     def taken(self, job: Any, answer: tuple[str, Any]) -> tuple[Any, list[Any]]:
         """What a node found, with its name."""
@@ -696,7 +696,7 @@ def choose_there(
 
 
 def run_there(
-    folder: str, parts: dict[str, Any], images: dict[str, Any], *files: bytes
+    folder: str, parts: dict[str, Any], samples: dict[str, Any], *files: bytes
 ) -> list[dict[str, Any]]:
     """A job on all GPUs that Ray gave its task: the results; files come to `folder`."""
     # Ray runs its workers at niceness 15; only root may change it
@@ -705,7 +705,7 @@ def run_there(
     bench.gpus.cache_clear()  # the same worker may have had another GPU before
     placements = [Placement(gpu=gpu["index"]) for gpu in bench.gpus()] or [Placement()]
     config = bench.Config(**{**parts["config"], "output_dir": folder})
-    job = unpacked(Path(folder), config, parts, bench.Images(**images), files)
+    job = unpacked(Path(folder), config, parts, bench.samples_of(samples), files)
     results = []
     for _, found in bench.schedule(
         config, [job], functools.partial(Team, placements=placements), {}
@@ -721,7 +721,7 @@ def run_there(
 
 
 def unpacked(
-    folder: Path, config: Any, parts: dict[str, Any], images: Any, files: tuple[bytes, ...]
+    folder: Path, config: Any, parts: dict[str, Any], samples: Any, files: tuple[bytes, ...]
 ) -> Any:
     """The job, with its files in the folder."""
     graph = bench.graph_of(parts["graph"])
@@ -734,7 +734,7 @@ def unpacked(
     graph = dataclasses.replace(graph, path=str(paths[0]))
     if source:
         source = dataclasses.replace(source, path=str(paths[1]))
-    return bench.Job(bench.Case(**parts["case"]), config, graph, images, source)
+    return bench.Job(bench.Case(**parts["case"]), config, graph, samples, source)
 
 
 def as_data(part: Any) -> dict[str, Any] | None:

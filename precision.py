@@ -38,6 +38,7 @@ Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[], A
 
 # Where the arithmetic is; they judge a precision.
 HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+RECURRENT = ("LSTM", "GRU", "RNN")  # matrix products step by step, which nothing here quantises
 # A HardSigmoid is none: quantised in front of it, MobileNetV3 is 1.7 dB nearer to native.
 ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "Elu", "PRelu")
 INT8_KERNELS = (
@@ -690,7 +691,8 @@ def typed_ranges(model: Any, ranges: Ranges) -> dict[str, tuple[Any, Any]]:
     data = {}
     for name, (low, high) in ranges.items():
         kind = np.float16 if name in half else np.float32
-        data[name] = kind(low), kind(high)
+        most = float(np.finfo(kind).max)  # beyond it is what the type makes of a mask's -1e9
+        data[name] = kind(max(low, -most)), kind(min(high, most))
     return data
 
 
@@ -792,6 +794,7 @@ def coverage(model: Any, precision: str) -> dict[str, Any]:
         "nodes": len(heavy),
         "low_nodes": low,
         "share_of_nodes": low / max(len(heavy), 1),
+        "recurrent_nodes": sum(node.op_type in RECURRENT for node in heavy),
         "share_of_weights": share_of_weights(model.graph, precision),
     }
 
@@ -805,12 +808,26 @@ def onnx_type(precision: str) -> int:
 
 
 def heavy_nodes(graph: Any) -> list[Any]:
-    """The convolutions and matrix products, ONNX Runtime's own fused ones among them."""
+    """The convolutions and matrix products, ONNX Runtime's own fused ones among them.
+
+    Those inside loops and branches count once, a recurrent layer as one.
+    """
+
+    parts = (*HEAVY, *RECURRENT)
 
     def heavy(node: Any) -> bool:
-        return node.op_type in INT8_KERNELS or any(op in node.op_type for op in HEAVY)
+        return node.op_type in INT8_KERNELS or any(part in node.op_type for part in parts)
 
-    return [node for node in graph.node if heavy(node)]
+    return [node for node in nested_nodes(graph) if heavy(node)]
+
+
+def nested_nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of an ONNX graph and of the graphs inside its loops and branches."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nested_nodes(attribute.g)
 
 
 def int8_nodes(graph: Any) -> int:
@@ -825,9 +842,10 @@ def int8_nodes(graph: Any) -> int:
 
 
 def nodes_of_type(graph: Any, precision: str) -> int:
-    """How many of the heavy nodes have a weight of the precision's type."""
-    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    return sum(weights.get(node.input[1]) == onnx_type(precision) for node in heavy_nodes(graph))
+    """How many of the heavy nodes have a second input, mostly a weight, of the precision's type."""
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return sum(types.get(node.input[1]) == onnx_type(precision) for node in heavy_nodes(graph))
 
 
 def share_of_weights(graph: Any, precision: str) -> float:

@@ -170,6 +170,7 @@ class Tensor(msgspec.Struct):
     name: str
     shape: list[int | None] | None = None
     dtype: str = ""
+    key: str = ""
 
 
 class GraphFacts(msgspec.Struct):
@@ -214,9 +215,9 @@ class ChangedImage(msgspec.Struct):
 class OutputAgreement(msgspec.Struct):
     """How far one output is native's; in version 1 without kind, noise and counts."""
 
-    kind: str = ""  # probabilities, logits, scores or values
+    kind: str = ""  # probabilities, logits, scores, class_map, ids or values
     snr_db: float | None = None  # None where nothing differs
-    same: Count | None = None  # images, or decisions, as in native
+    same: Count | None = None  # images, or what DECIDED says, as in native
     decided: Count | None = None
     undecided: Count | None = None
     changed: list[ChangedImage] | None = None
@@ -241,12 +242,22 @@ class OutputAgreement(msgspec.Struct):
         return self.top1 if self.decided is None else None
 
 
+class NamedAgreement(OutputAgreement):
+    """The same of an output that has a name, as from version 2 on."""
+
+    difference: float = 0.0  # the largest
+
+
+# What is counted of some kinds of outputs; of others images or samples.
+DECIDED = {"scores": "decisions", "ids": "values", "class_map": "pixels"}
+
+
 class Agreement(OutputAgreement):
     """Each output's agreement; version 1 has the only output's in its place."""
 
     images: Count | None = None
     same_model: bool | None = None
-    outputs: dict[str, OutputAgreement] = {}
+    outputs: dict[str, NamedAgreement] = {}
 
     @property
     def is_same_model(self) -> bool:
@@ -298,6 +309,7 @@ class Record(msgspec.Struct, kw_only=True):
     timings: dict[str, Timing]  # by where the input lay, device or host; empty if nothing was timed
     graph: GraphFacts = msgspec.field(default_factory=GraphFacts)
     images: int | str | None = None
+    unit: Literal["images", "samples"] = "images"  # what is counted and timed
     artifact: Artifact | None = None
     device: str
     device_kind: str = ""
@@ -333,6 +345,11 @@ class Record(msgspec.Struct, kw_only=True):
         """How far its first output is native's; empty where that is not known."""
         agreement = self.agreement or Agreement()
         return next(iter(agreement.outputs.values()), agreement)
+
+    @property
+    def decided(self) -> str:
+        """What of its first output is counted: images or samples, or parts of them."""
+        return DECIDED.get(self.output.kind, self.unit)
 
     @property
     def comparable_facts(self) -> dict[str, str]:
@@ -434,6 +451,11 @@ def from_host(inputs: str) -> str:
     return " (host)" if inputs == "host" else ""
 
 
+def unit_of(rows: list[Row]) -> str:
+    """What the rows of one model count: images or samples."""
+    return rows[0].record.unit if rows else "images"
+
+
 class Group(NamedTuple):
     """The rows of one model on one device."""
 
@@ -515,7 +537,7 @@ def rows_of(records: list[Record]) -> list[Row]:
 # ------------------------------------------------------------------------------------------ table
 
 TITLES = (
-    ("", "", "", "images/s", "95 %", "images/s", "vs", "p50", "p99", "as", "SNR", "size", "build"),
+    ("", "", "", "{unit}/s", "95 %", "{unit}/s", "vs", "p50", "p99", "as", "SNR", "size", "build"),
     ("precision", "engine", "batch", "median", "±", "burst", "native", "ms", "ms", "native")
     + ("dB", "MB", "s"),
 )
@@ -526,7 +548,8 @@ Cells = list[list[str]]
 def table_of(group: Group) -> tuple[Cells, Cells]:
     """Two lines of titles and the cells of a group's table; the best images/s has a star."""
     best = max((row.timing.speed.value for row in group.rows if row.inputs), default=0.0)
-    titles = [list(line) for line in TITLES]
+    unit = unit_of(group.rows)
+    titles = [[title.format(unit=unit) for title in line] for line in TITLES]
     cells = [cells_of(row, best) for row in group.rows]
     if any(row.older for row in group.rows):
         titles = [[*line, title] for line, title in zip(titles, TREND)]
@@ -660,7 +683,8 @@ def together_lines(record: Record) -> list[str]:
     devices = f"{len(together.devices)} devices together"
     node = f" of {record.node}" if record.node else ""
     speeds = together.throughput.items()
-    return [f"{speed:,.1f} images/s burst{from_host(i)} on {devices}{node}" for i, speed in speeds]
+    unit = f"{record.unit}/s burst"
+    return [f"{speed:,.1f} {unit}{from_host(i)} on {devices}{node}" for i, speed in speeds]
 
 
 def slowest_lines(records: list[Record]) -> list[str]:
@@ -668,13 +692,15 @@ def slowest_lines(records: list[Record]) -> list[str]:
     kinds: dict[tuple[str, ...], list[tuple[Estimate, str]]] = collections.defaultdict(list)
     for record in records:
         for inputs, timing in record.timings.items():
-            kind = (record.case, record.device_kind, case_key(record), inputs)
+            kind = (record.case, record.device_kind, record.unit, case_key(record), inputs)
             kinds[kind].append((timing.speed, record.device))
-    lines = (slowest_line(case, kind, devices) for (case, kind, *_), devices in kinds.items())
+    lines = []
+    for (case, device, unit, *_), devices in kinds.items():
+        lines.append(slowest_line(case, device, unit, devices))
     return [line for line in lines if line]
 
 
-def slowest_line(case: str, kind: str, devices: list[tuple[Estimate, str]]) -> str:
+def slowest_line(case: str, kind: str, unit: str, devices: list[tuple[Estimate, str]]) -> str:
     """Names a device that is 2.5 % under the others' median; empty if none is."""
     (speed, device), *others = sorted(devices)
     if not others:
@@ -683,17 +709,17 @@ def slowest_line(case: str, kind: str, devices: list[tuple[Estimate, str]]) -> s
     low = statistics.median(other.low for other, _ in others)
     if speed.value >= (1 - SAME) * usual or speed.high >= low:
         return ""
-    share = f"{speed.value / usual:.3f} of the others' median, {usual:,.1f} images/s"
+    share = f"{speed.value / usual:.3f} of the others' median, {usual:,.1f} {unit}/s"
     return f"{case}: {device} is the slowest of {len(devices)} {kind}: {share}"
 
 
 @about_cases
 def accuracy_lines(record: Record) -> list[str]:
-    """Top-1 and top-5 accuracy where the images' classes are known, and of how many images."""
+    """Top-1 and top-5 accuracy where the samples' classes are known, and of how many."""
     found = record.accuracy
     if found is None:
         return []
-    count = f" of {found.images:,} image{'s' * (found.images != 1)}" if found.images else ""
+    count = f" of {counted(found.images, record.unit)}" if found.images else ""
     return [f"accuracy top-1 {found.top1:.1%}, top-5 {found.top5:.1%}{count}"]
 
 
@@ -702,19 +728,41 @@ def agreement_lines(record: Record) -> list[str]:
     """Which images changed their first class, and how many are undecided."""
     found, lines = record.output, []
     if changed := found.changed:
-        head = f"the first class changed on {len(changed)} of {found.decided} images"
+        head = f"the first class changed on {len(changed)} of {found.decided} {record.unit}"
         more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         lines.append(f"{head}: {', '.join(map(changed_text, changed[:NAMED]))}{more}")
     if found.undecided:
-        what, why = "images", "native's own first two classes are as good as equal"
+        what, why = record.decided, "native's own first two classes are as good as equal"
         if found.kind == "scores":
-            what, why = "decisions", "native's own scores are as good as at the limit"
+            why = "native's own scores are as good as at the limit"
         whole = (found.decided or 0) + found.undecided
         lines.append(f"{found.undecided} undecided of {whole} {what}: {why}")
     if found.kind == "values":
         count = (record.agreement or Agreement()).images
-        lines.append(f"no classes to compare: the SNR is of {count} image{'s' * (count != 1)}")
+        lines.append(f"no classes to compare: the SNR is of {counted(count, record.unit)}")
     return lines
+
+
+def counted(count: int | None, unit: str) -> str:
+    """`1 image`, `96 samples`."""
+    return f"{count or 0:,} {unit.removesuffix('s') if count == 1 else unit}"
+
+
+@about_cases
+def outputs_lines(record: Record) -> list[str]:
+    """Of a model with several outputs how near each is to native's, by name."""
+    outputs = (record.agreement or Agreement()).outputs
+    if len(outputs) < 2:
+        return []
+    titles = {tensor.name: tensor.key or tensor.name for tensor in record.graph.outputs}
+    parts = []
+    for name, found in outputs.items():
+        noise = "equal" if found.snr_db is None else f"{found.snr_db:.0f} dB"
+        same = f", {found.counts} {DECIDED.get(found.kind, record.unit)}" if found.counts else ""
+        parts.append(
+            f"{titles.get(name, name)} {noise}{same}, largest difference {found.difference:.2g}"
+        )
+    return [f"outputs as in native: {'; '.join(parts)}"]
 
 
 def changed_text(change: ChangedImage) -> str:
@@ -748,7 +796,8 @@ def calibration_lines(record: Record) -> list[str]:
     if not record.calibration:
         return []
     facts = collections.defaultdict(str, record.calibration)
-    return ["{method}, {images} images from {source}, SHA-256 {sha256}".format_map(facts)]
+    count = f"{facts['images']} {record.unit}"
+    return [f"{facts['method']}, {count} from {facts['source']}, SHA-256 {facts['sha256']}"]
 
 
 def environment_lines(records: list[Record]) -> list[str]:
@@ -788,6 +837,7 @@ SENTENCES = {
     "Slowest": slowest_lines,
     "Accuracy": accuracy_lines,
     "Agreement": agreement_lines,
+    "Outputs": outputs_lines,
     "99th percentile": p99_lines,
     "Notes": note_lines,
 }
@@ -860,15 +910,15 @@ def agreement_text(record: Record, with_noise: bool = False) -> str:
     if not found.kind:
         if found.top1 is None:
             return "no outputs to compare"
-        return f"top-1 as native on {found.top1:.1%} of the images"
+        return f"top-1 as native on {found.top1:.1%} of the {record.unit}"
     noise = "no difference" if found.snr_db is None else f"{found.snr_db:.0f} dB signal to noise"
-    images = "random images" if record.images == "random" else "images"
+    images = f"random {record.unit}" if record.images == "random" else record.unit
     if not found.decided:
         undecided = ", of which none is decided" if found.counts else ""
         return f"{noise} on {count} {images}{undecided}"
     text = f"top-1 as native on {found.counts} {images}"
-    if found.kind == "scores":
-        text = f"{found.counts} decisions as native on {count} {images}"
+    if found.kind in DECIDED:
+        text = f"{found.counts} {record.decided} as native on {count} {images}"
     return f"{text}, {noise}" if with_noise else text
 
 
@@ -1051,7 +1101,7 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
 
     speeds = [row.timing.speed for row in rows]
     looks = [LOOKS[row.record.precision] for row in rows]
-    label = "images/s, median with 95 % interval (times native)"
+    label = f"{unit_of(rows)}/s, median with 95 % interval (times native)"
     bars = axes.barh(
         places,
         [speed.value for speed in speeds],
@@ -1068,7 +1118,7 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
             trend = [timing.speed.value for timing in (*row.older, row.timing)]
             heights = place + np.linspace(-0.3, 0.3, len(trend))
             axes.plot(trend, heights, "ko-", linewidth=0.7, markersize=3.5, markerfacecolor="white")
-            label = "images/s, median with 95 % interval (times native), dots: older"
+            label = f"{unit_of(rows)}/s, median with 95 % interval (times native), dots: older"
     axes.set(title="Speed", xlabel=label)
     axes.set_xlim(0, 1.4 * max(speed.high for speed in speeds))
     axes.xaxis.set_major_formatter("{x:,.10g}")
@@ -1136,7 +1186,7 @@ class Point(NamedTuple):
 def draw_quality(axes: Axes, rows: list[Row]) -> None:
     """Agreement with native against speed, with the images or decisions that it comes from."""
     points, label = quality_points([row for row in rows if row.is_first])
-    axes.set(title="Is it still the same model?", xlabel="images/s", ylabel=label)
+    axes.set(title="Is it still the same model?", xlabel=f"{unit_of(rows)}/s", ylabel=label)
     if not points:
         nothing = "no outputs to compare with native"
         axes.text(0.5, 0.5, nothing, ha="center", transform=axes.transAxes)
@@ -1172,15 +1222,16 @@ def set_quality_limits(axes: Axes, whole: float | None) -> None:
 
 def quality_points(rows: list[Row]) -> tuple[list[Point], str]:
     """The cases that were compared with native, and by what: classes or decisions, else dB."""
-    shares, noises, label = [], [], "images with native's first class, %"
+    unit = unit_of(rows)
+    shares, noises, label = [], [], f"{unit} with native's first class, %"
     for row in rows:
         agreement, found = row.record.agreement, row.record.output
         if found.share is not None:
             shares.append(Point(row, 100 * found.share, found.counts))
         if agreement and found.snr_db is not None:
-            noises.append(Point(row, found.snr_db, f"{agreement.images} images"))
-        if found.kind == "scores":
-            label = "decisions as in native, %"
+            noises.append(Point(row, found.snr_db, f"{agreement.images} {unit}"))
+        if found.kind in DECIDED:
+            label = f"{row.record.decided} as in native, %"
     points = shares or noises
     label = label if shares else "signal to noise, dB"
     return [point for point in points if math.isfinite(point.height)], label
@@ -1199,9 +1250,10 @@ def draw_curves(part: SubFigure, rows: list[Row]) -> None:
     for curve in curves_of(rows):
         draw_curve((speed, latency, trade), curve)
     sizes = sorted({row.record.batch_size for row in rows})
-    speed.set(title="Speed", xlabel="batch size", ylabel="images/s, median with 95 % interval")
+    unit = unit_of(rows)
+    speed.set(title="Speed", xlabel="batch size", ylabel=f"{unit}/s, median with 95 % interval")
     latency.set(title="Latency", xlabel="batch size", ylabel="ms a step, median")
-    over = f"images/s, at batch {sizes[0]:,} to {sizes[-1]:,}"
+    over = f"{unit}/s, at batch {sizes[0]:,} to {sizes[-1]:,}"
     trade.set(title="Trade-off", xlabel=over, ylabel="ms a step, median")
     for axes in (speed, latency, trade):
         set_logarithmic(axes, "y")

@@ -91,7 +91,7 @@ import types
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 HERE = Path(__file__).resolve().parent
 # A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it
@@ -139,6 +139,9 @@ class Config(types.SimpleNamespace):
     """The flags' values by their names; picklable, so that a case's process has them too."""
 
 
+Feed = dict[str, np.ndarray]  # arrays by the names of a graph's tensors: a step's inputs or outputs
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
     """An input or output of a graph.
@@ -154,11 +157,23 @@ class Tensor:
     op: str = ""
     key: str = ""
 
+    @property
+    def title(self) -> str:
+        """What a user calls it: its key, or its name without the index."""
+        return self.key or self.name.removesuffix(":0")
+
+    def __str__(self) -> str:
+        sides = "?"
+        if self.shape is not None:
+            sides = ", ".join("?" if side is None else str(side) for side in self.shape)
+        return f"{self.title} [{sides}] {self.dtype}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
     """A frozen GraphDef on disk; `name` is X in log.txt and in the artifacts' names.
 
+    `layout` of a graph whose only input is a batch of images, `NHWC` or `NCHW`; of others "".
     `scaling`: the ops by which it brings pixels of 0 to 255 to its range, where it does;
     `half_share`: the share of its convolutions and matrix products that compute in float16 as it
     came. `origin`: the hash of the graph as it came, where another input was written in front.
@@ -175,32 +190,66 @@ class Graph:
     origin: str = ""
 
     @property
-    def input(self) -> str:
-        """The only input's name."""
-        return self.inputs[0].name
+    def input_names(self) -> list[str]:
+        return [tensor.name for tensor in self.inputs]
 
     @property
-    def output(self) -> str:
-        """The only output's name."""
-        return self.outputs[0].name
-
-    @property
-    def shape(self) -> tuple[int | None, ...]:
-        """The only input's shape, None where it is open."""
-        return self.inputs[0].shape or ()
+    def output_names(self) -> list[str]:
+        return [tensor.name for tensor in self.outputs]
 
     @property
     def dtype(self) -> str:
-        """The only input's type."""
-        return self.inputs[0].dtype
+        """The inputs' types, as a record tells them: `float32`, or `int32, float32`."""
+        return ", ".join(dict.fromkeys(tensor.dtype for tensor in self.inputs))
+
+    @property
+    def batched(self) -> tuple[str, ...]:
+        """Names of the inputs whose first axis is the batch, as far as shapes tell.
+
+        See batched_of.
+        """
+        return batched_of(self.inputs)
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the graph is fixed to; 1 where it has no batch, None where open."""
+        shapes = [tensor.shape for tensor in self.inputs if tensor.name in self.batched]
+        if any(map(is_open, shapes)):
+            return None
+        return next((shape[0] for shape in shapes if shape), 1)
+
+    def has_rows(self, output: Tensor) -> bool:
+        """Whether an output's first axis may be the batch, as far as shapes tell."""
+        if not self.batched:
+            return False
+        return is_open(output.shape) or (output.shape or ())[:1] == (self.fixed_batch,)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width, channels in pixels, whatever the layout."""
-        height, width, channels = (
-            self.shape[axis] for axis in ((1, 2, 3) if self.layout == "NHWC" else (2, 3, 1))
-        )
+        shape = self.inputs[0].shape or ()
+        axes = (1, 2, 3) if self.layout == "NHWC" else (2, 3, 1)
+        height, width, channels = (shape[axis] for axis in axes)
         return height or OPEN_SIDE, width or OPEN_SIDE, channels or 3
+
+
+def batched_of(inputs: Sequence[Tensor]) -> tuple[str, ...]:
+    """Names of the inputs whose first axis is the batch.
+
+    Where some are open there, those; else all, if all have the same number there and more axes
+    behind it. What has neither has no batch.
+    """
+    shapes = {tensor.name: tensor.shape for tensor in inputs}
+    open_ones = [name for name, shape in shapes.items() if is_open(shape)]
+    if open_ones:
+        return tuple(open_ones)
+    first = {shape[0] if shape and len(shape) > 1 else None for shape in shapes.values()}
+    return () if None in first or len(first) > 1 else tuple(shapes)
+
+
+def is_open(shape: tuple[int | None, ...] | None) -> bool:
+    """Whether a shape leaves its first axis open."""
+    return shape is None or shape[:1] == (None,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,8 +326,8 @@ class Result:
     error: str = ""
     timings: dict[str, Timing] = dataclasses.field(default_factory=dict)
     artifact: Artifact | None = None
-    outputs: dict[str, np.ndarray] | None = None
-    reference: dict[str, np.ndarray] | None = None
+    outputs: Feed | None = None
+    reference: Feed | None = None
     rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
     native_rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -328,8 +377,28 @@ DEFINE_enum(
     "Weights of the built-in ResNet-50 v2; default: imagenet (Keras "
     "downloads 98 MB once) where photographs are given, else random.",
 )
-DEFINE_string("input_node", None, "Name of the graph's input; default: found by itself.")
-DEFINE_string("output_node", None, "Name of the graph's output; default: found by itself.")
+DEFINE_string(
+    "input_node", None, "Names of the graph's inputs, comma-separated; default: found by itself."
+)
+DEFINE_string(
+    "output_node", None, "Names of the graph's outputs, comma-separated; default: all of them."
+)
+DEFINE_string(
+    "samples",
+    None,
+    "A .npz file, or a folder of .npy files: an array for each input by its name, first axis the "
+    "samples; one called `labels` has their class ids.",
+)
+DEFINE_list(
+    "input_shape",
+    [],
+    "Open dimensions of inputs without the batch, for random data: ids:128,image:224x224x3.",
+)
+DEFINE_list(
+    "input_range",
+    [],
+    "Lowest and highest random value of inputs, as ids:0:30521; default: 0:1 for integers.",
+)
 DEFINE_string(
     "image_file", None, "A JPEG, PNG, GIF or BMP, copied batch_size times; default: random data."
 )
@@ -339,8 +408,8 @@ DEFINE_string(
 DEFINE_integer(
     "num_images",
     512,
-    "Images of --image_dir to read at most: the batch takes the first, agreement and "
-    "accuracy are judged on all.",
+    "Images of --image_dir, or --samples, to read at most: the batch takes the first, agreement "
+    "and accuracy are judged on all.",
     lower_bound=1,
 )
 DEFINE_enum(
@@ -403,7 +472,10 @@ DEFINE_string(
     None,
     "Folder of images for INT8 calibration; default: the input batch itself.",
 )
-DEFINE_integer("num_calibration_images", 64, "Images to calibrate on at most.", lower_bound=1)
+DEFINE_string(
+    "calibration_samples", None, "The same as --samples, for INT8 calibration; default: --samples."
+)
+DEFINE_integer("num_calibration_images", 64, "Samples to calibrate on at most.", lower_bound=1)
 DEFINE_enum(
     "calibration_method",
     "percentile",
@@ -427,6 +499,9 @@ DEFINE_boolean(
     "labels_are_zero_indexed",
     False,
     "--label and class folders count as Keras and PyTorch do: 0 is the first class.",
+)
+DEFINE_string(
+    "labels", None, "File with the classes' names, one a line or JSON; default: ImageNet's."
 )
 DEFINE_integer("predictions_to_print", 5, "Classes on each predictions line.", lower_bound=1)
 DEFINE_integer(
@@ -507,6 +582,7 @@ def parse_flags(argv: list[str]) -> Config:
     config = Config(**FLAGS.flag_values_dict())
     config.given = {name for name in FLAGS if FLAGS[name].present}
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
+    config.imagenet = not config.labels  # class ids and names are ImageNet's; load_model settles it
     config.batch_sizes = [batch_size_of(text) for text in config.batch_size or [""]]
     refuse_empty(config)
     refuse_pairs(config)
@@ -537,6 +613,8 @@ def refuse_pairs(config: Config) -> None:
     """Refuses flags that do not go together."""
     if config.image_file and config.image_dir:
         raise UserError("--image_file and --image_dir exclude each other: pass one of them")
+    if config.samples and (config.image_file or config.image_dir):
+        raise UserError("--samples and images exclude each other: pass one of them")
     if None in config.batch_sizes and not config.isolate:
         raise UserError("--batch_size=max needs a process for each try: no --noisolate")
     if None in config.batch_sizes and config.build_only:
@@ -882,7 +960,12 @@ def free_memory() -> int:
         available = re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())
         if available:
             return 1024 * int(available.group(1))
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return memory_size() // 2
+
+
+def memory_size() -> int:
+    """Bytes of RAM that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 # ---------------------------------------------------------------------------- processes that answer
@@ -1297,7 +1380,7 @@ def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-# -------------------------------------------------------------------------------------- input batch
+# ------------------------------------------------------------------------------------------ samples
 
 # name: (channels reversed to BGR, factor, offset) of pixels in [0, 255]
 PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
@@ -1311,27 +1394,111 @@ PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """The different images of a batch: uint8 [n, height, width, channels], names, class ids."""
+class Samples:
+    """What is fed: arrays by the inputs' names, a sample in each row; the rows' names, class ids.
 
-    pixels: np.ndarray
+    `whole` has the inputs without an axis of samples, which are the same in every step. `alone`:
+    the graph has no batch, so that a step takes one row, without its axis.
+    """
+
+    arrays: Feed
     names: list[str]
     labels: list[int] | None = None
     random: bool = False
+    whole: Feed = dataclasses.field(default_factory=dict)
+    alone: bool = False
 
-    def batch(
-        self, size: int, preprocessing: str, layout: str, dtype: str = "float32"
-    ) -> np.ndarray:
-        """The first `size` images, repeated as needed, as the engine takes them."""
-        batch = self.pixels
-        if len(batch) != size:
-            batch = batch[np.arange(size) % len(batch)]
-        if dtype != "uint8":
-            reverse, factor, offset = PREPROCESSING[preprocessing]
+    unit: ClassVar[Literal["images", "samples"]] = "samples"  # what is counted
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batch(self, size: int, first: int = 0) -> Feed:
+        """A step's inputs: `size` samples from `first` on, repeated as needed; the caller's own."""
+        rows = np.arange(first, first + size) % len(self)
+        feed = {name: array[rows] for name, array in self.arrays.items()}
+        if self.alone:
+            feed = {name: array[0, ...] for name, array in feed.items()}
+        return {**feed, **{name: array.copy() for name, array in self.whole.items()}}
+
+    def head(self, count: int) -> Samples:
+        """The first `count` samples."""
+        return dataclasses.replace(
+            self,
+            arrays={name: array[:count] for name, array in self.arrays.items()},
+            names=self.names[:count],
+            labels=self.labels and self.labels[:count],
+        )
+
+    def shapes(self) -> dict[str, list[int]]:
+        """The shape of a sample of each input, and of those that have no samples."""
+        rows = {name: list(array.shape[1:]) for name, array in self.arrays.items()}
+        return rows | {name: list(array.shape) for name, array in self.whole.items()}
+
+    def digests(self) -> list[str]:
+        """A hash of each sample's values."""
+        return [
+            hashlib.sha256(
+                b"".join(array[row].tobytes() for array in self.arrays.values())
+            ).hexdigest()
+            for row in range(len(self))
+        ]
+
+    def digest(self) -> str:
+        """The hash of all values."""
+        parts = [array.tobytes() for array in (*self.arrays.values(), *self.whole.values())]
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Images(Samples):
+    """Samples of one input: uint8 pixels [n, height, width, channels], and how a graph takes them.
+
+    Its batches are preprocessed, unless the graph's input is uint8, and have its layout.
+    """
+
+    preprocessing: str = "none"
+    layout: str = "NHWC"
+    dtype: str = "float32"
+
+    unit = "images"
+
+    @property
+    def pixels(self) -> np.ndarray:
+        (pixels,) = self.arrays.values()
+        return pixels
+
+    def batch(self, size: int, first: int = 0) -> Feed:
+        ((name, batch),) = super().batch(size, first).items()
+        if self.dtype != "uint8":
+            reverse, factor, offset = PREPROCESSING[self.preprocessing]
             batch = (batch[..., ::-1] if reverse else batch).astype(np.float32)
             batch *= np.float32(factor)
             batch += np.float32(offset)
-        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2) if layout == "NCHW" else batch)
+        if self.layout == "NCHW":
+            batch = batch.transpose(0, 3, 1, 2)
+        return {name: np.ascontiguousarray(batch)}
+
+
+def samples_of(found: dict[str, Any]) -> Samples:
+    """Samples from plain data."""
+    return Images(**found) if "layout" in found else Samples(**found)
+
+
+def load_samples(config: Config, graph: Graph, count: int) -> Samples:
+    """At most `count` different samples for a graph: those of the flags, or random ones.
+
+    Raises:
+      UserError: a file that does not have them, or an input whose shape nothing tells.
+    """
+    if config.calibration_samples and "int8" in config.precisions:
+        # Found out before the measuring.
+        read_samples(config.calibration_samples, graph, 1, "--calibration_samples")
+    if config.samples:
+        return read_samples(config.samples, graph, config.num_images, "--samples")
+    if graph.layout:
+        return load_images(config, graph, count)
+    return random_samples(config, graph, count)
 
 
 def load_images(config: Config, graph: Graph, count: int) -> Images:
@@ -1342,21 +1509,34 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
         graph's channels.
     """
     shape = graph.image_shape
-    refuse_too_large(graph.input, shape, count)
+    refuse_too_large(graph.inputs[0].name, shape, count)
     refuse_channels(config, graph)
     if config.image_dir:
-        zero_indexed = config.labels_are_zero_indexed
-        return read_folder(config.image_dir, shape, config.num_images, "--image_dir", zero_indexed)[
-            0
-        ]
+        return read_folder(config, graph, config.image_dir, config.num_images, "--image_dir")[0]
     if config.image_file:
         if os.path.isdir(config.image_file):
             raise UserError(f"{config.image_file} is a folder: pass it with --image_dir")
         if not os.path.isfile(config.image_file):
             raise UserError(f"{config.image_file}: no such file: pass an image with --image_file")
-        return Images(read_image(config.image_file, shape)[None], [Path(config.image_file).name])
+        pixels = read_image(config.image_file, shape)[None]
+        return images_of(config, graph, pixels, [Path(config.image_file).name])
     pixels = np.random.default_rng(config.seed).integers(0, 256, (count, *shape), np.uint8)
-    return Images(pixels, [f"random {index}" for index in range(count)], random=True)
+    names = [f"random {index}" for index in range(count)]
+    return images_of(config, graph, pixels, names, random=True)
+
+
+def images_of(
+    config: Config, graph: Graph, pixels: np.ndarray, names: list[str], **facts: Any
+) -> Images:
+    """Pixels [n, height, width, channels] as the graph takes them."""
+    (source,) = graph.inputs
+    taken = (config.preprocessing, graph.layout, source.dtype)
+    return Images(
+        {source.name: pixels},
+        names,
+        **facts,
+        **dict(zip(("preprocessing", "layout", "dtype"), taken)),
+    )
 
 
 def refuse_channels(config: Config, graph: Graph) -> None:
@@ -1376,8 +1556,7 @@ def refuse_channels(config: Config, graph: Graph) -> None:
 def refuse_too_large(what: str, shape: tuple[int, int, int], count: int) -> None:
     """Refuses images that no network takes and batches that no memory holds (uint8 and float32)."""
     needed = 5 * math.prod(shape) * count
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if math.prod(shape) > LARGEST_IMAGE or needed > memory / 2:
+    if math.prod(shape) > LARGEST_IMAGE or needed > memory_size() / 2:
         raise UserError(
             f"{what} takes images of {' x '.join(map(str, shape))} values: {count} of them need "
             f"{needed / 1e9:,.1f} GB; pass a smaller --batch_size or another --input_node"
@@ -1490,7 +1669,7 @@ def image_paths(folder: str, flag: str) -> list[Path]:
 
 
 def read_folder(
-    folder: str, shape: tuple[int, int, int], count: int, flag: str, zero_indexed: bool = False
+    config: Config, graph: Graph, folder: str, count: int, flag: str
 ) -> tuple[Images, int]:
     """Up to `count` images below a folder, and the number of files that could not be read.
 
@@ -1504,33 +1683,54 @@ def read_folder(
             f"{folder}: {count} of its {len(in_turn)} images are read; a larger --num_images "
             "takes more"
         )
-    pixels: list[np.ndarray] = []
-    paths: list[Path] = []
-    unreadable = 0
-    with progress(f"Reading {root.name}", min(count, len(in_turn)), "images") as advance:
-        for path in in_turn:
-            if len(paths) < count:
-                try:
-                    pixels.append(read_image(path, shape))
-                    paths.append(path)
-                    advance()
-                except UserError as error:
-                    unreadable += 1
-                    say(f"{error}: skipped")
+    pixels, paths, unreadable = read_images(in_turn, graph.image_shape, count, root.name)
     if not paths:
         raise UserError(
             f"{folder}: none of its {unreadable} images can be read: pass another folder with "
             f"{flag}"
         )
+    labels = folder_labels(root, paths, config.labels_are_zero_indexed, flag == "--image_dir")
+    names = [str(path.relative_to(root)) for path in paths]
+    return images_of(config, graph, np.stack(pixels), names, labels=labels), unreadable
+
+
+def read_images(
+    in_turn: list[Path], shape: tuple[int, int, int], count: int, name: str
+) -> tuple[list[np.ndarray], list[Path], int]:
+    """The pixels of the first `count` files that can be read, their paths, and how many cannot."""
+    pixels: list[np.ndarray] = []
+    paths: list[Path] = []
+    unreadable = 0
+    with progress(f"Reading {name}", min(count, len(in_turn)), "images") as advance:
+        for path in in_turn:
+            if len(paths) == count:
+                break
+            try:
+                pixels.append(read_image(path, shape))
+                paths.append(path)
+                advance()
+            except UserError as error:
+                unreadable += 1
+                say(f"{error}: skipped")
+    return pixels, paths, unreadable
+
+
+def folder_labels(
+    root: Path, paths: list[Path], zero_indexed: bool, told: bool
+) -> list[int] | None:
+    """The class ids of images by the folders that they lie in, or None where one tells none.
+
+    Args:
+      told: whether a folder that looks like a class but is none is worth a sentence.
+    """
     labels = [
         class_id(path.parent.name, zero_indexed) if path.parent != root else None for path in paths
     ]
     known = [label for label in labels if label is not None]
     strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
-    if flag == "--image_dir" and (strange - {root.name} or (strange and known)):
-        say(f"no accuracy: {', '.join(sorted(strange))} in {folder} is not a class id or synset id")
-    names = [str(path.relative_to(root)) for path in paths]
-    return Images(np.stack(pixels), names, known if len(known) == len(paths) else None), unreadable
+    if told and (strange - {root.name} or (strange and known)):
+        say(f"no accuracy: {', '.join(sorted(strange))} in {root} is not a class id or synset id")
+    return known if len(known) == len(paths) else None
 
 
 def class_id(folder: str, zero_indexed: bool = False) -> int | None:
@@ -1543,6 +1743,279 @@ def class_id(folder: str, zero_indexed: bool = False) -> int | None:
         return int(folder)
     synsets = (HERE / "synsets.txt").read_text().split() if re.fullmatch(r"n\d{8}", folder) else []
     return synsets.index(folder) + int(not zero_indexed) if folder in synsets else None
+
+
+def read_samples(given: str, graph: Graph, count: int, flag: str) -> Samples:
+    """The first `count` samples in a .npz file or a folder of .npy files, for a graph's inputs.
+
+    Raises:
+      UserError: no such file, or not the arrays that the graph takes.
+    """
+    found = read_arrays(given, flag)
+    samples = Samples({}, [], alone=not graph.batched)
+    for tensor in graph.inputs:
+        array = array_of(tensor, found)
+        if array is None:
+            has = ", ".join(found) or "no array"
+            raise not_wanted(given, graph, f"no array {tensor.title} (it has {has})")
+        add_array(samples, tensor, array, graph, given)
+    counts = {name: len(array) for name, array in samples.arrays.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        told = ", ".join(f"{title_of(graph, name)} {rows}" for name, rows in counts.items())
+        raise not_wanted(given, graph, f"as many samples of each are wanted, at least one ({told})")
+    (rows,) = set(counts.values())
+    if rows > count and flag == "--samples":
+        say(f"{given}: {count} of its {rows} samples are read; a larger --num_images takes more")
+    names = [f"sample {row}" for row in range(rows)]
+    whole = dataclasses.replace(samples, names=names, labels=labels_in(found, graph, rows, given))
+    return whole.head(count)
+
+
+def add_array(
+    samples: Samples, tensor: Tensor, array: np.ndarray, graph: Graph, given: str
+) -> None:
+    """Puts an input's array where it belongs: among the rows, or among what has none.
+
+    Raises:
+      UserError: another shape or type than the input's.
+    """
+    shape = sample_shape(graph, tensor)
+    array = as_type(array, tensor, graph, given)
+    has_rows = samples.alone or tensor.name in graph.batched
+    if tensor.name not in graph.batched and fits(array.shape, shape):
+        if samples.alone:
+            samples.arrays[tensor.name] = array[None]
+        else:
+            samples.whole[tensor.name] = array
+    elif has_rows and array.ndim and fits(array.shape[1:], shape):
+        samples.arrays[tensor.name] = array
+    else:
+        raise not_wanted(given, graph, f"{tensor.title} has shape {list(array.shape)}")
+
+
+def read_arrays(given: str, flag: str) -> Feed:
+    """The arrays in a .npz file, or of the .npy files in a folder, by their names.
+
+    Raises:
+      UserError: no such file, or none of NumPy's.
+    """
+    path = Path(given)
+    if not path.exists():
+        raise UserError(f"{given}: no such file: pass a .npz, or a folder of .npy, with {flag}")
+    try:  # by default NumPy loads no objects, which could run code
+        if path.is_dir():
+            files = sorted(path.glob("*.npy"))
+            return {file.stem: np.load(file) for file in files}
+        with np.load(path) as arrays:
+            return dict(arrays)
+    # NumPy raises what zipfile, zlib and its own parser happen to raise.
+    except Exception as error:
+        raise UserError(
+            f"{given} cannot be read as arrays of numbers ({one_line(error, 80)}): write it by "
+            "numpy.savez, an array for each input"
+        ) from error
+
+
+def array_of(tensor: Tensor, found: Feed) -> np.ndarray | None:
+    """An input's array, by its key, its name, or its name without the index."""
+    for name in (tensor.title, tensor.name, tensor.name.removesuffix(":0")):
+        if name in found:
+            return found[name]
+    return None
+
+
+def title_of(graph: Graph, name: str) -> str:
+    """What a user calls the input of that name."""
+    return next(tensor.title for tensor in graph.inputs if tensor.name == name)
+
+
+def sample_shape(graph: Graph, tensor: Tensor) -> tuple[int | None, ...] | None:
+    """The shape of one sample of an input, None where even the rank is open."""
+    if tensor.shape is None:
+        return None
+    return tensor.shape[1:] if tensor.name in graph.batched else tensor.shape
+
+
+def closed_shape(graph: Graph, tensor: Tensor) -> tuple[int, ...]:
+    """The same where nothing is open."""
+    shape = sample_shape(graph, tensor)
+    assert shape is not None
+    return tuple(side for side in shape if side is not None)
+
+
+def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
+    """Whether an array's shape is one that an input takes."""
+    if wanted is None:
+        return True
+    sides = zip(shape, wanted)
+    return len(shape) == len(wanted) and all(side in (None, mine) for mine, side in sides)
+
+
+def as_type(array: np.ndarray, tensor: Tensor, graph: Graph, given: str) -> np.ndarray:
+    """An array in an input's type, where no value changes but by float32's rounding.
+
+    Raises:
+      UserError: a type of another kind, or integers that do not fit.
+    """
+    kind = np.dtype(tensor.dtype)
+    if array.dtype == kind:
+        return array
+    if not np.can_cast(array.dtype, kind, "same_kind"):
+        raise not_wanted(given, graph, f"{tensor.title} has type {array.dtype}")
+    cast = array.astype(kind)
+    if kind.kind in "iu" and not np.array_equal(cast, array):
+        raise not_wanted(given, graph, f"{tensor.title} has values that {kind} cannot hold")
+    return cast
+
+
+def labels_in(found: Feed, graph: Graph, rows: int, given: str) -> list[int] | None:
+    """The class ids in the array `labels`, where no input has that name; None if there is none."""
+    labels = found.get("labels")
+    if labels is None or any(array_of(tensor, found) is labels for tensor in graph.inputs):
+        return None
+    if labels.shape != (rows,) or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"{given}: labels is {list(labels.shape)} {labels.dtype}: pass one integer for each of "
+            f"the {rows} samples, or leave it out"
+        )
+    return labels.tolist()
+
+
+def not_wanted(given: str, graph: Graph, what: str) -> UserError:
+    """An error on arrays, with what the graph takes."""
+    return UserError(f"{given}: {what}: {graph.name} takes {inputs_text(graph.inputs)}")
+
+
+def inputs_text(tensors: Sequence[Tensor]) -> str:
+    """Inputs with their shapes and types, as an error lists them."""
+    return ", ".join(map(str, tensors))
+
+
+def by_input(words: list[str], flag: str, tensors: Sequence[Tensor]) -> dict[str, str]:
+    """What a flag such as --input_shape=ids:128,mask:128 says, by the tensors' names.
+
+    Raises:
+      UserError: no colon, or no input of that name.
+    """
+    named = {tensor.title: tensor.name for tensor in tensors}
+    named |= {tensor.name.removesuffix(":0"): tensor.name for tensor in tensors}
+    found = {}
+    for word in words:
+        title, colon, value = word.strip().partition(":")
+        if not colon or title not in named:
+            raise UserError(
+                f"{flag}={word}: pass NAME:VALUE with an input's name (there are: "
+                f"{inputs_text(tensors)})"
+            )
+        found[named[title]] = value
+    return found
+
+
+def random_samples(config: Config, graph: Graph, count: int) -> Samples:
+    """`count` random samples: integers from 0 to 1 and normal floats, or of --input_range.
+
+    Raises:
+      UserError: a shape is open, a range is none, or memory is too small.
+    """
+    refuse_open_shapes(graph)
+    refuse_too_many(graph, count)
+    ranges = by_input(config.input_range, "--input_range", graph.inputs)
+    generator = np.random.default_rng(config.seed)
+    arrays: Feed = {}
+    whole: Feed = {}
+    for tensor in graph.inputs:
+        shape = closed_shape(graph, tensor)
+        low_high = random_range(tensor, ranges.get(tensor.name))
+        alone = not graph.batched
+        if alone or tensor.name in graph.batched:
+            arrays[tensor.name] = random_array(generator, tensor, (count, *shape), low_high)
+        else:
+            whole[tensor.name] = random_array(generator, tensor, shape, low_high)
+    names = [f"random {index}" for index in range(count)]
+    say(f"no --samples: random data is fed, {random_text(graph, ranges)}")
+    return Samples(arrays, names, random=True, whole=whole, alone=not graph.batched)
+
+
+def random_text(graph: Graph, ranges: dict[str, str]) -> str:
+    """What the random values of each input are, and the flag that changes them."""
+    parts = []
+    for tensor in graph.inputs:
+        kind = np.dtype(tensor.dtype).kind
+        default = "standard normal" if kind == "f" else "0 to 1"
+        parts.append(f"{tensor.title} {ranges.get(tensor.name, default).replace(':', ' to ')}")
+    remedy = "--input_range=NAME:LOW:HIGH sets others"
+    return f"{', '.join(parts)} ({remedy})"
+
+
+Range = tuple[Any, Any]  # two integers or two floats
+
+
+def random_range(tensor: Tensor, text: str | None) -> Range | None:
+    """The lowest and highest random value of an input; None: standard normal.
+
+    Raises:
+      UserError: not two numbers in this order that the input's type can hold.
+    """
+    kind = np.dtype(tensor.dtype)
+    if text is None:
+        return None if kind.kind == "f" else (0, 1)
+    try:
+        low, high = (float(word) if kind.kind == "f" else int(word) for word in text.split(":"))
+        limits = np.finfo(kind) if kind.kind == "f" else np.iinfo(integers_like(kind))
+        if limits.min <= low <= high <= limits.max:
+            return low, high
+    except ValueError:
+        pass
+    raise UserError(
+        f"--input_range={tensor.title}:{text}: pass NAME:LOW:HIGH with two numbers of type {kind}"
+    )
+
+
+def integers_like(kind: np.dtype) -> np.dtype:
+    """The type in which random values of a type that is no float are drawn."""
+    return np.dtype(np.uint8) if kind.kind == "b" else kind
+
+
+def random_array(
+    generator: np.random.Generator, tensor: Tensor, shape: tuple[int, ...], limits: Range | None
+) -> np.ndarray:
+    """Random values of an input's type: standard normal ones, or from limits, both inclusive."""
+    kind = np.dtype(tensor.dtype)
+    if limits is None:
+        return np.asarray(generator.standard_normal(shape, np.float32), kind)
+    if kind.kind == "f":
+        return np.asarray(generator.uniform(*limits, shape), kind)
+    low, high = limits
+    whole = generator.integers(low, high, shape, integers_like(kind), endpoint=True)
+    return np.asarray(whole, kind)
+
+
+def refuse_open_shapes(graph: Graph) -> None:
+    """Refuses to guess dimensions: the error lists the inputs and the flag to pass."""
+    asked = []
+    for tensor in graph.inputs:
+        shape = sample_shape(graph, tensor)
+        if shape is None or None in shape:
+            sides = "N" if shape is None else "x".join(str(side or "N") for side in shape)
+            asked.append(f"{tensor.title}:{sides}")
+    if asked:
+        raise UserError(
+            f"{graph.name} takes {inputs_text(graph.inputs)}: pass --samples=FILE.npz, or "
+            f"--input_shape={','.join(asked)} with numbers for N, for random data"
+        )
+
+
+def refuse_too_many(graph: Graph, count: int) -> None:
+    """Refuses random samples that no memory holds."""
+    needed = 0
+    for tensor in graph.inputs:
+        size = math.prod(closed_shape(graph, tensor)) * np.dtype(tensor.dtype).itemsize
+        needed += 2 * count * size
+    if needed > memory_size() / 2:
+        raise UserError(
+            f"{count} samples of {graph.name} ({inputs_text(graph.inputs)}) need "
+            f"{needed / 1e9:,.1f} GB: pass a smaller --batch_size"
+        )
 
 
 # -------------------------------------------------------------------------------- loading the graph
@@ -1558,17 +2031,23 @@ FOREIGN = {
 }
 
 
+class Signature(NamedTuple):
+    """Names of a model's input and output tensors by their keys; none for a graph without one."""
+
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
 def load_graph(config: Config) -> Graph:
-    """The model that the flags name as a frozen graph on disk, its input and output found.
+    """The model that the flags name as a frozen graph on disk, its inputs and outputs found.
 
     A frozen graph stays where it is; everything else is frozen into OUTPUT_DIR.
 
     Raises:
-      UserError: nothing there, not what it should be, or its input or output cannot be told.
+      UserError: nothing there, not what it should be, or its inputs or outputs cannot be told.
     """
     tf = import_tensorflow(config, hide_gpus=config.isolate)
-    inputs: list[str] = []
-    outputs: dict[str, str] = {}
+    signature = Signature({}, {})
     if given := config.frozen_graph:
         path = fetch(given, config.max_download_mb) if is_url(given) else Path(given)
         data = read_graph(path)
@@ -1577,7 +2056,7 @@ def load_graph(config: Config) -> Graph:
         refuse_risky(graph_def, path, config)
     else:
         with waiting("Freezing the graph"):
-            graph_def, inputs, outputs = freeze(tf, config)
+            graph_def, signature = freeze(tf, config)
         path = None
         name = frozen_name(config)
         data = graph_def.SerializeToString(deterministic=True)
@@ -1587,10 +2066,11 @@ def load_graph(config: Config) -> Graph:
         path = Path(config.output_dir) / name
         write_atomically(path, data)
     loaded = import_graph(graph_def)
-    source, sink, layout = describe_graph(config, loaded, inputs, outputs)
-    scaling = scaling_ops(tf, loaded, source)
+    inputs, outputs = describe_graph(config, loaded, signature)
+    layout = layout_of(inputs) if not config.samples else ""
+    scaling = scaling_ops(tf, loaded, inputs[0]) if layout else ""
     half = half_share(graph_def)["share_of_nodes"]
-    return Graph(str(path), name, (source,), (sink,), layout, sha256, scaling, half)
+    return Graph(str(path), name, inputs, outputs, layout, sha256, scaling, half)
 
 
 def frozen_name(config: Config) -> str:
@@ -1702,12 +2182,10 @@ def parse_graph_def(data: bytes, path: str | Path = "") -> Any:
     raise UserError(f"{path} is truncated, or not a GraphDef: export the frozen graph again")
 
 
-def freeze(tf: Any, config: Config) -> tuple[Any, list[str], dict[str, str]]:
-    """The SavedModel, Keras or built-in model as a GraphDef without variables.
+def freeze(tf: Any, config: Config) -> tuple[Any, Signature]:
+    """The SavedModel, Keras or built-in model as a GraphDef without variables, and its signature.
 
-    Returns:
-      The GraphDef, the names of its inputs, and the names of its outputs by their keys in the
-        signature or model.
+    Loops stay the functions that TensorFlow 2 makes of them: XLA and tf2onnx want them so.
     """
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -1715,7 +2193,7 @@ def freeze(tf: Any, config: Config) -> tuple[Any, list[str], dict[str, str]]:
         savedmodel_function(tf, config) if config.savedmodel_dir else keras_function(tf, config)
     )
     try:
-        frozen = convert_variables_to_constants_v2(function)
+        frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     except Exception as error:  # TensorFlow raises many classes here
         raise UserError(
             f"the model cannot be frozen ({one_line(error)}): export it for inference first"
@@ -1723,8 +2201,15 @@ def freeze(tf: Any, config: Config) -> tuple[Any, list[str], dict[str, str]]:
     del owner  # the variables lived as long as it did
     inputs = [tensor.name for tensor in frozen.inputs]
     outputs = [tensor.name for tensor in frozen.outputs]
-    keys = sorted(function.structured_outputs)  # a dict's; TensorFlow flattens it in this order
-    return frozen.graph.as_graph_def(), inputs, dict(zip(keys, outputs, strict=True))
+    # TensorFlow flattens a dict in the order of its keys, but for signatures of TensorFlow 1.
+    keys = getattr(function, "_arg_keywords", None)
+    if keys is None or len(keys) != len(inputs):
+        keys = sorted(function.structured_input_signature[0][0])
+    signature = Signature(
+        dict(zip(keys, inputs, strict=True)),
+        dict(zip(sorted(function.structured_outputs), outputs, strict=True)),
+    )
+    return frozen.graph.as_graph_def(), signature
 
 
 def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
@@ -1777,23 +2262,29 @@ def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
     """A Keras file's model, or the built-in one, as a concrete function with named outputs."""
     tf.keras.utils.set_random_seed(config.seed)
     model = load_keras(tf, config) if config.keras_model else built_in_model(tf, config)
-    if len(model.inputs) != 1:
-        shapes = ", ".join(f"{t.name} {t.shape}" for t in model.inputs)
-        raise UserError(
-            f"{config.keras_model} has {len(model.inputs)} inputs ({shapes}): pass a model with one"
-        )
-    (source,) = model.inputs
-    own_name = (
-        re.sub(r"[^A-Za-z0-9_]", "_", source.name.split(":")[0]).lstrip("_") or "input_tensor"
-    )
-    spec = tf.TensorSpec(
-        source.shape, source.dtype, name=own_name if config.keras_model else "input_tensor"
-    )
+    specs = {}
+    for index, (key, source) in enumerate(keras_inputs(model).items()):
+        key = key if config.keras_model else "input_tensor"
+        name = re.sub(r"[^A-Za-z0-9_]", "_", key).lstrip("_") or f"input_{index}"
+        specs[key] = tf.TensorSpec(source.shape, source.dtype, name=name)
 
-    def call(images: Any) -> dict[str, Any]:
-        return outputs_by_name(tf, model, model(images, training=False))
+    def call(feed: dict[str, Any]) -> dict[str, Any]:
+        given: Any = [feed[key] for key in specs]
+        if isinstance(getattr(model, "_inputs_struct", None), dict):
+            given = feed
+        elif len(given) == 1:
+            (given,) = given
+        return outputs_by_name(tf, model, model(given, training=False))
 
-    return tf.function(call).get_concrete_function(spec), model
+    return tf.function(call).get_concrete_function(specs), model
+
+
+def keras_inputs(model: Any) -> dict[str, Any]:
+    """A Keras model's inputs by name: the keys of the dict that it takes, or the layers' names."""
+    given = getattr(model, "_inputs_struct", None)  # in Keras 2 there is none, and no such keys
+    if isinstance(given, dict):
+        return given
+    return {source.name.split(":")[0]: source for source in model.inputs}
 
 
 def outputs_by_name(tf: Any, model: Any, outputs: Any) -> dict[str, Any]:
@@ -1872,47 +2363,205 @@ def import_graph(graph_def: Any) -> Any:
 
 
 def describe_graph(
-    config: Config, graph: Any, inputs: list[str], outputs: dict[str, str]
-) -> tuple[Tensor, Tensor, str]:
-    """The input, output and layout of a tf.Graph; checks that images can be fed.
+    config: Config, graph: Any, signature: Signature
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The inputs and outputs of a tf.Graph, open dimensions filled by --input_shape.
 
-    Args:
-      inputs, outputs: the signature's, where there is one; outputs by their keys.
+    Raises:
+      UserError: one that is not there, or that NumPy cannot feed.
     """
-    operations = graph.get_operations()
-    holders = [op.outputs[0].name for op in operations if op.type == "Placeholder"]
-    ends = [
-        op.outputs[0] for op in operations if len(op.outputs) == 1 and not op.outputs[0].consumers()
-    ]
-    classes = [
-        t.name
-        for t in ends
-        if t.dtype.is_floating and t.op.type != "Const" and may_be_classes(t.shape)
-    ]
-    source = find_tensor(graph, config.input_node, "input", inputs or holders, "input_tensor")
-    sink = find_tensor(
-        graph,
-        config.output_node,
-        "output",
-        list(outputs.values()) or classes,
-        "softmax_tensor",
-        outputs,
-    )
-    keys = {name: key for key, name in outputs.items()}
-    if source.dtype.name not in ("float32", "uint8"):
+    outputs = find_outputs(config, graph, signature.outputs)
+    inputs = find_inputs(config, graph, signature.inputs, outputs)
+    for tensor in inputs:
+        refuse_unfeedable(tensor)
+    keys = {name: key for part in signature for key, name in part.items()}
+    described = [tensor_of(tensor, keys.get(tensor.name, "")) for tensor in inputs]
+    sinks = [tensor_of(tensor, keys.get(tensor.name, "")) for tensor in outputs]
+    return tuple(fill_shapes(config, described)), tuple(sinks)
+
+
+USUAL_OUTPUT = "softmax_tensor"  # the official ResNets', beside the classes' ids
+
+
+def find_outputs(config: Config, graph: Any, keys: dict[str, str]) -> list[Any]:
+    """The tensors that --output_node names, else the signature's, the usual one, or the ends.
+
+    Raises:
+      UserError: there is no such tensor, or none of numbers.
+    """
+    names = list(dict.fromkeys(keys.values()))
+    if not names and any(op.name == USUAL_OUTPUT for op in graph.get_operations()):
+        names = [f"{USUAL_OUTPUT}:0"]
+    if config.output_node:
+        found = asked_tensors(graph, config.output_node, "output", names, keys)
+    else:
+        found = [graph.get_tensor_by_name(name) for name in names] or ends_of(graph)
+    numbers = [tensor for tensor in found if is_number(tensor)]
+    if not numbers:
         raise UserError(
-            f"input {source.name} takes {source.dtype.name}, not float32 or uint8 images: "
-            f"pass --input_node with a tensor behind the decoding"
+            f"cannot tell the graph's output (candidates: {candidates_text(found, keys)}): pass "
+            "--output_node"
         )
-    shape = source.shape.as_list() if source.shape.rank is not None else [None, None, None, 3]
-    if len(shape) != 4:
+    if not (names or config.output_node) and len(numbers) > 1:
+        all_of_them = ", ".join(tensor.op.name for tensor in numbers)
+        say(f"outputs: {all_of_them} (--output_node takes some of them)")
+    return numbers
+
+
+def ends_of(graph: Any) -> list[Any]:
+    """The tensors that are computed from an input and that nothing reads."""
+    found = []
+    for op in graph.get_operations():
+        if any(tensor.consumers() for tensor in op.outputs) or op.type == "Placeholder":
+            continue
+        found += [tensor for tensor in op.outputs if depends_on_input(tensor)]
+    return found
+
+
+def find_inputs(config: Config, graph: Any, keys: dict[str, str], outputs: list[Any]) -> list[Any]:
+    """The tensors that --input_node names, else the signature's or the placeholders.
+
+    Those that no output depends on are left out.
+
+    Raises:
+      UserError: there is no such tensor, or the outputs depend on another placeholder too.
+    """
+    placeholders = [op.outputs[0] for op in graph.get_operations() if op.type == "Placeholder"]
+    names = list(keys.values()) or [tensor.name for tensor in placeholders]
+    if config.input_node:
+        asked = asked_tensors(graph, config.input_node, "input", names, keys)
+    else:
+        asked = [graph.get_tensor_by_name(name) for name in names]
+    reached, missing = inputs_behind(outputs, asked)
+    if missing:
+        words = ",".join(tensor.op.name for tensor in [*asked, *missing])
         raise UserError(
-            f"input {source.name} has shape {shape_text(source.shape)}, not a batch of images "
-            f"[batch, height, width, channels]: pass --input_node"
+            f"the outputs depend on {candidates_text(missing, keys)} too: pass --input_node={words}"
         )
-    layout = "NCHW" if shape[1] in (1, 3) and shape[3] not in (1, 3) else "NHWC"
-    feed = dataclasses.replace(tensor_of(source), shape=tuple(shape))
-    return feed, tensor_of(sink, keys.get(sink.name, "")), layout
+    if not reached:
+        told = candidates_text(outputs, {})
+        raise UserError(
+            f"cannot tell the graph's input (candidates: {candidates_text(asked, keys)}): no "
+            f"output depends on one ({told}): pass --input_node or --output_node"
+        )
+    for tensor in asked:
+        if tensor.name not in reached:
+            say(f"{tensor.op.name} is not fed: no output depends on it")
+    return [tensor for tensor in asked if tensor.name in reached]
+
+
+def inputs_behind(outputs: list[Any], asked: list[Any]) -> tuple[set[str], list[Any]]:
+    """Names of the tensors asked for that outputs depend on; other placeholders that they do on."""
+    names = {tensor.name for tensor in asked}
+    waiting = list(outputs)
+    seen = set()
+    missing = []
+    while waiting:
+        tensor = waiting.pop()
+        if tensor.name in seen:
+            continue
+        seen.add(tensor.name)
+        if tensor.name in names:
+            continue
+        if tensor.op.type == "Placeholder":
+            missing.append(tensor)
+        waiting += tensor.op.inputs
+    return names & seen, missing
+
+
+def depends_on_input(tensor: Any) -> bool:
+    """Whether a tensor is computed from a placeholder."""
+    return bool(inputs_behind([tensor], [])[1])
+
+
+def is_number(tensor: Any) -> bool:
+    return tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
+
+
+FEEDABLE = "float16, float32, float64, bool or integers"  # what TensorFlow and NumPy both have
+
+
+def refuse_unfeedable(tensor: Any) -> None:
+    """Refuses an input that NumPy has no type for; of strings with what their decoding gives."""
+    kind = tensor.dtype
+    if is_number(tensor) and kind.name != "bfloat16" and not kind.is_quantized:
+        return
+    remedy = "pass --input_node with another tensor"
+    if kind.name == "string":
+        behind = behind_decoding(tensor)
+        remedy = f"pass --input_node={behind}, the tensor behind the decoding"
+        if not behind:
+            remedy = "pass --input_node with a tensor behind the decoding"
+    raise UserError(f"input {tensor.op.name} takes {kind.name}, not {FEEDABLE}: {remedy}")
+
+
+# Of strings: how many there are, not what they hold.
+COUNTING = {"Shape", "ShapeN", "Size", "Rank"}
+
+
+def behind_decoding(tensor: Any) -> str:
+    """The name of the first tensor of numbers that is computed from one of strings, or "".
+
+    Counters and what lies inside a loop are none.
+    """
+    waiting = collections.deque([tensor])
+    seen = {tensor.name}
+    while waiting:
+        for op in waiting.popleft().consumers():
+            results = [] if op.type in COUNTING else op.outputs
+            for result in results:
+                inside = "while/" in result.name or result.shape.rank == 0
+                if is_number(result) and not inside:
+                    return result.name.removesuffix(":0")
+                if result.name not in seen:
+                    waiting.append(result)
+                seen.add(result.name)
+    return ""
+
+
+def fill_shapes(config: Config, inputs: list[Tensor]) -> list[Tensor]:
+    """The inputs with the dimensions that --input_shape names; one of unknown rank is an image.
+
+    Raises:
+      UserError: dimensions that an input does not leave open.
+    """
+    asked = by_input(config.input_shape, "--input_shape", inputs)
+    if len(inputs) == 1 and inputs[0].shape is None and not (asked or config.samples):
+        return [dataclasses.replace(inputs[0], shape=(None, None, None, 3))]
+    batched = batched_of(inputs)
+    filled = {tensor.name: tensor for tensor in inputs}
+    for name, text in asked.items():
+        filled[name] = with_sides(filled[name], text, name in batched)
+    return list(filled.values())
+
+
+def with_sides(tensor: Tensor, text: str, batched: bool) -> Tensor:
+    """An input with the dimensions of --input_shape: `128` or `224x224x3`, without the batch."""
+    sides = tuple(int(word) for word in text.split("x") if word.isdecimal())
+    first: tuple[int | None, ...] = ()
+    rest = tensor.shape
+    if batched:
+        first = tensor.shape[:1] if tensor.shape else (None,)
+        rest = tensor.shape and tensor.shape[1:]
+    if "x".join(map(str, sides)) != text or 0 in sides or not fits(sides, rest):
+        raise UserError(
+            f"--input_shape={tensor.title}:{text}: the input is {tensor}, pass its dimensions "
+            "without the batch, as 128 or 224x224x3"
+        )
+    return dataclasses.replace(tensor, shape=first + sides)
+
+
+def layout_of(inputs: Sequence[Tensor]) -> str:
+    """`NHWC` or `NCHW` where the only input is a batch of images, "" where it is something else.
+
+    Images are float32 or uint8 of rank 4 with one or three channels.
+    """
+    shape = inputs[0].shape or ()
+    if len(inputs) > 1 or len(shape) != 4 or inputs[0].dtype not in ("float32", "uint8"):
+        return ""
+    if shape[1] in (1, 3) and shape[3] not in (1, 3):
+        return "NCHW"
+    return "NHWC" if shape[3] in (1, 3, None) else ""
 
 
 # The values stay theirs.
@@ -1928,55 +2577,40 @@ def tensor_of(tensor: Any, key: str = "") -> Tensor:
     return Tensor(tensor.name, shape, tensor.dtype.name, op.type, key)
 
 
-def may_be_classes(shape: Any) -> bool:
-    return shape.rank is None or (shape.rank >= 2 and shape[-1] != 1)
+def candidates_text(tensors: list[Any], keys: dict[str, str]) -> str:
+    """Tensors as an error lists them, by their keys where they have one; the first eight."""
+    names = described(keys, [tensor.name for tensor in tensors])
+    return (
+        ", ".join(
+            f"{names[tensor.name]} {shape_text(tensor.shape)} {tensor.dtype.name}"
+            for tensor in tensors[:8]
+        )
+        or "none"
+    )
 
 
 def shape_text(shape: Any) -> str:
-    """A tf.TensorShape as people read it, with ? for what is open."""
     if shape.rank is None:
         return "?"
-    sides = ["?" if side is None else str(side) for side in shape.as_list()]
-    return f"[{', '.join(sides)}]"
-
-
-def find_tensor(
-    graph: Any,
-    asked: str | None,
-    role: str,
-    candidates: list[str],
-    usual: str,
-    keys: dict[str, str] | None = None,
-) -> Any:
-    """The tensor asked for by name or key, the usual one, or the only candidate.
-
-    Args:
-      keys: names of tensors by their keys in a signature or model.
-    """
-    keys = keys or {}
-    if asked:
-        return asked_tensor(graph, keys.get(asked, asked), role, candidates, keys)
-    if len(candidates) != 1 and any(op.name == usual for op in graph.get_operations()):
-        return graph.get_tensor_by_name(f"{usual}:0")
-    tensors = [graph.get_tensor_by_name(name) for name in candidates]
-    floats = [t for t in tensors if t.dtype.is_floating and may_be_classes(t.shape)]
-    # A signature may give class ids beside the probabilities.
-    if len(tensors) > 1 and len(floats) == 1:
-        tensors = floats
-    if len(tensors) != 1:
-        names = described(keys, candidates)
-        found = (
-            ", ".join(f"{names[t.name]} {shape_text(t.shape)} {t.dtype.name}" for t in tensors[:8])
-            or "none"
-        )
-        raise UserError(f"cannot tell the graph's {role} (candidates: {found}): pass --{role}_node")
-    return tensors[0]
+    return "[" + ", ".join("?" if n is None else str(n) for n in shape.as_list()) + "]"
 
 
 def described(keys: dict[str, str], candidates: list[str]) -> dict[str, str]:
     """What a user calls each candidate: its key, where it has one that says more than its name."""
     by_name = {name: key for key, name in keys.items()}
     return {name: by_name.get(name, name) for name in candidates}
+
+
+def asked_tensors(
+    graph: Any, asked: str, role: str, candidates: list[str], keys: dict[str, str]
+) -> list[Any]:
+    """The tensors of those names or keys, comma-separated.
+
+    Args:
+      keys: names of tensors by their keys in a signature or model.
+    """
+    words = dict.fromkeys(word.strip() for word in asked.split(","))
+    return [asked_tensor(graph, keys.get(word, word), role, candidates, keys) for word in words]
 
 
 def asked_tensor(
@@ -2040,28 +2674,16 @@ def scaling_ops(tf: Any, graph: Any, source: Tensor) -> str:
     return ", ".join(ops) if spread < PIXEL_RANGE or centred else ""
 
 
-def depends_on_input(tensor: Any) -> bool:
-    """Whether a tensor is computed from a placeholder."""
-    waiting_for = [tensor.op]
-    seen = set()
-    while waiting_for:
-        op = waiting_for.pop()
-        if op.type == "Placeholder":
-            return True
-        if op.name not in seen:
-            seen.add(op.name)
-            waiting_for += [each.op for each in op.inputs]
-    return False
-
-
 def half_share(graph_def: Any) -> dict[str, Any]:
     """How many convolutions and matrix products of a GraphDef are float16, and its casts."""
     from tensorflow.core.framework.types_pb2 import DT_HALF
 
     kinds = ("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused")
-    heavy = [node for node in graph_def.node if node.op.startswith(kinds)]
+    inside = (function.node_def for function in graph_def.library.function)  # loops' bodies
+    nodes = list(itertools.chain(graph_def.node, *inside))
+    heavy = [node for node in nodes if node.op.startswith(kinds)]
     low = sum(node.attr["T"].type == DT_HALF for node in heavy)
-    casts = sum(node.op == "Cast" for node in graph_def.node)
+    casts = sum(node.op == "Cast" for node in nodes)
     return {
         "nodes": len(heavy),
         "low_nodes": low,
@@ -2086,7 +2708,7 @@ def with_pixels_in_front(config: Config, graph: Graph) -> Graph:
 
     refuse_channels(config, graph)
     reverse, factor, offset = PREPROCESSING[config.preprocessing]
-    shape = (graph.shape[0], *graph.image_shape)
+    shape = (graph.fixed_batch, *graph.image_shape)
     with tf.Graph().as_default() as whole:
         pixels = tf.compat.v1.placeholder(tf.uint8, shape, name=PIXELS)
         images = tf.cast(pixels, tf.float32)
@@ -2095,7 +2717,8 @@ def with_pixels_in_front(config: Config, graph: Graph) -> Graph:
         images = images * np.float32(factor) + np.float32(offset)
         if graph.layout == "NCHW":
             images = tf.transpose(images, [0, 3, 1, 2])
-        tf.graph_util.import_graph_def(graph_def_of(graph), {graph.input: images}, name="")
+        given = {graph.inputs[0].name: images}
+        tf.graph_util.import_graph_def(graph_def_of(graph), given, name="")
     ends = [tensor.name.partition(":")[0] for tensor in graph.outputs]
     graph_def = tf.compat.v1.graph_util.extract_sub_graph(whole.as_graph_def(), ends)
     data = graph_def.SerializeToString(deterministic=True)
@@ -2114,7 +2737,7 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
     Raises:
       UserError: the graph is fixed to another batch size than the one asked for.
     """
-    fixed = graph.shape[0]
+    fixed = graph.fixed_batch
     if fixed is None or config.batch_sizes == [fixed]:
         return config.batch_sizes
     if "batch_size" in config.given and config.batch_sizes != [None]:
@@ -2125,7 +2748,7 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
 
 # ---------------------------------------------------------------------------------------- precision
 
-FP16_SAMPLES = 4  # images on which float16's overflow is looked for
+FP16_SAMPLES = 4  # samples on which float16's overflow is looked for
 
 
 @functools.cache
@@ -2169,10 +2792,10 @@ class Calibration:
 class Onnx:
     """The graph as ONNX, and its calibration: each made once, when first needed, for all cases."""
 
-    def __init__(self, config: Config, graph: Graph, images: Images) -> None:
+    def __init__(self, config: Config, graph: Graph, samples: Samples) -> None:
         self.config = config
         self.graph = graph
-        self.images = images
+        self.samples = samples
 
     @functools.cached_property
     def precisions(self) -> Any:
@@ -2181,7 +2804,8 @@ class Onnx:
         module = precision_py()
         steps = functools.partial(progress, unit="steps")
         settings = module.Settings(opset=TENSORRT.opset)
-        return module.Precisions(data, [self.graph.input], [self.graph.output], settings, steps)
+        names = self.graph.input_names, self.graph.output_names
+        return module.Precisions(data, *names, settings, steps)
 
     @property
     def fp32(self) -> Any:
@@ -2197,7 +2821,7 @@ class Onnx:
 
     @functools.cached_property
     def calibration(self) -> Calibration:
-        return calibrate(self.config, self.graph, self.images, self.folded)
+        return calibrate(self.config, self.graph, self.samples, self.folded)
 
     def model(self, engine: str, precision: str) -> tuple[Any, dict[str, Any]]:
         """The ONNX model for an engine and precision, and what of it has that precision."""
@@ -2207,9 +2831,9 @@ class Onnx:
             ranges = self.calibration.ranges
             with precision_errors():
                 return self.precisions.int8(ranges, int8_settings(engine))
-        pixels = self.images.pixels[:FP16_SAMPLES]
+        some = feeds(self.graph, self.samples.head(FP16_SAMPLES))
         with precision_errors():
-            return self.precisions.fp16(feeds(self.graph, pixels, self.config.preprocessing))
+            return self.precisions.fp16(map(as_onnx_takes, some))
 
     def write(self, case: Case) -> Artifact:
         """Writes the ONNX file of a case's engine and precision into the output directory."""
@@ -2243,50 +2867,60 @@ def int8_settings(engine: str) -> Any:
     return module.Settings(unsigned=True, weight_bits=7 if int8_saturates() else 8)
 
 
-def feeds(
-    graph: Graph, pixels: np.ndarray, preprocessing: str, size: int = 1
-) -> list[dict[str, np.ndarray]]:
-    """Images as the graph's inputs, `size` a step or its fixed batch; the last is filled up."""
-    size = graph.shape[0] or size
-    parts = (pixels[first : first + size] for first in range(0, len(pixels), size))
-    return [
-        {graph.input: Images(part, []).batch(size, preprocessing, graph.layout, graph.dtype)}
-        for part in parts
-    ]
+def feeds(graph: Graph, samples: Samples, size: int = 1) -> list[Feed]:
+    """All samples as the graph takes them, `size` a step or its fixed batch; the last is filled."""
+    size = graph.fixed_batch or size
+    return [samples.batch(size, first) for first in range(0, len(samples), size)]
 
 
-def calibration_images(
-    config: Config, graph: Graph, images: Images
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Pixels to calibrate on, from --calibration_dir or the input batch, and their source."""
-    unreadable = 0
-    source = "random" if images.random else "input batch"
-    count = config.num_calibration_images
-    predicted = {image.tobytes() for image in images.pixels}
-    if config.calibration_dir:
-        images, unreadable = read_folder(
-            config.calibration_dir, graph.image_shape, count, "--calibration_dir"
-        )
-        source = "calibration_dir"
-    pixels = images.pixels[:count]
-    return pixels, {
-        "source": source,
-        "images": len(pixels),
-        "unreadable": unreadable,
-        "predicted": sum(image.tobytes() in predicted for image in pixels),
-        "sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+def as_onnx_takes(feed: Feed) -> Feed:
+    """A step's inputs for an ONNX graph, which has float32 wherever the GraphDef has float16."""
+    return {
+        name: array.astype(np.float32) if array.dtype == np.float16 else array
+        for name, array in feed.items()
     }
 
 
-def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calibration:
+def calibration_samples(
+    config: Config, graph: Graph, samples: Samples
+) -> tuple[Samples, dict[str, Any]]:
+    """What to calibrate on: that of --calibration_dir, --calibration_samples or the input batch.
+
+    Returns:
+      The samples, and where they came from, as the record tells it.
+    """
+    unreadable = 0
+    source = "random" if samples.random else "input batch"
+    count = config.num_calibration_images
+    predicted = set(samples.digests())
+    if config.calibration_samples:
+        source = "calibration_samples"
+        samples = read_samples(config.calibration_samples, graph, count, f"--{source}")
+    elif config.calibration_dir:
+        source = "calibration_dir"
+        samples, unreadable = read_folder(
+            config, graph, config.calibration_dir, count, f"--{source}"
+        )
+    taken = samples.head(count)
+    return taken, {
+        "source": source,
+        "images": len(taken),
+        "unreadable": unreadable,
+        "predicted": sum(digest in predicted for digest in taken.digests()),
+        "sha256": taken.digest(),
+    }
+
+
+def calibrate(config: Config, graph: Graph, samples: Samples, model: Any) -> Calibration:
     """Ranges for INT8, kept in a file and reused for the same question."""
-    pixels, facts = calibration_images(config, graph, images)
+    taken, facts = calibration_samples(config, graph, samples)
     facts["method"] = config.calibration_method
     key = {
         **facts,
         "predicted": None,
         "graph": graph.sha256,
-        "output": graph.output,
+        "inputs": graph.input_names,
+        "outputs": graph.output_names,
         "preprocessing": config.preprocessing,
         "onnxruntime": version_of("onnxruntime-gpu", "onnxruntime"),
     }
@@ -2298,28 +2932,35 @@ def calibrate(config: Config, graph: Graph, images: Images, model: Any) -> Calib
                 name: (float(low), float(high)) for name, (low, high) in kept["ranges"].items()
             }
             return Calibration(ranges, {**facts, "reused": True})
-    samples = feeds(graph, pixels, config.preprocessing)
+    fed = [as_onnx_takes(feed) for feed in feeds(graph, taken)]
     method = config.calibration_method
     with precision_errors():
-        ranges = precision_py().tensor_ranges(model, samples, method, progress)
+        ranges = precision_py().tensor_ranges(model, fed, method, progress)
     write_atomically(path, json.dumps({"key": key, "ranges": ranges}).encode())
     return Calibration(ranges, {**facts, "reused": False})
 
 
-def calibration_notes(facts: dict[str, Any]) -> list[str]:
-    """A sentence where the calibration had no images of its own."""
+def calibration_notes(facts: dict[str, Any], unit: str = "images") -> list[str]:
+    """A sentence where the calibration had no samples of its own."""
     if not facts or (facts["source"] != "random" and not facts["predicted"]):
         return []
+    flag = "--calibration_dir" if unit == "images" else "--calibration_samples"
     if facts["source"] == "random":
         return [
             "INT8 was calibrated on random data: its speed is real, its predictions not; pass "
-            "--calibration_dir"
+            f"{flag}"
         ]
-    what = "the one image" if facts["images"] == 1 else f"{facts['predicted']} of the images"
-    other = "other images with " if facts["source"] == "calibration_dir" else ""
+    what = f"{facts['predicted']} of the {unit}"
+    if facts["images"] == 1:
+        what = f"the one {unit.removesuffix('s')}"
+    other = (
+        f"other {unit} with "
+        if facts["source"] in ("calibration_dir", "calibration_samples")
+        else ""
+    )
     return [
-        f"INT8 was calibrated on {what} being predicted: pass {other}--calibration_dir to judge "
-        "its predictions"
+        f"INT8 was calibrated on {what} being predicted: pass {other}{flag} to judge its "
+        "predictions"
     ]
 
 
@@ -2337,19 +2978,15 @@ class Job:
     case: Case
     config: Config
     graph: Graph
-    images: Images
+    samples: Samples
     source: Artifact | None = None
     error: str = ""
     rounds: RoundsOnDisk | None = None
     tried: dict[int, str] = dataclasses.field(default_factory=dict)
 
-    def batch(self, first: int = 0) -> np.ndarray:
-        """The images from `first` on as the graph takes them, repeated to fill the batch."""
-        images = self.images
-        if first:
-            images = dataclasses.replace(images, pixels=images.pixels[first:])
-        preprocessing = self.config.preprocessing
-        return images.batch(self.case.images, preprocessing, self.graph.layout, self.graph.dtype)
+    def batch(self, first: int = 0) -> Feed:
+        """A step's inputs: the samples from `first` on, repeated to fill the batch."""
+        return self.samples.batch(self.case.images, first)
 
     def path(self, suffix: str | None = None) -> Path:
         """Where the case's artifact belongs."""
@@ -2364,8 +3001,8 @@ class Runner(Protocol):
 
     facts: dict[str, Any]
 
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """One run from host to host."""
+    def infer(self, feed: Feed) -> Feed:
+        """One run from host to host: outputs by their names, for inputs by theirs."""
 
     def enqueue(self) -> None:
         """Starts one run on the resident batch; may return before it is done."""
@@ -2373,7 +3010,7 @@ class Runner(Protocol):
     def sync(self) -> None:
         """Waits until all that was enqueued is done."""
 
-    def prefetch(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
+    def prefetch(self, feed: Feed, steps: int) -> Callable[[], None]:
         """Prepares `steps` runs from host to host, each copied in while the one before it runs."""
 
 
@@ -2405,7 +3042,7 @@ class Engine:
         """Writes what `open` runs into the output directory."""
         return job.source or Artifact(job.graph.path, job.graph.sha256)
 
-    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
+    def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
         raise NotImplementedError
 
 
@@ -2419,7 +3056,7 @@ class TensorFlowRunner:
     fetching the output.
     """
 
-    def __init__(self, job: Job, artifact: Artifact, batch: np.ndarray, compiled: bool) -> None:
+    def __init__(self, job: Job, artifact: Artifact, feed: Feed, compiled: bool) -> None:
         self.tf = tf = import_tensorflow(job.config)
         self.device = "/GPU:0" if tf.config.get_visible_devices("GPU") else "/CPU:0"
         graph_def = parse_graph_def(read_unchanged(artifact.path, artifact.sha256))
@@ -2427,11 +3064,14 @@ class TensorFlowRunner:
         wrapped = tf.compat.v1.wrap_function(
             lambda: tf.graph_util.import_graph_def(graph_def, name=""), []
         )
-        inner = wrapped.prune(job.graph.input, job.graph.output)
+        self.inputs = job.graph.input_names
+        self.outputs = job.graph.output_names
+        inner = wrapped.prune(self.inputs, self.outputs)
         outer = tf.function(inner, jit_compile=compiled or None, autograph=False)
-        self.step = outer.get_concrete_function(tf.TensorSpec(batch.shape, batch.dtype))
+        specs = [tf.TensorSpec(feed[name].shape, feed[name].dtype) for name in self.inputs]
+        self.step = outer.get_concrete_function(*specs)
         with tf.device(self.device):
-            self.resident = tf.identity(tf.constant(batch))
+            self.resident = [tf.identity(tf.constant(feed[name])) for name in self.inputs]
         self.facts: dict[str, Any] = {}
         if "GPU" in self.device:
             capability = gpus()[0]["compute_capability"]
@@ -2448,21 +3088,24 @@ class TensorFlowRunner:
             )
 
     def enqueue(self) -> None:
-        self.output = self.step(self.resident)
+        self.results = self.step(*self.resident)
 
     def sync(self) -> None:
         self.tf.test.experimental.sync_devices()
 
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        return self.step(self.tf.constant(batch)).numpy()
+    def infer(self, feed: Feed) -> Feed:
+        results = self.step(*(self.tf.constant(feed[name]) for name in self.inputs))
+        return {name: result.numpy() for name, result in zip(self.outputs, results)}
 
-    def prefetch(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
+    def prefetch(self, feed: Feed, steps: int) -> Callable[[], None]:
         if "CPU" in self.device:
-            return lambda: repeat(lambda: self.infer(batch), steps)
+            return lambda: repeat(lambda: self.infer(feed), steps)
         tf = self.tf
         with tf.device("/CPU:0"):
             # Filled once and reused, as a server's decoder would.
-            staging, self.owner = pinned_tensor(tf, batch)
+            pinned = [pinned_tensor(tf, feed[name]) for name in self.inputs]
+            self.owners = [owner for _, owner in pinned]
+            staging = tuple(tensor for tensor, _ in pinned)
             data = tf.data.Dataset.from_tensors(staging).repeat(steps + 2 * STEPS_AHEAD)
         pipeline = iter(
             data.apply(tf.data.experimental.prefetch_to_device(self.device, buffer_size=2))
@@ -2483,10 +3126,11 @@ class TensorFlowRunner:
         def serve(_: int) -> None:
             while True:
                 with lock:
-                    images = next(left, None)
-                if images is None:
+                    inputs = next(left, None)
+                if inputs is None:
                     return
-                self.step(images).numpy()
+                for result in self.step(*inputs):
+                    result.numpy()
 
         with concurrent.futures.ThreadPoolExecutor(STEPS_AHEAD) as threads:
             list(threads.map(serve, range(STEPS_AHEAD)))
@@ -2511,18 +3155,20 @@ def pinned_array(memory: Any, like: np.ndarray) -> np.ndarray:
     return np.ctypeslib.as_array(raw).view(like.dtype).reshape(like.shape)
 
 
-def pinned_tensor(tf: Any, batch: np.ndarray) -> tuple[Any, Any]:
-    """The batch as a tensor in page-locked memory, which a GPU reads faster, and its owner."""
+def pinned_tensor(tf: Any, array: np.ndarray) -> tuple[Any, Any]:
+    """An array as a tensor in page-locked memory, which a GPU reads faster, and its owner."""
     try:
         from cuda.core import Device, LegacyPinnedMemoryResource
     except ImportError:
-        return tf.constant(batch), None
+        return tf.constant(array), None
+    if array.dtype == bool:  # of which TensorFlow's DLPack has no idea
+        return tf.constant(array), None
     Device(0).set_current()
-    owner = LegacyPinnedMemoryResource().allocate(batch.nbytes)
+    owner = LegacyPinnedMemoryResource().allocate(array.nbytes)
     # Not by DLPack: NumPy would tell TensorFlow that the memory is CUDA's, which TensorFlow takes
     # for no host memory.
-    memory = pinned_array(owner, batch)
-    np.copyto(memory, batch)
+    memory = pinned_array(owner, array)
+    np.copyto(memory, array)
     return tf.experimental.dlpack.from_dlpack(memory.__dlpack__()), owner
 
 
@@ -2532,8 +3178,8 @@ class Native(Engine):
     name = "native"
     precisions = ("native",)
 
-    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
-        return TensorFlowRunner(job, artifact, batch, compiled=False)
+    def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
+        return TensorFlowRunner(job, artifact, feed, compiled=False)
 
 
 class Xla(Engine):
@@ -2563,8 +3209,8 @@ class Xla(Engine):
             job.path(), graph_def.SerializeToString(deterministic=True), start, coverage
         )
 
-    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
-        return TensorFlowRunner(job, artifact, batch, compiled=True)
+    def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
+        return TensorFlowRunner(job, artifact, feed, compiled=True)
 
 
 def auto_mixed_precision(graph: Graph) -> Any:
@@ -2578,7 +3224,7 @@ def auto_mixed_precision(graph: Graph) -> Any:
         graph_def=loaded.as_graph_def(), graph=loaded, clear_devices=True
     )
     # Where grappler looks for what to keep.
-    meta.collection_def["train_op"].node_list.value.append(graph.output)
+    meta.collection_def["train_op"].node_list.value.extend(graph.output_names)
     config = config_pb2.ConfigProto()
     options = config.graph_options.rewrite_options
     options.auto_mixed_precision = rewriter_config_pb2.RewriterConfig.ON
@@ -2628,8 +3274,8 @@ class TfTrt(Engine):
         data = graph_def.SerializeToString(deterministic=True)
         return write_artifact(job.path(), data, start, {**facts, **calibration})
 
-    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
-        """The converted graph, each of whose engines has run once on the batch.
+    def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
+        """The converted graph, each of whose engines has run once.
 
         Raises:
           UserError: an engine cannot run; TF-TRT would have TensorFlow run its part of the graph,
@@ -2643,8 +3289,8 @@ class TfTrt(Engine):
         start = time.perf_counter()
         with stderr_lines() as logged:
             try:
-                runner = TensorFlowRunner(job, artifact, batch, compiled=False)
-                runner.infer(batch)  # INT8 builds its engine now, and at every opening
+                runner = TensorFlowRunner(job, artifact, feed, compiled=False)
+                runner.infer(feed)  # INT8 builds its engine now, and at every opening
             except Exception as error:
                 if "native segment" not in str(error):
                     raise
@@ -2700,15 +3346,15 @@ def missing_nvinfer() -> str | None:
 def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
     """The graph after TF-TRT, and the calibration's facts; keeps the uncalibrated graph too."""
     calibrated = job.case.precision == "int8"
-    output = job.graph.output
+    outputs = job.graph.output_names
     facts: dict[str, Any] = {}
     if calibrated:
-        pixels, facts = calibration_images(job.config, job.graph, job.images)
-        samples = feeds(job.graph, pixels, job.config.preprocessing, job.case.images)
+        taken, facts = calibration_samples(job.config, job.graph, job.samples)
+        samples = feeds(job.graph, taken, job.case.images)
     with tf.Graph().as_default():  # this converter refuses eager mode
         converter = converter_class(
             input_graph_def=graph_def_of(job.graph),
-            nodes_denylist=[output.split(":")[0]],
+            nodes_denylist=[name.split(":")[0] for name in outputs],
             # int8 builds its engines when they are run
             max_batch_size=None if calibrated else job.case.batch_size,
             max_workspace_size_bytes=(job.config.workspace_size or TFTRT_WORKSPACE_MB) << 20,
@@ -2723,7 +3369,7 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
         write_atomically(
             job.path().with_name(kept), graph_def.SerializeToString(deterministic=True)
         )
-        graph_def = converter.calibrate([output], len(samples), feed_dict_fn=iter(samples).__next__)
+        graph_def = converter.calibrate(outputs, len(samples), feed_dict_fn=iter(samples).__next__)
         return graph_def, {"calibration": {**facts, "method": "TensorRT's own"}}
 
 
@@ -2769,14 +3415,14 @@ class OnnxRuntime(Engine):
             return cuda
         return "CPUExecutionProvider"
 
-    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
-        return OnnxRuntimeRunner(job, artifact, batch, self.provider())
+    def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
+        return OnnxRuntimeRunner(job, artifact, feed, self.provider())
 
 
 class OnnxRuntimeRunner:
-    """A session whose input and output are bound to the device, so that a step copies nothing."""
+    """A session whose inputs and outputs are bound to the device: a step copies nothing."""
 
-    def __init__(self, job: Job, artifact: Artifact, batch: np.ndarray, provider: str) -> None:
+    def __init__(self, job: Job, artifact: Artifact, feed: Feed, provider: str) -> None:
         import onnxruntime
 
         self.runtime = onnxruntime
@@ -2789,19 +3435,19 @@ class OnnxRuntimeRunner:
             self.session = create_session(model, options, provider, job.config)
             ran = executed_coverage(options.optimized_model_filepath, job.case.precision)
         self.facts = {"provider": provider, **ran}
-        self.input = self.session.get_inputs()[0].name
-        self.output = self.session.get_outputs()[0].name
-        self.resident = self.bind(batch)
+        self.outputs = [output.name for output in self.session.get_outputs()]
+        self.resident = self.bind(feed)
         self.options = onnxruntime.RunOptions()
         if self.device == "cuda":
             self.options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-    def bind(self, batch: np.ndarray) -> Any:
+    def bind(self, feed: Feed) -> Any:
         binding = self.session.io_binding()
-        binding.bind_ortvalue_input(
-            self.input, self.runtime.OrtValue.ortvalue_from_numpy(batch, self.device, 0)
-        )
-        binding.bind_output(self.output, self.device, 0)
+        for name, array in as_onnx_takes(feed).items():
+            value = self.runtime.OrtValue.ortvalue_from_numpy(array, self.device, 0)
+            binding.bind_ortvalue_input(name, value)
+        for name in self.outputs:
+            binding.bind_output(name, self.device, 0)
         return binding
 
     def enqueue(self) -> None:
@@ -2810,19 +3456,20 @@ class OnnxRuntimeRunner:
     def sync(self) -> None:
         self.resident.synchronize_outputs()
 
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        return self.session.run([self.output], {self.input: batch})[0]
+    def infer(self, feed: Feed) -> Feed:
+        results = self.session.run(self.outputs, as_onnx_takes(feed))
+        return dict(zip(self.outputs, results))
 
-    def prefetch(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
-        if self.device == "cpu":  # the batch is read where it lies
-            return lambda: repeat(lambda: self.infer(batch), steps)
+    def prefetch(self, feed: Feed, steps: int) -> Callable[[], None]:
+        if self.device == "cpu":  # the inputs are read where they lie
+            return lambda: repeat(lambda: self.infer(feed), steps)
 
         def burst() -> None:
-            following = self.bind(batch)
+            following = self.bind(feed)
             for _ in range(steps):
                 running = following
                 self.session.run_with_iobinding(running, self.options)
-                following = self.bind(batch)  # copies while the step runs
+                following = self.bind(feed)  # copies while the step runs
                 running.synchronize_outputs()
                 running.copy_outputs_to_cpu()
 
@@ -2997,8 +3644,8 @@ class TensorRt(Engine):
         }
         return write_artifact(path, plan, start, {**of_source, **facts})
 
-    def open(self, job: Job, artifact: Artifact, batch: np.ndarray) -> Runner:
-        return TensorRtRunner(self.module(), job, artifact, batch)
+    def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
+        return TensorRtRunner(self.module(), job, artifact, feed)
 
 
 def rtx_refuses(rtx: Any, gpu: dict[str, Any]) -> str | None:
@@ -3070,7 +3717,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
         raise trt_error("parse the graph", [parser.get_error(0).desc()])
-    fix_shapes(network, job.case.images, job.graph)
+    fix_shapes(network, job.batch())
     config = builder_config(trt, builder, job)
     allow_precision(trt, network, config, job.case.precision, model)
     cache = timing_cache_path(trt, job)
@@ -3096,14 +3743,11 @@ def network_flags(trt: Any) -> int:
     return 1 << int(wanted)
 
 
-def fix_shapes(network: Any, batch_size: int, graph: Graph) -> None:
-    """Builds for the batch that is timed: only with static shapes the inspector names types."""
-    height, width, channels = graph.image_shape
-    sides = (channels, height, width) if graph.layout == "NCHW" else (height, width, channels)
+def fix_shapes(network: Any, feed: Feed) -> None:
+    """Builds for what is fed: only with static shapes the inspector names types."""
     for index in range(network.num_inputs):
         source = network.get_input(index)
-        shape = zip(source.shape, (batch_size, *sides), strict=True)
-        source.shape = tuple(fixed if size == -1 else size for size, fixed in shape)
+        source.shape = feed[source.name].shape
 
 
 TIMING_ITERATIONS = 8  # averaged for each kernel that the builder tries: trtexec's default
@@ -3183,25 +3827,34 @@ NUMPY_TYPES = {
 
 
 class Slot:
-    """Device memory and page-locked host memory for one batch and its output."""
+    """Device memory, and page-locked host memory, for each input and output of a step."""
 
-    def __init__(self, gpu: Any, stream: Any, batch: np.ndarray, result: np.ndarray) -> None:
+    def __init__(self, gpu: Any, stream: Any, arrays: Feed) -> None:
         from cuda.core import LegacyPinnedMemoryResource
 
         pinned = LegacyPinnedMemoryResource()
-        self.input = gpu.allocate(batch.nbytes, stream=stream)
-        self.output = gpu.allocate(result.nbytes, stream=stream)
-        self.staging = pinned.allocate(batch.nbytes)
-        self.result = pinned.allocate(result.nbytes)
-        self.host_input = pinned_array(self.staging, batch)
-        self.host_output = pinned_array(self.result, result)
+        self.device = {
+            name: gpu.allocate(array.nbytes, stream=stream) for name, array in arrays.items()
+        }
+        self.staging = {name: pinned.allocate(array.nbytes) for name, array in arrays.items()}
+        self.host = {
+            name: pinned_array(self.staging[name], array) for name, array in arrays.items()
+        }
         self.done: Any = None
+
+    def copy_in(self, names: list[str], stream: Any) -> None:
+        for name in names:
+            self.staging[name].copy_to(self.device[name], stream=stream)
+
+    def copy_out(self, names: list[str], stream: Any) -> None:
+        for name in names:
+            self.device[name].copy_to(self.staging[name], stream=stream)
 
 
 class TensorRtRunner:
     """A plan with two slots and two streams: one stream copies in while the other computes."""
 
-    def __init__(self, trt: Any, job: Job, artifact: Artifact, batch: np.ndarray) -> None:
+    def __init__(self, trt: Any, job: Job, artifact: Artifact, feed: Feed) -> None:
         from cuda.core import Device
 
         gpu = Device(0)
@@ -3212,15 +3865,14 @@ class TensorRtRunner:
         cache = Path(job.config.output_dir) / "tensorrt_rtx_runtime.cache"
         self.context, kernels = create_context(self.engine, cache)
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
-        self.input = next(
-            n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT
-        )
-        self.output = next(n for n in names if n != self.input)
-        self.context.set_input_shape(self.input, batch.shape)
-        shape = tuple(self.context.get_tensor_shape(self.output))
-        result = np.empty(shape, NUMPY_TYPES[self.engine.get_tensor_dtype(self.output).name])
-        self.slots = [Slot(gpu, self.stream, batch, result) for _ in range(2)]
-        self.infer(batch)  # allocates and, with RTX, compiles; a capture allows neither
+        # A plan lacks inputs that turned out to change nothing.
+        self.inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        self.outputs = [name for name in names if name not in self.inputs]
+        for name in self.inputs:
+            self.context.set_input_shape(name, feed[name].shape)
+        arrays = {name: self.array_like(name) for name in names}
+        self.slots = [Slot(gpu, self.stream, arrays) for _ in range(2)]
+        self.infer(feed)  # allocates and, with RTX, compiles; a capture allows neither
         self.graph = self.capture()
         listing = Path(artifact.path).with_suffix(".json")
         self.facts = inspect_plan(trt, self.engine, job.case.precision, listing)
@@ -3228,9 +3880,23 @@ class TensorRtRunner:
         if kernels is not None:
             write_atomically(cache, bytes(kernels.serialize()))
 
+    def array_like(self, name: str) -> np.ndarray:
+        """An array of a tensor's shape and type.
+
+        Raises:
+          UserError: its shape depends on the data.
+        """
+        shape = tuple(self.context.get_tensor_shape(name))
+        if any(side < 0 for side in shape):
+            raise UserError(
+                f"the shape of {name} depends on the data ({list(shape)}), which the tensorrt "
+                "engine does not run: leave it out with --output_node"
+            )
+        return np.empty(shape, NUMPY_TYPES[self.engine.get_tensor_dtype(name).name])
+
     def launch(self, slot: Slot, stream: Any) -> None:
-        self.context.set_tensor_address(self.input, int(slot.input.handle))
-        self.context.set_tensor_address(self.output, int(slot.output.handle))
+        for name, memory in slot.device.items():
+            self.context.set_tensor_address(name, int(memory.handle))
         if not self.context.execute_async_v3(int(stream.handle)):
             raise RuntimeError("TensorRT refused to enqueue a step")
 
@@ -3244,7 +3910,7 @@ class TensorRtRunner:
             self.launch(self.slots[0], builder.stream)
             return builder.end_building().complete()
         # CUDA says only at capture that a kernel cannot be captured; the record says that it was
-        # not
+        # not.
         except Exception:
             return None
 
@@ -3257,18 +3923,23 @@ class TensorRtRunner:
     def sync(self) -> None:
         self.stream.sync()
 
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        slot = self.slots[0]
-        np.copyto(slot.host_input, batch)
-        slot.staging.copy_to(slot.input, stream=self.stream)
-        self.launch(slot, self.stream)
-        slot.output.copy_to(slot.result, stream=self.stream)
-        self.stream.sync()
-        return slot.host_output.copy()
+    def fill(self, slot: Slot, feed: Feed) -> None:
+        """Writes a step's inputs where they are copied in from, in the plan's types."""
+        for name in self.inputs:
+            np.copyto(slot.host[name], feed[name], casting="same_kind")
 
-    def prefetch(self, batch: np.ndarray, steps: int) -> Callable[[], None]:
+    def infer(self, feed: Feed) -> Feed:
+        slot = self.slots[0]
+        self.fill(slot, feed)
+        slot.copy_in(self.inputs, self.stream)
+        self.launch(slot, self.stream)
+        slot.copy_out(self.outputs, self.stream)
+        self.stream.sync()
+        return {name: slot.host[name].copy() for name in self.outputs}
+
+    def prefetch(self, feed: Feed, steps: int) -> Callable[[], None]:
         for slot in self.slots:  # staging is filled once and reused, as a server's decoder would
-            np.copyto(slot.host_input, batch)
+            self.fill(slot, feed)
         return lambda: self.feed(steps)
 
     def feed(self, steps: int) -> None:
@@ -3276,10 +3947,10 @@ class TensorRtRunner:
             slot = self.slots[step % 2]
             if slot.done is not None:
                 slot.done.sync()
-            slot.staging.copy_to(slot.input, stream=self.copies)
+            slot.copy_in(self.inputs, self.copies)
             self.stream.wait(self.copies.record())
             self.launch(slot, self.stream)
-            slot.output.copy_to(slot.result, stream=self.stream)
+            slot.copy_out(self.outputs, self.stream)
             slot.done = self.stream.record()
         self.stream.sync()
 
@@ -3409,10 +4080,10 @@ def time_steps(
     return seconds
 
 
-def waited_step(runner: Runner, batch: np.ndarray, inputs: str) -> Callable[[], Any]:
+def waited_step(runner: Runner, feed: Feed, inputs: str) -> Callable[[], Any]:
     """A step that is waited for: on the resident batch, or from NumPy to NumPy."""
     if inputs == "host":
-        return functools.partial(runner.infer, batch)
+        return functools.partial(runner.infer, feed)
 
     def step() -> None:
         runner.enqueue()
@@ -3421,12 +4092,10 @@ def waited_step(runner: Runner, batch: np.ndarray, inputs: str) -> Callable[[], 
     return step
 
 
-def throughput_loop(
-    runner: Runner, batch: np.ndarray, inputs: str, steps: int
-) -> Callable[[], Any]:
+def throughput_loop(runner: Runner, feed: Feed, inputs: str, steps: int) -> Callable[[], Any]:
     """A throughput loop: `steps` steps that are waited for once; from the host with prefetch."""
     if inputs == "host":
-        return runner.prefetch(batch, steps)
+        return runner.prefetch(feed, steps)
 
     def burst() -> None:
         repeat(runner.enqueue, steps)
@@ -3915,7 +4584,7 @@ def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
 
 
 def verdict(
-    rounds: Rounds, batch_size: int, cause: str = ""
+    rounds: Rounds, batch_size: int, cause: str = "", unit: str = "images"
 ) -> tuple[Literal["steady", "noisy"], str]:
     """`steady` or `noisy`, and for a noisy case between which speeds it moved.
 
@@ -3925,7 +4594,7 @@ def verdict(
     speed = typical(rounds, batch_size)
     if speed.uncertainty <= STEADY:
         return "steady", ""
-    moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} images/s"
+    moved = f"the speed moved between {speed.low:,.1f} and {speed.high:,.1f} {unit}/s"
     seen = f" ({cause})" if cause else ""
     steps = sum(map(len, rounds))
     return "noisy", f"{moved}{seen} in {steps:,} steps: quiet the machine, or measure longer"
@@ -3945,49 +4614,98 @@ CLASS_KINDS = ("probabilities", "logits")  # kinds of outputs whose largest valu
 
 
 @functools.cache
-def labels() -> dict[str, str]:
-    """Names of ImageNet's classes by class id; none where the file was not copied along."""
+def class_names(path: str | Path) -> dict[str, str]:
+    """Names of classes by class id: one a line, a JSON list, or JSON's names by ids.
+
+    Raises:
+      UserError: no such file, or no names in it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        found = json.loads(text) if text.lstrip()[:1] in ("{", "[") else text.split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as names of classes ({one_line(error, 80)}): pass a text file "
+            "with one a line, or JSON, with --labels"
+        ) from error
+    pairs = found.items() if isinstance(found, dict) else enumerate(found)
+    names = {str(key): str(name).strip() for key, name in pairs}
+    return {key: name for key, name in names.items() if name}
+
+
+def names_of_classes(config: Config, classes: int) -> dict[str, str]:
+    """Names by class id for an output of so many classes: --labels, else ImageNet's where it fits.
+
+    None where the file was not copied along.
+    """
+    if config.labels:
+        return class_names(config.labels)
     path = HERE / "labellist.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    fitting = config.imagenet and classes in (1000, 1001)
+    return class_names(path) if fitting and path.exists() else {}
 
 
-def label_offset(classes: int, one_indexed: bool) -> int:
-    """What turns an output's index into labellist.json's class id: 1 if it has no background."""
-    return int(one_indexed or classes == 1000)
+def label_offset(classes: int, config: Config) -> int:
+    """What turns an output's index into a class id: 1 if ImageNet's background is missing."""
+    return int(config.ids_are_one_indexed or (config.imagenet and classes == 1000))
 
 
-def label_of(index: int, classes: int, one_indexed: bool) -> str:
-    """The name of an output's class; networks other than ImageNet's have numbers only."""
-    identity = index + label_offset(classes, one_indexed)
-    known = labels() if classes in (1000, 1001) else {}
-    return known.get(str(identity), f"class {identity}")
+def label_of(index: int, classes: int, config: Config) -> str:
+    """The name of an output's class; without names its number."""
+    identity = index + label_offset(classes, config)
+    return names_of_classes(config, classes).get(str(identity), f"class {identity}")
 
 
 def rows_of(values: np.ndarray) -> np.ndarray:
-    """An output as float64 [images, values]."""
+    """An output as float64 [samples, values]."""
     return values.reshape(len(values), -1).astype(np.float64)
 
 
-def kind_of(op: str, values: np.ndarray) -> str:
-    """What an output says, by the op that computes it and native's values [images, ...].
+def is_vector(values: np.ndarray) -> bool:
+    """Whether each sample has several values along one axis."""
+    return sum(side > 1 for side in values.shape[1:]) == 1
+
+
+def kind_of(op: str, values: np.ndarray, named: int = 0) -> str:
+    """What an output says, by the op that computes it and native's values [samples, ...].
 
     `probabilities` (a row sums to one), `logits` (a row's largest is its class), `scores` (each in
-    [0, 1] by itself: several may be true) or `values` (one number, a map, an embedding: nothing
-    that has classes).
+    [0, 1] by itself: several may be true), `class_map` (classes for each pixel or place), `ids`
+    (integers) or `values` (one number, a map, an embedding: nothing that has classes).
+
+    Args:
+      named: how many classes --labels names; a map with so many channels is one of classes.
     """
-    if sum(side > 1 for side in values.shape[1:]) > 1:
-        return "values"
-    rows = rows_of(values)
-    within = bool(np.all((rows >= 0) & (rows <= 1)))
+    if values.dtype.kind in "iub":
+        return "ids"
+    within = bool(np.all((values >= 0) & (values <= 1)))
     if op == "Sigmoid" and within:
         return "scores"
+    if not is_vector(values) and rows_of(values).shape[1] > 1:
+        return "values" if class_axis(values, named) is None else "class_map"
+    rows = rows_of(values)
     if rows.shape[1] == 1 or op == "Tanh":
         return "values"
-    if within and np.allclose(rows.sum(axis=1), 1, atol=SUMS_TO_ONE):
+    if within and sum_to_one(rows, 1):
         return "probabilities"
     if np.allclose(np.linalg.norm(rows, axis=1), 1, atol=OF_LENGTH_ONE):
         return "values"  # an embedding
     return "scores" if within else "logits"
+
+
+def class_axis(values: np.ndarray, named: int = 0) -> int | None:
+    """The axis of a map's classes: the last or the second, where it sums to one or has `named`."""
+    for axis in (-1, 1):
+        side = values.shape[axis]
+        if side > 1 and (side == named or sum_to_one(values, axis)):
+            return axis
+    return None
+
+
+def sum_to_one(values: np.ndarray, axis: int) -> bool:
+    """Whether no value is negative and all add up to one along an axis."""
+    sums = values.sum(axis=axis, dtype=np.float64)
+    return bool(np.all(values >= 0) and np.allclose(sums, 1, atol=SUMS_TO_ONE))
 
 
 def probabilities(rows: np.ndarray) -> np.ndarray:
@@ -4004,14 +4722,11 @@ def top_k(outputs: np.ndarray, count: int) -> np.ndarray:
 def predictions(values: np.ndarray, kind: str, config: Config) -> list[tuple[str, float]]:
     """Labels and probabilities (or scores) of the first image's best classes, if it has classes."""
     row = rows_of(values[:1])
-    if kind == "values" or row.shape[1] == 1:
+    if kind not in (*CLASS_KINDS, "scores") or not is_vector(values):
         return []
     shown = probabilities(row) if kind == "logits" else row
     best = top_k(row, config.predictions_to_print)[0]
-    return [
-        (label_of(int(index), row.shape[1], config.ids_are_one_indexed), float(shown[0, index]))
-        for index in best
-    ]
+    return [(label_of(int(index), row.shape[1], config), float(shown[0, index])) for index in best]
 
 
 def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | None]:
@@ -4056,6 +4771,19 @@ def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any
     counts = counts_of(equal, decided)
     changed = np.flatnonzero(decided & ~equal).tolist()
     return {**counts, "top1": share_same(counts), "top5": float(np.mean(common))}, changed
+
+
+def map_agreement(ours: np.ndarray, theirs: np.ndarray, axis: int) -> dict[str, Any]:
+    """Agreement of two maps on the class of each pixel, with classes along an axis.
+
+    Undecided pixels are as in class_agreement. top1: share of the decided that keep their class.
+    """
+    classes = theirs.shape[axis]
+    ours, theirs = (np.moveaxis(values, axis, -1).reshape(-1, classes) for values in (ours, theirs))
+    second, first = np.partition(theirs, classes - 2, axis=1)[:, -2:].T
+    decided = first - second >= SAME_OUTPUT * np.max(np.abs(theirs), axis=1)
+    counts = counts_of(ours.argmax(axis=1) == theirs.argmax(axis=1), decided)
+    return {**counts, "top1": share_same(counts)}
 
 
 def score_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, int]:
@@ -4121,18 +4849,22 @@ class Accuracy(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def output_agreement(
-    ours: np.ndarray, theirs: np.ndarray, kind: str
+    ours: np.ndarray, theirs: np.ndarray, kind: str, named: int = 0
 ) -> tuple[OutputAgreement, list[int]]:
-    """One output's agreement with native's for the same images, and the images that changed."""
-    ours = rows_of(ours)
-    theirs = rows_of(theirs)
+    """One output's agreement with native's for the same samples, and the samples that changed."""
+    rows = rows_of(ours), rows_of(theirs)
     changed: list[int] = []
-    found: dict[str, Any] = numeric_agreement(ours, theirs)
+    found: dict[str, Any] = numeric_agreement(*rows)
     if kind in CLASS_KINDS:
-        classes, changed = class_agreement(ours, theirs)
+        classes, changed = class_agreement(*rows)
         found |= classes
     elif kind == "scores":
-        found |= score_agreement(ours, theirs)
+        found |= score_agreement(*rows)
+    elif kind == "ids":
+        equal = rows[0] == rows[1]
+        found |= counts_of(equal, np.ones_like(equal))
+    elif kind == "class_map":
+        found |= map_agreement(ours, theirs, class_axis(theirs, named) or -1)
     return OutputAgreement(kind, **found), changed
 
 
@@ -4165,7 +4897,7 @@ def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
     if config.labels_are_zero_indexed:
         has_background = classes == 1001 and not config.ids_are_one_indexed
         return np.asarray(ids) + int(has_background)
-    return np.asarray(ids) - label_offset(classes, config.ids_are_one_indexed)
+    return np.asarray(ids) - label_offset(classes, config)
 
 
 def accuracy(values: np.ndarray, indices: np.ndarray) -> Accuracy:
@@ -4175,35 +4907,40 @@ def accuracy(values: np.ndarray, indices: np.ndarray) -> Accuracy:
 
 
 def judge(
-    result: Result,
-    reference: dict[str, np.ndarray] | None,
-    images: Images,
-    config: Config,
-    graph: Graph,
+    result: Result, reference: Feed | None, samples: Samples, config: Config, graph: Graph
 ) -> None:
     """Adds kinds of outputs, predictions, agreement, accuracy and what is doubtful to a result.
 
     Args:
-      result: its outputs hold any number of images, the first rows those of `images`; the rest are
-        copies.
-      reference: native's outputs for the same images, or None where there are none.
+      result: its outputs hold any number of samples, the first rows those of `samples`; the rest
+        are copies.
+      reference: native's outputs for the same samples, or None where there are none.
     """
-    if result.outputs is None:
+    if not result.outputs:
         return
-    outputs = {name: values[: len(images.pixels)] for name, values in result.outputs.items()}
-    kinds = result.kinds = kinds_of(graph, reference or outputs)
-    main = outputs[graph.output]
-    kind = kinds[graph.output]
-    if best := predictions(main, kind, config):
+    outputs = {name: values[: len(samples)] for name, values in result.outputs.items()}
+    kinds = result.kinds = kinds_of(graph, reference or outputs, config)
+    main = main_output(kinds)
+    kind = kinds[main]
+    if best := predictions(outputs[main], kind, config):
         result.predictions = best
-    result.notes += meaning_notes(main, kind, config)
+    result.notes += meaning_notes(outputs[main], kind, config)
     natives = native_outputs_to_tell_of(result, outputs, reference, config)
-    result.notes += unsure(natives.get(graph.output), kind, images, config)
+    result.notes += unsure(natives.get(main), kind, samples, config)
     if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif reference is not None and result.case.precision != "native":
-        judge_agreement(result, outputs, reference, images, config)
-    judge_accuracy(result, main, kind, images, config)
+        judge_agreement(result, outputs, reference, samples, config, graph)
+    judge_accuracy(result, outputs[main], kind, samples, config)
+
+
+def main_output(kinds: dict[str, str]) -> str:
+    """The output whose classes are printed: the first with some, else scores, else the first."""
+    for wanted in (CLASS_KINDS, ("scores",)):
+        for name, kind in kinds.items():
+            if kind in wanted:
+                return name
+    return next(iter(kinds))
 
 
 # Photographs whose best class is under it suggest that the network sees other pixels than in
@@ -4212,11 +4949,8 @@ UNSURE = 0.2
 
 
 def native_outputs_to_tell_of(
-    result: Result,
-    outputs: dict[str, np.ndarray],
-    reference: dict[str, np.ndarray] | None,
-    config: Config,
-) -> dict[str, np.ndarray]:
+    result: Result, outputs: Feed, reference: Feed | None, config: Config
+) -> Feed:
     """Native's outputs, for native's own record, or for every record where native is no case."""
     if result.case.precision == "native":
         return outputs
@@ -4225,14 +4959,15 @@ def native_outputs_to_tell_of(
     return reference or {}
 
 
-def unsure(values: np.ndarray | None, kind: str, images: Images, config: Config) -> list[str]:
+def unsure(values: np.ndarray | None, kind: str, samples: Samples, config: Config) -> list[str]:
     """A sentence where native, with trained weights, is sure of hardly any photograph.
 
     Args:
       values: native's output [images, classes]; None where there is nothing to tell of it.
     """
     untrained = built_in(config) and config.weights != "imagenet"
-    if values is None or kind not in CLASS_KINDS or images.random or untrained:
+    photographs = isinstance(samples, Images) and not samples.random
+    if values is None or kind not in CLASS_KINDS or not photographs or untrained:
         return []
     rows = rows_of(values)
     if kind == "logits":
@@ -4252,62 +4987,104 @@ def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
         notes.append(
             "random weights: the speed is real, the predictions mean nothing (--weights=imagenet)"
         )
-    if kind in CLASS_KINDS and rows_of(values).shape[1] == 1000 and not config.ids_are_one_indexed:
+    if kind not in CLASS_KINDS:
+        return notes
+    count = rows_of(values).shape[1]
+    if label_offset(count, config) and not config.ids_are_one_indexed:
         notes.append("1000 classes: class ids are shifted by one, there is no background class")
+    if (named := named_classes(config)) not in (0, count):
+        notes.append(f"{config.labels} names {named} classes, and the output has {count}")
     return notes
 
 
-def all_finite(outputs: dict[str, np.ndarray]) -> bool:
+def all_finite(outputs: Feed) -> bool:
     return all(np.isfinite(values).all() for values in outputs.values())
 
 
-def kinds_of(graph: Graph, outputs: dict[str, np.ndarray]) -> dict[str, str]:
-    """The kind of each output by its name."""
-    return {tensor.name: kind_of(tensor.op, outputs[tensor.name]) for tensor in graph.outputs}
+def named_classes(config: Config) -> int:
+    """How many classes --labels names; 0 without it."""
+    return len(class_names(config.labels)) if config.labels else 0
+
+
+def kinds_of(graph: Graph, outputs: Feed, config: Config) -> dict[str, str]:
+    """The kind of each output by its name; what has no rows of samples decides nothing."""
+    kinds = {}
+    for tensor in graph.outputs:
+        if tensor.name in outputs:
+            kind = kind_of(tensor.op, outputs[tensor.name], named_classes(config))
+            kinds[tensor.name] = kind if graph.has_rows(tensor) or kind == "ids" else "values"
+    return kinds
 
 
 def judge_agreement(
-    result: Result,
-    outputs: dict[str, np.ndarray],
-    reference: dict[str, np.ndarray],
-    images: Images,
-    config: Config,
+    result: Result, outputs: Feed, reference: Feed, samples: Samples, config: Config, graph: Graph
 ) -> None:
     """Adds the agreement of each output with native's, and a sentence where it changed."""
     if not all_finite(reference):
         result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
         return
-    count = min(len(next(iter(outputs.values()))), len(next(iter(reference.values()))))
     by_output = {}
-    for name, kind in (result.kinds or {}).items():
-        ours = outputs[name][:count]
-        theirs = reference[name][:count]
-        found, changed = output_agreement(ours, theirs, kind)
-        if kind in CLASS_KINDS:
-            found.changed = changed_classes(ours, theirs, changed, images, config)
+    kinds = result.kinds or {}
+    main = main_output(kinds)
+    for tensor in sorted(graph.outputs, key=lambda tensor: tensor.name != main):
+        name = tensor.name
+        of_which = f" ({tensor.title})" if len(graph.outputs) > 1 else ""
+        pair = comparable(outputs.get(name), reference.get(name), graph.has_rows(tensor))
+        if pair is None:
+            result.notes.append(
+                f"not compared, it is empty or has another shape or batch size in native{of_which}"
+            )
+            continue
+        found, changed = output_agreement(*pair, kinds[name], named_classes(config))
+        if kinds[name] in CLASS_KINDS:
+            found.changed = changed_classes(*pair, changed, samples, config)
         if not is_same(found):
-            result.notes.append(agreement_note(result.case.precision, found, count))
+            note = agreement_note(result.case.precision, found, len(pair[0]), samples.unit)
+            result.notes.append(note + of_which)
         by_output[name] = found
-    same_model = all(map(is_same, by_output.values()))
-    result.agreement = Agreement(count, same_model, by_output)
+    if by_output:
+        count = max(len(reference[name]) for name in by_output)
+        same_model = all(map(is_same, by_output.values()))
+        result.agreement = Agreement(min(count, len(samples)), same_model, by_output)
+
+
+def comparable(
+    ours: np.ndarray | None, theirs: np.ndarray | None, by_samples: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """As many rows as both outputs have; None where they differ in shape, or are empty.
+
+    Args:
+      by_samples: a row is a sample; else a step, which at another batch size has other samples.
+    """
+    if ours is None or theirs is None or ours.shape[1:] != theirs.shape[1:]:
+        return None
+    if ours.size == 0 or (len(ours) != len(theirs) and not by_samples):
+        return None
+    count = min(len(ours), len(theirs))
+    return ours[:count], theirs[:count]
 
 
 def changed_classes(
-    ours: np.ndarray, theirs: np.ndarray, changed: list[int], images: Images, config: Config
+    ours: np.ndarray, theirs: np.ndarray, changed: list[int], samples: Samples, config: Config
 ) -> list[ChangedImage]:
-    """The images whose first class changed, by their positions in `changed`."""
+    """The samples whose first class changed, by their positions in `changed`."""
     ours = rows_of(ours)
     theirs = rows_of(theirs)
 
-    def named(rows: np.ndarray, image: int) -> str:
-        return label_of(int(np.argmax(rows[image])), rows.shape[1], config.ids_are_one_indexed)
+    def named(rows: np.ndarray, row: int) -> str:
+        return label_of(int(np.argmax(rows[row])), rows.shape[1], config)
 
-    return [ChangedImage(images.names[at], named(theirs, at), named(ours, at)) for at in changed]
+    return [ChangedImage(samples.names[at], named(theirs, at), named(ours, at)) for at in changed]
 
 
 def is_same(found: OutputAgreement) -> bool:
-    """Whether an output is the same model's: its classes or decisions, and its values."""
-    return keeps_decisions(found) and (found.snr_db is None or found.snr_db >= SAME_SNR_DB)
+    """Whether an output is the same model's: its classes or decisions, and its values.
+
+    Of ids, which are no amounts, only how many are the same.
+    """
+    if found.kind == "ids" or found.snr_db is None:
+        return keeps_decisions(found)
+    return keeps_decisions(found) and found.snr_db >= SAME_SNR_DB
 
 
 def keeps_decisions(found: OutputAgreement) -> bool:
@@ -4317,13 +5094,16 @@ def keeps_decisions(found: OutputAgreement) -> bool:
     return found.same / found.decided >= SAME_TOP1
 
 
-def agreement_note(precision: str, found: OutputAgreement, count: int) -> str:
-    """The sentence on an output that a precision changed, of so many images."""
+DECIDED = {"scores": "decisions", "ids": "values", "class_map": "pixels"}  # others: samples
+
+
+def agreement_note(precision: str, found: OutputAgreement, count: int, unit: str = "images") -> str:
+    """The sentence on an output that a precision changed, of so many images or samples."""
     if keeps_decisions(found):
         noise = f"{found.snr_db:.1f} dB signal to noise, lowest cosine {found.cosine:.3f}"
-        images = f"{count:,} image{'s' * (count != 1)}"
-        return f"{precision.upper()} changed the outputs of {images}: {noise}"
-    what = "decisions" if found.kind == "scores" else "images"
+        counted = f"{count:,} {unit if count != 1 else unit.removesuffix('s')}"
+        return f"{precision.upper()} changed the outputs of {counted}: {noise}"
+    what = DECIDED.get(found.kind, unit)
     share = f"{found.same} of {found.decided} {what} as in native"
     return f"{precision.upper()} changed the predictions: {share}"
 
@@ -4334,11 +5114,11 @@ GOOD_ACCURACY = 0.5
 
 
 def judge_accuracy(
-    result: Result, values: np.ndarray, kind: str, images: Images, config: Config
+    result: Result, values: np.ndarray, kind: str, samples: Samples, config: Config
 ) -> None:
-    """Adds accuracy where the images' classes are known, or a sentence on why there is none."""
+    """Adds accuracy where the samples' classes are known, or a sentence on why there is none."""
     count = rows_of(values).shape[1]
-    ids = (images.labels or [])[: len(values)]
+    ids = (samples.labels or [])[: len(values)]
     if config.label is not None:
         ids = [config.label] * len(values)
     if not ids:
@@ -4352,8 +5132,9 @@ def judge_accuracy(
             f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
             f"--label, or the names of the class folders"
         )
-    elif images.random:
-        result.notes.append("no accuracy: --label can be the class of no random image")
+    elif samples.random:
+        what = samples.unit.removesuffix("s")
+        result.notes.append(f"no accuracy: --label can be the class of no random {what}")
     else:
         result.accuracy = accuracy(values, indices)
         result.notes += counting_notes(result.accuracy.top1, values, indices, config)
@@ -4444,7 +5225,7 @@ class GraphRecord(msgspec.Struct, forbid_unknown_fields=True):
     sha256: Sha256
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    layout: Literal["NHWC", "NCHW"]
+    layout: Literal["NHWC", "NCHW", ""]
     scaling: str = ""
     half_share: Share = 0.0
 
@@ -4471,7 +5252,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fi
     `network` is the case's name in log.txt, `engine_why` why this engine and not the ones before
     it, `images` the number of different images, `timings` all rounds together by where the input
     lay (device, host), `device` the GPU, or the CPU and its threads, with node and place in
-    brackets where there are several, `first_image` the image that `predictions` are of.
+    brackets where there are several, `first_image` the image that `predictions` are of, `unit` what
+    is counted where a name says images.
     """
 
     record: Literal[2]
@@ -4497,6 +5279,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fi
     versions: dict[str, str | None]
     flags: dict[str, Any]
     notes: list[str]
+    unit: Literal["images", "samples"] = "images"
     node: str | None = None
     rounds: list[dict[str, Timing]] | None = None
     kinds: dict[str, str] | None = None
@@ -4509,13 +5292,13 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fi
     batch_sizes_tried: dict[int, str] | None = None
 
 
-def timings_of(result: Result) -> dict[str, TimingRecord]:
+def timings_of(result: Result, unit: str) -> dict[str, TimingRecord]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings = {}
     size = result.case.images
     for inputs, timing in result.timings.items():
         rounds = rounds_of(result, inputs)
-        steady, remedy = verdict(rounds, size, likeliest_cause(clocks_of(result, inputs)))
+        steady, remedy = verdict(rounds, size, likeliest_cause(clocks_of(result, inputs)), unit)
         numbers = summarise(timing.seconds, size) | round_statistics(rounds, size)
         timings[inputs] = TimingRecord(**vars(timing), statistics=numbers, verdict=steady)
         notes = filter(None, [remedy, *clock_notes(timing.clocks)])
@@ -4529,7 +5312,7 @@ def make_record(result: Result, job: Job) -> Record:
     case = result.case
     recorded = {*RECORDED_FLAGS, "weights"} if built_in(config) else {*RECORDED_FLAGS}
     now = datetime.datetime.now(datetime.timezone.utc)
-    timings = timings_of(result)
+    timings = timings_of(result, job.samples.unit)
     return Record(
         record=RECORD_VERSION,
         time=now.isoformat(timespec="seconds"),
@@ -4544,8 +5327,9 @@ def make_record(result: Result, job: Job) -> Record:
         input_dtype=job.graph.dtype,
         timings=timings,
         graph=graph_record(job.graph),
-        images="random" if job.images.random else len(job.images.pixels),
-        first_image=job.images.names[0],
+        images="random" if job.samples.random else len(job.samples),
+        first_image=job.samples.names[0],
+        unit=job.samples.unit,
         artifact=artifact_record(result.artifact),
         **result.machine,
         flags={name: value for name, value in vars(config).items() if name in recorded},
@@ -4603,7 +5387,7 @@ def log_block(record: Record) -> str:
             f"\t99th_p: {s['latency_99th']:.5f}, "
             f"\t99th_uncertainty: {s['latency_99th_uncertainty']:.5f}",
             f"  inputs \t{inputs} {record.input_dtype}, "
-            f"\tthroughput: {timing.throughput:.1f} images/s, "
+            f"\tthroughput: {timing.throughput:.1f} {record.unit}/s, "
             f"\tfirst run: {timing.first_run:.3f} s, \t{timing.verdict}",
         ]
     if record.status != "ok":
@@ -4612,7 +5396,7 @@ def log_block(record: Record) -> str:
     lines.append(f"  engine \t{version}, \tdevice: {record.device}")
     if record.together:
         sums = record.together.throughput.items()
-        speeds = ", \t".join(f"{inputs} {speed:.1f} images/s" for inputs, speed in sums)
+        speeds = ", \t".join(f"{inputs} {speed:.1f} {record.unit}/s" for inputs, speed in sums)
         devices = len(record.together.devices)
         lines.append(f"  together \t{devices} devices, \tthroughput: {speeds}")
     return "\n".join([*lines, *judged_lines(record)]) + "\n"
@@ -4622,13 +5406,16 @@ def judged_lines(record: Record) -> list[str]:
     """The block's lines on agreement, one for each output, and accuracy."""
     lines = []
     if record.agreement:
-        images = f"images: {record.agreement.images}"
-        for found in record.agreement.outputs.values():
-            lines.append("  agreement \t" + ", \t".join([*agreement_parts(found), images]))
+        count = f"{record.unit}: {record.agreement.images}"
+        titles = {tensor.name: f"output: {tensor.title}" for tensor in record.graph.outputs}
+        several = len(record.agreement.outputs) > 1
+        for name, found in record.agreement.outputs.items():
+            which = [titles[name]] if several else []
+            lines.append("  agreement \t" + ", \t".join([*agreement_parts(found), count, *which]))
     if record.accuracy:
         top1 = f"top1: {record.accuracy.top1:.4f}"
         top5 = f"top5: {record.accuracy.top5:.4f}"
-        lines.append(f"  accuracy \t{top1}, \t{top5}, \timages: {record.accuracy.images}")
+        lines.append(f"  accuracy \t{top1}, \t{top5}, \t{record.unit}: {record.accuracy.images}")
     return lines
 
 
@@ -4838,7 +5625,7 @@ def with_rounds(record: Record, rounds: list[dict[str, Timing]]) -> Record:
     case = Case(record.engine, record.precision, record.batch_size)
     result = Result(case, notes=[*record.notes, "the run was killed: rounds without outputs"])
     merge_rounds(result, rounds)
-    timings = timings_of(result)
+    timings = timings_of(result, record.unit)
     several = rounds if len(rounds) > 1 else None
     return msgspec.structs.replace(record, timings=timings, rounds=several, notes=result.notes)
 
@@ -4861,12 +5648,12 @@ class Report:
             title = result.case.title
             if record.device != record.device_kind:  # one of several
                 title += f" on {record.device}"
-            say(f"[{number}/{len(self.cases)}] {title}: {in_short(result)}")
+            say(f"[{number}/{len(self.cases)}] {title}: {in_short(result, job.samples.unit)}")
 
     def write(self, job: Job, result: Result) -> Record:
         """Judges and rates a result, and writes its record."""
-        take_calibration(result)
-        judge(result, result.reference, job.images, self.config, job.graph)
+        take_calibration(result, job.samples.unit)
+        judge(result, result.reference, job.samples, self.config, job.graph)
         rate(result, self.natives)
         record = make_record(result, dataclasses.replace(job, case=result.case))
         self.records.append(record)
@@ -4890,21 +5677,21 @@ class Report:
         return int(any(record.error for record in self.records))
 
 
-def take_calibration(result: Result) -> None:
+def take_calibration(result: Result, unit: str) -> None:
     """Moves what is known of the calibration from the artifact to the result, with sentences."""
     if result.artifact and "calibration" in result.artifact.facts:
         facts = dict(result.artifact.facts)  # another case may have the same
         result.calibration = facts.pop("calibration")
         result.artifact = dataclasses.replace(result.artifact, facts=facts)
-        result.notes += calibration_notes(result.calibration or {})
+        result.notes += calibration_notes(result.calibration or {}, unit)
 
 
-def in_short(result: Result) -> str:
-    """A case's outcome in short: images/s and times native, or why there is none."""
+def in_short(result: Result, unit: str) -> str:
+    """A case's outcome in short: its speed and times native, or why there is none."""
     found = []
     for inputs in result.timings:
         rounds = rounds_of(result, inputs)
-        speed = f"{typical(rounds, result.case.images).value:,.0f} images/s"
+        speed = f"{typical(rounds, result.case.images).value:,.0f} {unit}/s"
         if inputs == "host":
             speed += " from host"
         rated = (result.times_native or {}).get(inputs)
@@ -4928,7 +5715,7 @@ KINDS_OF_INPUTS = {"device": ["device"], "host": ["host"], "both": ["device", "h
 
 
 class Loader:
-    """In a process of its own, which a broken model may crash: loads models, images, engines."""
+    """In a process of its own, which a broken model may crash: loads models, samples, engines."""
 
     def load_graph(self, config: Config) -> Graph:
         return load_graph(config)
@@ -4936,8 +5723,8 @@ class Loader:
     def with_pixels_in_front(self, config: Config, graph: Graph) -> Graph:
         return with_pixels_in_front(config, graph)
 
-    def load_images(self, config: Config, graph: Graph, count: int) -> Images:
-        return load_images(config, graph, count)
+    def load_samples(self, config: Config, graph: Graph, count: int) -> Samples:
+        return load_samples(config, graph, count)
 
     def choose_cases(self, config: Config, batch_sizes: list[int | None]) -> list[Case]:
         return choose_cases(config, batch_sizes)
@@ -4945,11 +5732,19 @@ class Loader:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What is measured: a graph, the images that are fed, and the cases."""
+    """What is measured: a graph, the samples that are fed, and the cases."""
 
     graph: Graph
-    images: Images
+    samples: Samples
     cases: list[Case]
+
+
+CALIBRATING = {
+    "calibration_dir",
+    "calibration_samples",
+    "num_calibration_images",
+    "calibration_method",
+}
 
 
 def swallowed_flags(config: Config) -> list[str]:
@@ -4962,7 +5757,7 @@ def swallowed_flags(config: Config) -> list[str]:
         found.append(f"--{name} is not read: --{models[0]} goes before it")
     if models and "weights" in config.given:
         found.append(f"--weights is of the built-in network: --{models[0]} brings its own")
-    calibrating = {"calibration_dir", "num_calibration_images", "calibration_method"} & config.given
+    calibrating = CALIBRATING & config.given
     if "int8" not in config.precisions and calibrating:
         flags_of = " and ".join(f"--{name}" for name in sorted(calibrating))
         found.append(f"{flags_of} would be for --int8, which was not passed")
@@ -5057,8 +5852,40 @@ def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
     )
 
 
+def settle_images(config: Config, graph: Graph, loader: Worker | Here) -> Graph:
+    """Settles what only images have: preprocessing, ImageNet's classes, pixels as the input.
+
+    Raises:
+      UserError: a flag for images, and the graph takes none.
+    """
+    config.imagenet = bool(graph.layout) and not config.labels
+    if config.labels:
+        class_names(config.labels)  # found out before the measuring
+    if not graph.layout:
+        refuse_image_flags(config, graph)
+        return graph
+    choose_preprocessing(config, graph)
+    if config.host_dtype == "uint8" and graph.dtype != "uint8":
+        return loader.ask("with_pixels_in_front", config, graph)
+    return graph
+
+
+def refuse_image_flags(config: Config, graph: Graph) -> None:
+    """Refuses flags for images of a graph that is fed arrays; says which have no effect."""
+    instead = {"image_file": "samples", "image_dir": "samples"}
+    instead["calibration_dir"] = "calibration_samples"
+    takes = f"{graph.name} takes {inputs_text(graph.inputs)}"
+    for name, other in instead.items():
+        if getattr(config, name):
+            raise UserError(f"--{name} is for images, and {takes}: pass --{other}=FILE.npz")
+    if config.host_dtype == "uint8":
+        raise UserError(f"--host_dtype=uint8 is for pixels, and {takes}: leave it out")
+    if "preprocessing" in config.given:
+        say(f"--preprocessing={config.preprocessing} has no effect: arrays are fed as they are")
+
+
 def load_model(config: Config) -> Model:
-    """Graph, images and cases that the flags name; settles open weights and preprocessing.
+    """Graph, samples and cases that the flags name; settles open weights and preprocessing.
 
     Raises:
       UserError: one of them cannot be had.
@@ -5068,9 +5895,7 @@ def load_model(config: Config) -> Model:
     with start(config, Loader) as loader:
         try:
             graph = load_with_weights(config, loader)
-            choose_preprocessing(config, graph)
-            if config.host_dtype == "uint8" and graph.dtype != "uint8":
-                graph = loader.ask("with_pixels_in_front", config, graph)
+            graph = settle_images(config, graph, loader)
         except (CaseError, ProcessDied) as error:
             raise UserError(
                 f"the model cannot be loaded, it is damaged or not what it says (its {error})"
@@ -5079,13 +5904,12 @@ def load_model(config: Config) -> Model:
         if config.calibration_dir and "int8" in config.precisions:
             # Found out before the measuring.
             image_paths(config.calibration_dir, "--calibration_dir")
+        count = max(size or VARIED for size in batch_sizes)
         try:
-            images = loader.ask(
-                "load_images", config, graph, max(size or VARIED for size in batch_sizes)
-            )
+            samples = loader.ask("load_samples", config, graph, count)
         except (CaseError, ProcessDied) as error:
-            raise UserError(f"the images cannot be read (their {error}): pass others") from None
-        return Model(graph, images, loader.ask("choose_cases", config, batch_sizes))
+            raise UserError(f"the samples cannot be read (their {error}): pass others") from None
+        return Model(graph, samples, loader.ask("choose_cases", config, batch_sizes))
 
 
 def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
@@ -5148,15 +5972,15 @@ class OnnxWriter:
             import onnxruntime.quantization  # noqa: F401
             import tf2onnx  # noqa: F401
 
-    def take(self, config: Config, graph: Graph, images: Images) -> None:
+    def take(self, config: Config, graph: Graph, samples: Samples) -> None:
         """Takes what the files are made of."""
-        self.onnx = Onnx(config, graph, images)
+        self.onnx = Onnx(config, graph, samples)
 
     def write(self, case: Case) -> Artifact | None:
         """The ONNX file of a case; none where its engine would not build from it."""
         if ENGINES[case.engine].why_not_build(case.precision):
             return None
-        job = Job(case, self.onnx.config, self.onnx.graph, self.onnx.images)
+        job = Job(case, self.onnx.config, self.onnx.graph, self.onnx.samples)
         answer = job.path(".onnx.built.json")
         return built_once(answer, question_of_onnx(job), lambda: self.write_anew(case))
 
@@ -5196,7 +6020,7 @@ class OnnxSource:
         if self.importing and isinstance(self.writer, Worker):
             self.importing = False
             self.writer.answer()
-        self.writer.ask("take", self.config, model.graph, model.images)
+        self.writer.ask("take", self.config, model.graph, model.samples)
 
     def write(self, model: Model, case: Case) -> tuple[Artifact | None, str]:
         """The file that a case's engine builds from, if it takes one, or why there is none."""
@@ -5249,7 +6073,7 @@ def make_jobs(
             what = case.engine, case.precision
             if what not in written:
                 written[what] = source.write(model, case)
-            jobs.append(Job(case, config, model.graph, model.images, *written[what], rounds))
+            jobs.append(Job(case, config, model.graph, model.samples, *written[what], rounds))
     return jobs
 
 
@@ -5264,7 +6088,8 @@ class OpenCase:
         self.first_runs: dict[str, float] = {}
         self.step_seconds: dict[str, float] = {}
         self.turn = 0
-        self.same: list[dict[str, np.ndarray]] = []  # outputs for the batch, run after run
+        self.judged = 0  # samples whose outputs are judged
+        self.same: list[Feed] = []  # outputs for the batch, run after run
 
     def machine(self) -> dict[str, Any]:
         return machine(self.job.config, self.job.case.engine)
@@ -5362,27 +6187,34 @@ class OpenCase:
             timings[inputs] = Timing(seconds, images / total, first_run, facts)
             self.step_seconds[inputs] = float(np.median(seconds))
         if not self.same:
-            self.same = run_again(self.runner, self.batch, self.job.graph, timings.get("device"))
+            self.same = run_again(self.runner, self.compute, timings.get("device"))
         come_to_rest()
         return timings
 
-    def judge_outputs(self) -> tuple[dict[str, np.ndarray], list[str]]:
-        """The outputs for all images, in steps of the batch, and sentences on what is doubtful."""
+    def compute(self) -> Feed:
+        """The outputs for the batch, of the samples that are judged."""
+        return self.outputs_for(self.batch)
+
+    def outputs_for(self, feed: Feed) -> Feed:
+        size = self.job.case.images
+        outputs = outputs_of(self.runner, feed, self.job.graph, size)
+        self.judged = judged_samples(outputs, size, len(self.job.samples))
+        return {name: values[: self.judged].copy() for name, values in outputs.items()}
+
+    def judge_outputs(self) -> tuple[Feed, list[str]]:
+        """The outputs for the samples, in steps of the batch, and sentences on what is doubtful."""
         case = self.job.case
-        graph = self.job.graph
-        count = len(self.job.images.pixels)
-        self.same = self.same or run_again(self.runner, self.batch, graph, None)
+        self.same = self.same or run_again(self.runner, self.compute, None)
         steps = [self.same[0]]
-        with progress(f"Outputs of {case.title}", count, "images") as advance:
-            for first in range(case.images, count, case.images):
+        with progress(f"Outputs of {case.title}", self.judged, self.job.samples.unit) as advance:
+            for first in range(case.images, self.judged, case.images):
                 advance(case.images)
-                steps.append(outputs_of(self.runner, self.job.batch(first), graph))
-        outputs = {
-            name: np.concatenate([step[name] for step in steps])[:count] for name in steps[0]
-        }
-        notes = mixed_notes(self.job)
+                steps.append(self.outputs_for(self.job.batch(first)))
+        outputs, notes = join_steps(steps, self.judged)
+        notes += size_notes(steps[0], self.judged, self.job)
+        notes += mixed_notes(self.job)
         notes += coverage_notes(case.precision, self.artifact.facts)
-        notes += doubts(self.runner, self.batch, graph, self.same)
+        notes += doubts(self.compute, self.batch, self.same)
         self.batch = self.job.batch()  # the doubts overwrote it
         return outputs, notes
 
@@ -5484,6 +6316,7 @@ def question_of(engine: Engine, job: Job) -> dict[str, Any]:
     return {
         **question_of_onnx(job),
         "batch_size": job.case.batch_size,
+        "shapes": job.samples.shapes(),
         "package": [engine.version(), version_of("tensorflow", "tensorflow-cpu")],
         "gpu": [gpu.get(name) for name in ("name", "compute_capability", "driver")],
     }
@@ -5496,8 +6329,8 @@ def question_of_onnx(job: Job) -> dict[str, Any]:
     writers = ("tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu")
     return {
         "program": [VERSION, *(hash_of(HERE / name) for name in ("tensorrt.py", "precision.py"))],
-        "graph": [job.graph.sha256, job.graph.input, job.graph.output],
-        "images": images_in(job),
+        "graph": [job.graph.sha256, job.graph.input_names, job.graph.output_names],
+        "samples": samples_in(job),
         "case": [case.engine, case.precision],
         "types": [TENSORRT.opset, TENSORRT.weakly_typed, int8_saturates()],
         "writers": [version_of(name) for name in writers],
@@ -5505,16 +6338,16 @@ def question_of_onnx(job: Job) -> dict[str, Any]:
     }
 
 
-def images_in(job: Job) -> list[str]:
-    """Hashes of the images that a precision was fitted to, by calibration or to find overflow."""
+def samples_in(job: Job) -> list[str]:
+    """Hashes of the samples that a precision was fitted to, by calibration or to find overflow."""
     if job.case.precision == "fp32":
         return []
-    overflow = hashlib.sha256(job.images.pixels[:FP16_SAMPLES].tobytes()).hexdigest()
+    overflow = job.samples.head(FP16_SAMPLES).digest()
     if job.case.precision != "int8":
         return [overflow]
     if job.source:
         return [overflow, job.source.facts["calibration"]["sha256"]]
-    return [overflow, calibration_images(job.config, job.graph, job.images)[1]["sha256"]]
+    return [overflow, calibration_samples(job.config, job.graph, job.samples)[1]["sha256"]]
 
 
 def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
@@ -5557,21 +6390,72 @@ def once(config: Config, **changes: Any) -> Config:
     return Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "rounds": 1, **changes})
 
 
-def outputs_of(runner: Runner, batch: np.ndarray, graph: Graph) -> dict[str, np.ndarray]:
-    """The graph's outputs for a batch by name, as float32 with the images along the first axis."""
-    values = np.array(runner.infer(batch), np.float32)
-    if values.shape[:1] != (len(batch),):
-        values = values.reshape(len(batch), -1)
-    return {graph.output: values}
+def outputs_of(runner: Runner, feed: Feed, graph: Graph, size: int) -> Feed:
+    """The graph's outputs for a batch of so many samples by name, floats as float32.
+
+    The first axis has the samples; of an output without them, the only row is the step's.
+    """
+    results = runner.infer(feed)
+    return {
+        tensor.name: as_rows(np.asarray(results[tensor.name]), graph, tensor, size)
+        for tensor in graph.outputs
+    }
+
+
+def as_rows(values: np.ndarray, graph: Graph, tensor: Tensor, size: int) -> np.ndarray:
+    """An output with its samples, or the step that it is of, along the first axis."""
+    if values.dtype.kind not in "iub":
+        values = values.astype(np.float32)
+    if graph.has_rows(tensor):
+        if values.shape[:1] == (size,):
+            return values
+        if tensor.shape is None and values.size % size == 0:  # squeezed
+            return values.reshape(size, -1)
+    return values[None]
+
+
+MOST_OUTPUT_BYTES = 64 << 20  # of the outputs that are judged, of all samples together
+
+
+def judged_samples(outputs: Feed, size: int, count: int) -> int:
+    """How many of `count` samples are judged, so that outputs take MOST_OUTPUT_BYTES at most.
+
+    Args:
+      outputs: those of one step of `size` samples.
+    """
+    each = sum(values.nbytes for values in outputs.values()) / size
+    return min(count, max(1, int(MOST_OUTPUT_BYTES / max(each, 1))))
+
+
+def size_notes(outputs: Feed, judged: int, job: Job) -> list[str]:
+    """A sentence where only some samples are judged, because their outputs are so large."""
+    count = len(job.samples)
+    if judged == count:
+        return []
+    each = sum(values.nbytes for values in outputs.values()) / min(judged, job.case.images)
+    return [
+        f"agreement is judged on {judged} of {count} {job.samples.unit}: the outputs of one take "
+        f"{each / 1e6:,.1f} MB"
+    ]
+
+
+def join_steps(steps: list[Feed], count: int) -> tuple[Feed, list[str]]:
+    """The outputs of all steps, and sentences on those that differ in shape from step to step."""
+    outputs = {}
+    notes = []
+    for name in steps[0]:
+        if len({step[name].shape[1:] for step in steps}) == 1:
+            outputs[name] = np.concatenate([step[name] for step in steps])[:count]
+        else:
+            notes.append(f"{name} is not compared: its shape depends on the data")
+    return outputs, notes
 
 
 # Of steps, by the engine's own word, behind which unfinished work is looked for.
 UNFINISHED_SECONDS = 0.2
 
 
-def run_again(
-    runner: Runner, batch: np.ndarray, graph: Graph, timing: Timing | None
-) -> list[dict[str, np.ndarray]]:
+def run_again(runner: Runner, compute: Callable[[], Feed], timing: Timing | None) -> list[Feed]:
     """The outputs of the same batch, computed twice right after a loop on the resident batch.
 
     It catches an engine that says it is done before it is: the first result then waits for all that
@@ -5581,14 +6465,14 @@ def run_again(
       UserError: three times running, it took LATE times as long as the same again and a timed step
         together.
     """
-    outputs: list[dict[str, np.ndarray]] = []
+    outputs: list[Feed] = []
     median = float(np.median(timing.seconds)) if timing else 0.0
     for _ in range(3):  # a busy machine may be late once
         outputs.clear()
         if timing:
             repeat(runner.enqueue, min(3 * LATE, int(UNFINISHED_SECONDS / max(median, 1e-6))))
             runner.sync()
-        late, usual = time_steps(lambda: outputs.append(outputs_of(runner, batch, graph)), 2)
+        late, usual = time_steps(lambda: outputs.append(compute()), 2)
         if timing is None or late < LATE * (usual + median):
             return outputs
     raise UserError(
@@ -5597,24 +6481,44 @@ def run_again(
     )
 
 
-def doubts(
-    runner: Runner, batch: np.ndarray, graph: Graph, same: list[dict[str, np.ndarray]]
-) -> list[str]:
-    """Sentences on outputs that change from run to run, or ignore the input; overwrites the batch.
+def doubts(compute: Callable[[], Feed], feed: Feed, same: list[Feed]) -> list[str]:
+    """Sentences on outputs that change from run to run, or ignore the input; overwrites the feed.
 
     Args:
-      same: outputs of the same batch, run after run.
+      compute: gives the outputs for the feed.
+      same: outputs of the same feed, run after run.
     """
     outputs, again = same
     if not all_finite(outputs):
         return []  # said elsewhere
     if not all(nearly_equal(again[name], values) for name, values in outputs.items()):
         return ["the output changes from run to run: is there a random op in the graph?"]
-    np.subtract(batch.max(), batch, out=batch)  # a negative of the images
-    other = outputs_of(runner, batch, graph)
+    if not turn_around(feed):
+        return []
+    other = compute()
     if all(np.array_equal(other[name], values) for name, values in outputs.items()):
         return ["the output does not depend on the input: check --input_node and --output_node"]
     return []
+
+
+def turn_around(feed: Feed) -> bool:
+    """Swaps high and low values of each input in place, as a negative does; whether any changed.
+
+    They stay within their range, which a float that is the same everywhere leaves by one: integers
+    may index something.
+    """
+    changed = False
+    for array in feed.values():
+        low, high = (array.min(), array.max()) if array.size else (0, 0)
+        if array.dtype.kind == "b":
+            np.logical_not(array, out=array)
+        elif low != high:
+            np.subtract(low, array, out=array)
+            np.add(high, array, out=array)
+        elif array.dtype.kind == "f":
+            array += 1
+        changed |= bool(low != high) or array.dtype.kind in "fb"
+    return changed
 
 
 def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
@@ -5663,6 +6567,8 @@ def coverage_notes(precision: str, facts: dict[str, Any]) -> list[str]:
             "compiled its kernels, which takes minutes the first time; a newer TensorFlow may "
             "have it"
         )
+    if precision == "int8" and (layers := facts.get("recurrent_nodes")):
+        notes.append(f"INT8 leaves recurrent layers in float: {layers} of {facts['nodes']} layers")
     ran = facts.get("executed_share_of_nodes", 1)
     if precision == "fp16" and ran == 0:
         notes.append(
@@ -5917,7 +6823,7 @@ def schedule(
     config: Config,
     jobs: list[Job],
     session: Callable[[Job], Session] = Session,
-    reference: dict[str, np.ndarray] | None = None,
+    reference: Feed | None = None,
 ) -> Iterator[tuple[Job, list[Result]]]:
     """Measures the cases of each batch size in turn, round by round; yields each when it is done.
 
@@ -5944,7 +6850,7 @@ def schedule(
 class Turns:
     """The cases of one batch size, round after round; as a context it ends their processes."""
 
-    def __init__(self, sessions: list[Session], reference: dict[str, np.ndarray] | None) -> None:
+    def __init__(self, sessions: list[Session], reference: Feed | None) -> None:
         self.sessions = sessions
         self.waiting = list(sessions)
         self.reference = reference
@@ -6029,7 +6935,7 @@ def native_of(sessions: list[Session]) -> Session | None:
 
 def with_reference(
     results: list[Result],
-    reference: dict[str, np.ndarray] | None,
+    reference: Feed | None,
     native_rounds: list[list[dict[str, Timing]]] | None = None,
 ) -> list[Result]:
     """Adds native's outputs, and its rounds of the same turns and device, to the results."""
@@ -6044,7 +6950,7 @@ REFERENCE_IMAGES = 32  # a step of native's, where no batch size is known to fit
 
 def untimed_reference(
     config: Config, jobs: list[Job], session: Callable[[Job], Session] = Session
-) -> dict[str, np.ndarray] | None:
+) -> Feed | None:
     """Native's outputs, from a process that is not timed."""
     if config.build_only or not jobs:
         return None
@@ -6070,10 +6976,10 @@ def outputs_to_compare_with(results: list[Result]) -> dict[str, np.ndarray] | No
 def reference_job(config: Config, jobs: list[Job]) -> Job:
     """Native at the largest batch, or a small one where that is to be found; to be run once."""
     size = max(job.case.batch_size or 0 for job in jobs)
-    size = size or min(REFERENCE_IMAGES, len(jobs[0].images.pixels))
+    size = size or min(REFERENCE_IMAGES, len(jobs[0].samples))
     case = Case("native", "native", size)
     short = once(config, inputs="device")
-    return Job(case, short, jobs[0].graph, jobs[0].images)
+    return Job(case, short, jobs[0].graph, jobs[0].samples)
 
 
 # --------------------------------------------------------------------------------------------- main

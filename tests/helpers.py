@@ -54,6 +54,18 @@ def agreement(record):
     return found
 
 
+def image_graph(bench, *shape, dtype="float32", layout="NHWC"):
+    """A graph of images [batch, *shape], as far as samples for it are wanted."""
+    source = bench.Tensor("x:0", (None, *shape), dtype)
+    return bench.Graph("", "net.pb", (source,), (bench.Tensor("y:0"),), layout, "")
+
+
+def images_of(bench, pixels, names=None, **facts):
+    """Pixels as samples of an input x:0."""
+    names = names or [f"image {index}" for index in range(len(pixels))]
+    return bench.Images({"x:0": pixels}, names, **facts)
+
+
 def run_case(bench, job):
     """A case's result after one round in this process; the job's flags hold --noisolate."""
     session = bench.Session(job)

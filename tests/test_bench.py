@@ -11,7 +11,7 @@ import types
 import msgspec
 import numpy as np
 import pytest
-from helpers import ROOT, load, validate
+from helpers import ROOT, image_graph, load, validate
 
 BENCH = ROOT / "tests" / "bench"
 
@@ -186,7 +186,8 @@ def test_shapes_can_be_told_apart_and_read(script, bench, tmp_path):
     assert set(labels) == set(range(len(contact.CLASSES))) and images.shape[1:] == (37, 37, 3)
     assert np.array_equal(images, contact.pictures(60, 2)[0])
     folder = contact.write_pictures(tmp_path / "shown", 60, 2)
-    read, unreadable = bench.read_folder(str(folder), (32, 32, 3), 60, "--calibration_dir")
+    graph, config = image_graph(bench, 32, 32, 3), bench.parse_flags(["tensorrt.py"])
+    read, unreadable = bench.read_folder(config, graph, str(folder), 60, "--calibration_dir")
     centres = images[:, 2:34, 2:34]
     ours = {centre.tobytes() for centre in centres}
     assert (
@@ -225,3 +226,40 @@ def test_the_bench_of_many_records_writes_real_ones(script, tmp_path):
     ran = subprocess.run(words, capture_output=True, text=True, timeout=170)
     assert ran.returncode == 0 and ran.stdout.count("status 0") == 4, ran
     assert (tmp_path / "many.html").exists()
+
+
+def test_the_encoder_s_speed_is_asked_for_by_the_command_line(script, bench):
+    """Every word is a flag of the program's; the fastest case of a batch size is told."""
+    bert = script("bert")
+    given = types.SimpleNamespace(
+        length=128, engine="xla,onnxruntime", batch_size="1,8", output_dir="out"
+    )
+    words = bert.command(given, "encoder", ["--num_loops=5"])
+    config = bench.parse_flags(words[1:])
+    assert config.batch_sizes == [1, 8] and config.engine == ["xla", "onnxruntime"]
+    assert config.input_shape == ["ids:128", "mask:128", "types:128"]
+    rated = [("fp32", 8, 1.5), ("fp16", 8, 3.25), ("fp16", 1, 9.0)]
+    records = [
+        {
+            "precision": precision,
+            "engine": "xla",
+            "batch_size": size,
+            "times_native": {"device": {"value": value}},
+        }
+        for precision, size, value in rated
+    ]
+    assert bert.fastest(records, 8) == "fastest at batch 8: FP16 in xla, 3.25 times native"
+    assert "nothing ran" in bert.fastest([], 8)
+
+
+@pytest.mark.slow
+def test_a_small_encoder_goes_through_the_script(tmp_path):
+    words = ["--layers=1", "--width=24", "--length=8", "--batch_size=1,2", "--engine=onnxruntime"]
+    steps = ["--num_loops=6", "--num_warmup=1", f"--output_dir={tmp_path}"]
+    ran = subprocess.run(
+        [sys.executable, str(BENCH / "bert.py"), *words, *steps], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1].startswith("fastest at batch 2: FP")
+    records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len(records) == 6 and all(record["unit"] == "samples" for record in records)

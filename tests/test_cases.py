@@ -177,12 +177,12 @@ def test_drain_fetches_every_step_and_tells_what_broke(bench, broken):
             fetched.append(self.number)
 
     runner = bench.TensorFlowRunner.__new__(bench.TensorFlowRunner)
-    runner.step = Output
-    pipeline = iter(range(100))
+    runner.step = lambda number: [Output(number)]
+    pipeline = ((number,) for number in range(100))
     if broken is None:
         runner.drain(pipeline, 50)
         assert sorted(fetched) == list(range(50))
-        assert next(pipeline) == 50
+        assert next(pipeline) == (50,)
     else:
         with pytest.raises(RuntimeError, match="the device is gone"):
             runner.drain(pipeline, 50)

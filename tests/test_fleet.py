@@ -11,7 +11,7 @@ import threading
 import types
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, images_of
 
 
 @pytest.fixture(scope="session")
@@ -366,8 +366,8 @@ def test_native_s_outputs_come_from_a_device_that_has_them(bench, team):
 
 def test_the_reference_takes_a_small_step_where_the_largest_is_to_be_found(bench, job):
     """All of 512 photographs at once may not fit."""
-    images = types.SimpleNamespace(pixels=range(512))
-    unknown = bench.dataclasses.replace(job, images=images)
+    images = images_of(bench, bench.np.zeros((512, 1, 1, 3), "uint8"))
+    unknown = bench.dataclasses.replace(job, samples=images)
     assert bench.reference_job(job.config, [unknown]).case.batch_size == 32
     known = bench.dataclasses.replace(unknown, case=bench.Case("xla", "fp16", 64))
     assert bench.reference_job(job.config, [unknown, known]).case.batch_size == 64
@@ -473,7 +473,7 @@ def test_a_case_that_cannot_be_prepared_is_a_row(
 ):
     """As where its ONNX export fails: no process of a case says on what machine."""
     graph, error = bench.load_graph(bench.parse_flags(words_of(forms, tmp_path))), "no export"
-    images = bench.Images(bench.np.zeros((2, 8, 8, 1), "uint8"), ["a", "b"])
+    images = images_of(bench, bench.np.zeros((2, 8, 8, 1), "uint8"))
     model = bench.Model(graph, images, [bench.Case("onnxruntime", "fp32", 2)])
     # a process could not import this module's name
     monkeypatch.setattr(bench, "load_model", lambda config: model)

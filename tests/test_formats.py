@@ -8,7 +8,7 @@ import types
 import msgspec
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, image_graph, images_of
 
 SECONDS = [0.10, 0.20, 0.10, 0.20, 0.10]
 
@@ -179,10 +179,10 @@ def test_resident_loop_waits_for_each_step_and_once_for_the_burst(bench):
 
 def test_preprocessing_arithmetic(bench):
     pixels = np.full((1, 1, 1, 3), (255, 0, 128), np.uint8)
-    images = bench.Images(pixels, ["one"])
 
     def batch(how, layout="NHWC"):
-        return images.batch(2, how, layout)
+        images = images_of(bench, pixels, preprocessing=how, layout=layout)
+        return images.batch(2)["x:0"]
 
     assert np.allclose(batch("vgg")[1, 0, 0], [255 - 123.68, -116.78, 128 - 103.94])
     assert np.allclose(batch("inception")[0, 0, 0], [1, -1, 128 / 127.5 - 1], atol=1e-6)
@@ -368,18 +368,10 @@ def test_rounds_are_merged_and_kept_apart(bench):
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_a_channels_first_graph_gets_its_layout(bench, dtype):
-    graph = bench.Graph(
-        "g.pb",
-        "g.pb",
-        (bench.Tensor("x:0", (None, 3, 4, 5), dtype),),
-        (bench.Tensor("y:0"),),
-        "NCHW",
-        "",
-    )
+    graph = image_graph(bench, 3, 4, 5, dtype=dtype, layout="NCHW")
     pixels = np.arange(120, dtype=np.uint8).reshape(2, 4, 5, 3)
     config = bench.Config(preprocessing="none")
-    batch = bench.Job(
-        bench.Case("native", "native", 2), config, graph, bench.Images(pixels, ["a", "b"])
-    ).batch()
+    images = bench.images_of(config, graph, pixels, ["a", "b"])
+    (batch,) = bench.Job(bench.Case("native", "native", 2), config, graph, images).batch().values()
     assert (batch.shape, batch.dtype) == ((2, 3, 4, 5), dtype)
     assert np.array_equal(batch.transpose(0, 2, 3, 1), pixels)

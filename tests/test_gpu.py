@@ -77,34 +77,34 @@ def runner(bench, tmp_path):
     plan = tmp_path / "x.engine"
     plan.write_bytes(b"plan")
     artifact = bench.Artifact(str(plan), hashlib.sha256(b"plan").hexdigest())
-    made = bench.TensorRtRunner(stand_in_trt(context), job, artifact, batch)
+    made = bench.TensorRtRunner(stand_in_trt(context), job, artifact, {"x": batch})
     return types.SimpleNamespace(run=made, context=context, batch=batch, artifact=artifact)
 
 
 def test_tensorrt_runner_copies_in_and_out(runner):
     other = runner.batch + 1
-    assert np.array_equal(runner.run.infer(runner.batch), runner.batch)
-    assert np.array_equal(runner.run.infer(other), other)
+    assert np.array_equal(runner.run.infer({"x": runner.batch})["y"], runner.batch)
+    assert np.array_equal(runner.run.infer({"x": other})["y"], other)
 
 
 def test_tensorrt_runner_replays_its_cuda_graph(runner):
     assert runner.run.facts["cuda_graph"]
     steps = runner.context.steps
-    runner.run.slots[0].host_output[:] = 0
+    runner.run.slots[0].host["y"][:] = 0
     for _ in range(5):
         runner.run.enqueue()
     runner.run.sync()
     assert runner.context.steps == steps, "the captured graph runs, not the context"
-    runner.run.slots[0].output.copy_to(runner.run.slots[0].result, stream=runner.run.stream)
+    runner.run.slots[0].copy_out(["y"], runner.run.stream)
     runner.run.sync()
-    assert np.array_equal(runner.run.slots[0].host_output, runner.batch)
+    assert np.array_equal(runner.run.slots[0].host["y"], runner.batch)
 
 
 def test_tensorrt_runner_feeds_both_slots(runner):
     other = runner.batch * 2
-    runner.run.prefetch(other, 5)()
+    runner.run.prefetch({"x": other}, 5)()
     for slot in runner.run.slots:
-        assert np.array_equal(slot.host_output, other)
+        assert np.array_equal(slot.host["y"], other)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_every_engine_and_precision_names_the_digits(bench, trained, engine, pre
     job = trained(engine, precision)
     result = run_case(bench, job)
     ((name, outputs),) = result.outputs.items()
-    assert np.mean(outputs.argmax(axis=1) == job.images.labels) >= 7 / 8
+    assert np.mean(outputs.argmax(axis=1) == job.samples.labels) >= 7 / 8
     assert result.timings["device"].throughput > 0
     print(engine, precision, result.artifact.facts)
 

@@ -2,6 +2,7 @@
 ids count.
 """
 
+import dataclasses
 import json
 import shutil
 import types
@@ -9,7 +10,7 @@ import types
 import msgspec
 import numpy as np
 import pytest
-from helpers import agreement
+from helpers import agreement, image_graph, images_of
 
 FP32 = ("--native", "--fp32", "--engine=onnxruntime", "--preprocessing=none")
 
@@ -29,7 +30,9 @@ KINDS = {
     "probabilities": dense(10, lambda tf, x: tf.nn.softmax(x)),
     "logits": dense(10, lambda tf, x: x),
     "scores": dense(10, lambda tf, x: tf.sigmoid(x), 20),
-    "values": dense(64, lambda tf, x: tf.nn.softmax(tf.reshape(x, [-1, 4, 4, 4]))),
+    "values": dense(64, lambda tf, x: tf.reshape(x, [-1, 4, 4, 4])),
+    "class_map": dense(64, lambda tf, x: tf.nn.softmax(tf.reshape(x, [-1, 4, 4, 4]))),
+    "ids": dense(64, lambda tf, x: tf.argmax(tf.reshape(x, [-1, 4, 16]), axis=2)),
 }
 
 
@@ -43,14 +46,14 @@ def test_kinds_of_outputs(main, graph_file, kind):
     found = agreement(record)
     assert found["snr_db"] is None or found["snr_db"] > 60
     assert record["agreement"]["images"] == 8 and record["agreement"]["same_model"]
-    counted = {"probabilities": 8, "logits": 8, "scores": 80}.get(kind)
+    counted = {"probabilities": 8, "logits": 8, "scores": 80, "class_map": 128, "ids": 32}.get(kind)
     if counted is None:
         assert (
             "decided" not in found and "predictions" not in record and "Predictions:" not in ran.out
         )
     else:
         assert found["same"] == found["decided"] == counted - found["undecided"]
-    assert ("top1" in found) == (kind in ("probabilities", "logits"))
+    assert ("top1" in found) == (kind in ("probabilities", "logits", "class_map"))
 
 
 def test_independent_scores_are_shown_as_they_are(main, graph_file):
@@ -87,7 +90,10 @@ def test_one_number_has_no_class(main, graph_file, end, kind):
         ("Mul", (2, 3), [0.9, 0.3, 0.5, 1, 0, 0], "scores"),
         ("BiasAdd", (2, 3), [0.9, 0.3, 5, -1, 0, 0], "logits"),
         ("Tanh", (2, 3), [0.9, 0.3, 0.5, -1, 0, 0], "values"),
-        ("Softmax", (1, 2, 3), [0.2, 0.3, 0.5, 1, 0, 0], "values"),
+        ("Softmax", (1, 2, 3), [0.2, 0.3, 0.5, 1, 0, 0], "class_map"),
+        ("Transpose", (1, 3, 2), [0.2, 0.3, 0.5, 0.6, 0.3, 0.1], "class_map"),
+        ("BiasAdd", (1, 2, 3), [0.9, 0.3, 5, -1, 0, 0], "values"),
+        ("Sigmoid", (1, 2, 3), [0.9, 0.3, 0.5, 1, 0, 0], "scores"),
         ("BiasAdd", (6, 1), [0.9, 0.3, 5, -1, 0, 0], "values"),
         ("Sigmoid", (6, 1), [0.9, 0.3, 0.5, 1, 0, 0], "scores"),
         ("Mul", (2, 3), [0.6, -0.8, 0, 0, 0.28, 0.96], "values"),
@@ -117,9 +123,9 @@ def test_cosine_of_rows_that_are_zero(bench):
 
 
 def test_nothing_agrees_with_nan(bench):
-    images = bench.Images(np.zeros((1, 1, 1, 3), np.uint8), ["a"])
+    images = images_of(bench, np.zeros((1, 1, 1, 3), np.uint8))
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=net.pb"])
-    graph = bench.Graph("", "net.pb", (), (bench.Tensor("y:0"),), "NHWC", "")
+    graph = image_graph(bench, 1, 1, 3)
     result = bench.Result(bench.Case("xla", "fp16", 1), outputs={"y:0": np.ones((1, 3))})
     bench.judge(result, {"y:0": np.full((1, 3), np.nan)}, images, config, graph)
     assert result.agreement is None
@@ -153,9 +159,13 @@ def test_undecided_images_are_said(main, graph_file):
 def test_changed_images_are_named(bench):
     """All in the record, up to five in the terminal."""
     theirs, ours = np.eye(7, 8), np.roll(np.eye(7, 8), 1, axis=1)
-    images = bench.Images(np.zeros((7, 1, 1, 3), np.uint8), [f"{index}.jpg" for index in range(7)])
+    images = images_of(
+        bench, np.zeros((7, 1, 1, 3), np.uint8), [f"{index}.jpg" for index in range(7)]
+    )
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=net.pb"])
-    graph = bench.Graph("", "net.pb", (), (bench.Tensor("y:0", op="Softmax"),), "NHWC", "")
+    graph = dataclasses.replace(
+        image_graph(bench, 1, 1, 3), outputs=(bench.Tensor("y:0", op="Softmax"),)
+    )
     result = bench.Result(bench.Case("xla", "fp16", 7), outputs={"y:0": ours})
     bench.judge(result, {"y:0": theirs}, images, config, graph)
     changed = result.agreement.outputs["y:0"].changed
@@ -178,11 +188,9 @@ def test_any_number_of_images_is_judged(bench):
     """More rows than a batch has, as after all images of a folder."""
     random = np.random.default_rng(0)
     theirs = random.normal(size=(100, 10))
-    images = bench.Images(
-        np.zeros((90, 1, 1, 3), np.uint8), [str(index) for index in range(90)], [3] * 90
-    )
+    images = images_of(bench, np.zeros((90, 1, 1, 3), np.uint8), labels=[3] * 90)
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=net.pb"])
-    graph = bench.Graph("", "net.pb", (), (bench.Tensor("y:0"),), "NHWC", "")
+    graph = image_graph(bench, 1, 1, 3)
     result = bench.Result(bench.Case("xla", "fp16", 8), outputs={"y:0": theirs})
     bench.judge(result, {"y:0": theirs}, images, config, graph)
     assert result.agreement.images == result.accuracy.images == 90
@@ -279,7 +287,7 @@ def test_accuracy_of_a_label_that_counts_otherwise(bench, flags, label, remedy):
     """A tabby predicted right, with its id as the other counting has it."""
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=x", f"--label={label}", *flags])
     values = np.eye(1000)[[281, 281]]
-    result, images = (types.SimpleNamespace(notes=[]), bench.Images(np.zeros((2, 1)), ["a", "b"]))
+    result, images = (types.SimpleNamespace(notes=[]), images_of(bench, np.zeros((2, 1))))
     bench.judge_accuracy(result, values, "probabilities", images, config)
     assert result.accuracy.top1 == 0
     assert (

@@ -28,11 +28,12 @@ class KnownRunner:
 
     def __init__(self):
         self.known, self.facts = [], {}
+        self.output = ""  # its name in the graph
 
-    def infer(self, batch):
+    def infer(self, feed):
         self.sync()
         self.known.append(spin(STEP))
-        return outputs_for(batch)
+        return {self.output: outputs_for(*feed.values())}
 
     def enqueue(self):
         self.known.append(spin(STEP))
@@ -40,8 +41,8 @@ class KnownRunner:
     def sync(self):
         pass
 
-    def prefetch(self, batch, steps):
-        return lambda: [self.infer(batch) for _ in range(steps)]
+    def prefetch(self, feed, steps):
+        return lambda: [self.infer(feed) for _ in range(steps)]
 
 
 class HastyRunner(KnownRunner):
@@ -56,10 +57,10 @@ class HastyRunner(KnownRunner):
     def enqueue(self):
         self.left += 1
 
-    def infer(self, batch):
+    def infer(self, feed):
         spin(STEP * self.left)
         self.left = 0
-        return outputs_for(batch)
+        return {self.output: outputs_for(*feed.values())}
 
 
 @pytest.fixture
@@ -69,7 +70,12 @@ def engine(bench, monkeypatch):
     def make(runner):
         stand_in = bench.Engine()
         stand_in.name, stand_in.precisions = "native", ("native",)
-        stand_in.open = lambda job, artifact, batch: runner
+
+        def open_runner(job, artifact, feed):
+            (runner.output,) = job.graph.output_names
+            return runner
+
+        stand_in.open = open_runner
         monkeypatch.setitem(bench.ENGINES, "native", stand_in)
 
     return make

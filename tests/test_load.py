@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from helpers import image_graph
 
 FLAGS = {
     "frozen_graph": "frozen_graph",
@@ -119,17 +120,19 @@ def test_node_names_may_carry_an_index(main, graph_file):
     assert ran.records[0]["graph"]["inputs"][0]["name"] == "x:0"
 
 
-def test_candidates_are_listed_when_the_output_is_ambiguous(main, graph_file):
+def test_all_outputs_are_taken_and_said(main, graph_file):
     def build(tf, v1):
         images = v1.placeholder("float32", [None, 4, 4, 3], name="x")
         for name in ("left", "right"):
             tf.nn.softmax(tf.reshape(images, [-1, 48]), name=name)
 
-    ran = main(f"--frozen_graph={graph_file(build)}")
-    assert ran.status == 2
-    assert (
-        "left:0 [?, 48] float32" in ran.err and "right:0" in ran.err and "--output_node" in ran.err
-    )
+    path = graph_file(build)
+    ran = main(f"--frozen_graph={path}", "--batch_size=2")
+    assert ran.status == 0, ran.err
+    assert "outputs: left, right (--output_node takes some of them)" in ran.err
+    assert set(ran.records[0]["kinds"]) == {"left:0", "right:0"}
+    ran = main(f"--frozen_graph={path}", "--batch_size=2", "--output_node=right")
+    assert set(ran.records[0]["kinds"]) == {"right:0"}
 
 
 def test_usual_names_are_taken_first(main, graph_file):
@@ -247,14 +250,7 @@ def test_labels(bench, classes, flags, index, label):
 
 
 def test_random_images_follow_the_seed(bench):
-    graph = bench.Graph(
-        "",
-        "g",
-        (bench.Tensor("x:0", (None, 8, 8, 3), "float32"),),
-        (bench.Tensor("y:0"),),
-        "NHWC",
-        "",
-    )
+    graph = image_graph(bench, 8, 8, 3)
     config = [bench.parse_flags(["tensorrt.py", f"--seed={seed}"]) for seed in (1, 1, 2)]
     one, same, other = (bench.load_images(c, graph, 2).pixels for c in config)
     assert np.array_equal(one, same) and not np.array_equal(one, other)

@@ -2,6 +2,7 @@
 proved.
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -13,7 +14,7 @@ import types
 
 import numpy as np
 import pytest
-from helpers import ROOT, agreement, run_case
+from helpers import ROOT, agreement, image_graph, run_case
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -47,14 +48,22 @@ def run(model, batch):
 
 def native(bench, maker, batch):
     job = bench.Job(
-        bench.Case("native", "native", len(batch)), maker.config, maker.graph, maker.images
+        bench.Case("native", "native", len(batch)), maker.config, maker.graph, maker.samples
     )
     artifact = bench.Artifact(maker.graph.path, maker.graph.sha256)
-    return bench.TensorFlowRunner(job, artifact, batch, compiled=False).infer(batch)
+    feed = {maker.graph.input_names[0]: batch}
+    (values,) = bench.TensorFlowRunner(job, artifact, feed, compiled=False).infer(feed).values()
+    return values
 
 
 def whole_batch(maker):
-    return maker.images.batch(len(maker.images.pixels), "none", "NHWC")
+    return only(maker.samples.batch(len(maker.samples)))
+
+
+def only(feed):
+    """The array of a step's only input."""
+    (array,) = feed.values()
+    return array
 
 
 def test_fp32_agrees_with_native(bench, onnx):
@@ -87,9 +96,7 @@ def test_precisions_on_trained_networks(bench, shared, tmp_path, name, preproces
     )
     graph = bench.load_graph(config)
     maker = bench.Onnx(config, graph, bench.load_images(config, graph, 10))
-    feeds = [
-        feed[graph.input] for feed in bench.feeds(graph, maker.images.pixels[:10], preprocessing)
-    ]
+    feeds = [only(feed) for feed in bench.feeds(graph, maker.samples.head(10))]
     reference = np.concatenate([native(bench, maker, feed) for feed in feeds]).reshape(10, -1)
 
     def outputs(engine, precision):
@@ -108,10 +115,11 @@ def test_precisions_on_trained_networks(bench, shared, tmp_path, name, preproces
 def test_uint8_pixels_give_the_float_path_s_outputs(bench, onnx, preprocessing):
     config = bench.Config(**{**vars(onnx.config), "preprocessing": preprocessing})
     graph = bench.with_pixels_in_front(config, onnx.graph)
-    model = bench.Onnx(config, graph, onnx.images).fp32
-    pixels = onnx.images.batch(8, preprocessing, graph.layout, graph.dtype)
+    raw = bench.images_of(config, graph, onnx.samples.pixels, onnx.samples.names)
+    model = bench.Onnx(config, graph, raw).fp32
+    pixels = only(raw.batch(8))
     assert pixels.dtype == np.uint8
-    floats = onnx.images.batch(8, preprocessing, "NHWC")
+    floats = only(dataclasses.replace(onnx.samples, preprocessing=preprocessing).batch(8))
     assert np.allclose(run(model, pixels), run(onnx.fp32, floats), atol=1e-5)
 
 
@@ -242,7 +250,7 @@ def test_what_int8_leaves_is_float16_for_a_strongly_typed_network(precision, onn
     assert {
         edge.type.tensor_type.elem_type for edge in (*half.graph.input, *half.graph.output)
     } == {TensorProto.FLOAT}
-    images = onnx.images.batch(8, "none", "NHWC")
+    images = only(onnx.samples.batch(8))
     assert np.allclose(run(full, images), run(half, images), atol=0.02)
 
 
@@ -321,7 +329,7 @@ def test_weights_are_quantised_per_channel(onnx):
 def test_onnxruntime_really_runs_int8(bench, onnx):
     case = bench.Case("onnxruntime", "int8", 8)
     artifact = onnx.write(case)
-    job = bench.Job(case, onnx.config, onnx.graph, onnx.images, artifact)
+    job = bench.Job(case, onnx.config, onnx.graph, onnx.samples, artifact)
     runner = bench.ENGINES["onnxruntime"].open(job, artifact, job.batch())
     assert runner.facts["executed_share_of_nodes"] == 1.0
 
@@ -401,7 +409,7 @@ def test_an_op_without_counterpart_is_named(main, graph_file):
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
 def test_each_method_finds_ranges_inside_minmax(bench, precision, onnx, method):
-    samples = bench.feeds(onnx.graph, onnx.images.pixels[:8], "none")
+    samples = bench.feeds(onnx.graph, onnx.samples.head(8))
     widest = precision.tensor_ranges(onnx.folded, samples, "minmax")
     ranges = precision.tensor_ranges(onnx.folded, samples, method)
     assert ranges.keys() == widest.keys()
@@ -426,7 +434,7 @@ def test_a_calibration_is_reused_until_its_question_changes(
             "num_calibration_images": 8,
         }
         config = bench.Config(**{**vars(onnx.config), **settings, **changes})
-        return bench.calibrate(config, onnx.graph, onnx.images, onnx.folded)
+        return bench.calibrate(config, onnx.graph, onnx.samples, onnx.folded)
 
     first, again = calibrate(), calibrate()
     assert len(calls) == 1 and first.ranges == again.ranges
@@ -446,7 +454,8 @@ def test_a_calibration_folder_with_a_broken_file(bench, onnx, tmp_path, capsys):
     folder.mkdir()
     (folder / "broken.png").write_bytes(b"no image")
     (folder / "good.png").write_bytes(tf.io.encode_png(np.zeros((9, 9, 1), np.uint8)).numpy())
-    images, unreadable = bench.read_folder(str(folder), (8, 8, 1), 10, "--calibration_dir")
+    config, graph = onnx.config, image_graph(bench, 8, 8, 1)
+    images, unreadable = bench.read_folder(config, graph, str(folder), 10, "--calibration_dir")
     assert len(images.pixels) == 1 and unreadable == 1 and "broken.png" in capsys.readouterr().err
 
 
@@ -457,7 +466,8 @@ def test_a_calibration_folder_without_images(bench, tmp_path, content, words):
     for name, data in content.items():
         (tmp_path / name).write_bytes(data)
     with pytest.raises(bench.UserError, match=words):
-        bench.read_folder(str(tmp_path), (8, 8, 1), 10, "--calibration_dir")
+        config, graph = bench.parse_flags(["tensorrt.py"]), image_graph(bench, 8, 8, 1)
+        bench.read_folder(config, graph, str(tmp_path), 10, "--calibration_dir")
 
 
 def test_calibrating_on_random_or_predicted_images_is_said(bench):

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import families
 import numpy as np
 import pytest
 from helpers import ROOT
@@ -175,6 +176,9 @@ def run_commands(page, folder):
     "page", [page for page in PAGES if set(commands_of(PAGES[page])) - {*SETTING_UP, *NEEDS_MORE}]
 )
 def test_the_commands_run(workplace, page):
+    if page == "models.md":
+        for name in families.FAMILIES:
+            families.write(name, workplace)
     run_commands(page, workplace)
     if page == "README.md":
         assert (workplace / "report.html").exists()

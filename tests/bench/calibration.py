@@ -36,7 +36,7 @@ def main():
         config = bench.parse_flags([*sys.argv, f"--output_dir={folder}"])
         graph = bench.load_graph(config)
         images = bench.load_images(config, graph, 1000)
-        samples = bench.feeds(graph, images.pixels, config.preprocessing)
+        samples = bench.feeds(graph, images)
         cases = [("onnxruntime", "fp16", "-")]
         for engine in ("onnxruntime", "tensorrt"):
             cases += [(engine, "int8", method) for method in ("minmax", "percentile", "entropy")]

@@ -18,8 +18,13 @@ from pathlib import Path
 FEW = 2
 NO_OP = """
 class NoOpRunner:
-    def infer(self, batch):
-        return np.arange(10 * len(batch), dtype=np.float32).reshape(len(batch), 10)
+    def __init__(self, output):
+        self.output = output
+
+    def infer(self, feed):
+        (batch,) = feed.values()
+        values = np.arange(10 * len(batch), dtype=np.float32).reshape(len(batch), 10)
+        return {self.output: values}
 
     def enqueue(self):
         pass
@@ -30,8 +35,8 @@ class NoOpRunner:
 class NoOp(Engine):
     name, precisions = "native", ("native",)
 
-    def open(self, job, artifact, batch):
-        return NoOpRunner()
+    def open(self, job, artifact, feed):
+        return NoOpRunner(job.graph.output_names[0])
 
 
 ENGINES["native"] = NoOp()

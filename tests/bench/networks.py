@@ -230,8 +230,8 @@ def examine(name, photographs, break_scales):
         preprocessing = "none" if scales_itself(model) else "inception"
         shape = tuple(side or SIDE for side in model.input_shape[1:])
         images = [bench.read_image(file, shape) for file in sorted(photographs)[:PHOTOGRAPHS]]
-        pixels = bench.Images(np.stack(images), [])
-        make_alive(model, pixels.batch(len(images), preprocessing, "NHWC"))
+        pixels = np.stack(images)
+        make_alive(model, fed(bench, pixels, len(images), preprocessing, "NHWC"))
         model.save(path)
         del model
         tf.keras.backend.clear_session()
@@ -279,6 +279,13 @@ def run_program(bench, path, photographs, preprocessing):
     return {**found, "cases": cases}
 
 
+def fed(bench, pixels, size, preprocessing, layout):
+    """The first `size` images [n, height, width, channels] as a graph takes them."""
+    names = list(map(str, range(len(pixels))))
+    images = bench.Images({"x": pixels}, names, preprocessing=preprocessing, layout=layout)
+    return images.batch(size)["x"]
+
+
 def agreement(bench, folder, record, pixels, preprocessing):
     """The signal-to-noise ratio in dB of every ONNX graph that tensorrt.py wrote."""
     config = bench.parse_flags(["tensorrt.py"])
@@ -286,8 +293,8 @@ def agreement(bench, folder, record, pixels, preprocessing):
     frozen = folder / f"{record['graph']}.pb"
     layout, size = graph["layout"], graph["inputs"][0]["shape"][0] or 1
     batches = [
-        bench.Images(pixels.pixels[first : first + size], []).batch(size, preprocessing, layout)
-        for first in range(0, len(pixels.pixels), size)
+        fed(bench, pixels[first:], size, preprocessing, layout)
+        for first in range(0, len(pixels), size)
     ]
     bench.import_tensorflow(config)
     native = run_native(bench, frozen, graph, batches)

@@ -32,7 +32,7 @@ def bare_step(bench, runner):
         run, resident, options = runner.session.run_with_iobinding, runner.resident, runner.options
         return lambda: (run(resident, options), resident.synchronize_outputs())
     step, resident, sync = runner.step, runner.resident, runner.tf.test.experimental.sync_devices
-    return lambda: (step(resident), sync())
+    return lambda: (step(*resident), sync())
 
 
 def bare_loop(step, count):

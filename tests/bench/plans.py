@@ -97,7 +97,7 @@ def measure(bench, onnx, case):
     """One plan, built and timed; an error is a row too."""
     engine = bench.ENGINES["tensorrt"]
     try:
-        job = bench.Job(case, onnx.config, onnx.graph, onnx.images, onnx.write(case))
+        job = bench.Job(case, onnx.config, onnx.graph, onnx.samples, onnx.write(case))
         start = time.perf_counter()
         artifact = engine.build(job)
         seconds = time.perf_counter() - start

@@ -35,14 +35,14 @@ class Planted:
             work_on(self.begun)
         self.begun = None
 
-    def infer(self, batch):
+    def infer(self, feed):
         begun = time.perf_counter()
-        outputs = self.runner.infer(batch)
+        outputs = self.runner.infer(feed)
         work_on(begun)
         return outputs
 
-    def prefetch(self, batch, steps):
-        burst = self.runner.prefetch(batch, steps)
+    def prefetch(self, feed, steps):
+        burst = self.runner.prefetch(feed, steps)
 
         def longer():
             begun = time.perf_counter()

@@ -88,6 +88,36 @@ def no_progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
+FULL = 1 << 20  # bytes that are left on a disk which is full
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for files that are needed once.
+
+    Raises:
+      PrecisionError: the disk is full; ONNX Runtime says only that it cannot serialise a model.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield Path(folder)
+        except Exception as error:
+            if shutil.disk_usage(folder).free > FULL:
+                raise
+            where = tempfile.gettempdir()
+            remedy = "free some space, or set TMPDIR to another folder"
+            raise PrecisionError(f"the disk is full ({where}): {remedy}") from error
+
+
+def consumers(graph: Any) -> dict[str, list[Any]]:
+    """The nodes that read each tensor."""
+    found = collections.defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            found[name].append(node)
+    return found
+
+
 # ----------------------------------------------------------------------------------------- export
 
 
@@ -703,15 +733,6 @@ def biases(graph: Any) -> list[str]:
     return [node.name for node in adds if constants.intersection(node.input)]
 
 
-def consumers(graph: Any) -> dict[str, list[Any]]:
-    """The nodes that read each tensor."""
-    found = collections.defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            found[name].append(node)
-    return found
-
-
 def outputs_behind_activations(graph: Any) -> list[str]:
     """Outputs of convolutions and residual Adds, behind their activation if they have one.
 
@@ -858,27 +879,6 @@ def share_of_weights(graph: Any, precision: str) -> float:
 
 
 # ---------------------------------------------------------------------- the graph at each precision
-
-
-FULL = 1 << 20  # bytes that are left on a disk which is full
-
-
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder for files that are needed once.
-
-    Raises:
-      PrecisionError: the disk is full; ONNX Runtime says only that it cannot serialise a model.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            yield Path(folder)
-        except Exception as error:
-            if shutil.disk_usage(folder).free > FULL:
-                raise
-            where = tempfile.gettempdir()
-            remedy = "free some space, or set TMPDIR to another folder"
-            raise PrecisionError(f"the disk is full ({where}): {remedy}") from error
 
 
 class Precisions:

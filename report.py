@@ -534,6 +534,11 @@ def rows_of(records: list[Record]) -> list[Row]:
     return rows
 
 
+def first_name(label: str) -> str:
+    """The first of a class's names."""
+    return label.split(",")[0]
+
+
 # ------------------------------------------------------------------------------------------ table
 
 TITLES = (
@@ -767,11 +772,6 @@ def outputs_lines(record: Record) -> list[str]:
 
 def changed_text(change: ChangedImage) -> str:
     return f"{change.image} ({first_name(change.native)}, now {first_name(change.now)})"
-
-
-def first_name(label: str) -> str:
-    """The first of a class's names."""
-    return label.split(",")[0]
 
 
 def p99_lines(records: list[Record]) -> list[str]:

@@ -2773,6 +2773,17 @@ def missing_precision_py() -> str | None:
     )
 
 
+@contextlib.contextmanager
+def precision_errors() -> Iterator[None]:
+    """What precision.py cannot do as a UserError, with the engine that needs no ONNX graph."""
+    try:
+        yield
+    except precision_py().ExportError as error:
+        raise UserError(f"{error}: --engine=xla needs none") from error
+    except precision_py().PrecisionError as error:
+        raise UserError(str(error)) from error
+
+
 def int8_saturates() -> bool:
     """Whether sums of two uint8 x int8 products overflow here, so that weights get 7 bits.
 
@@ -2787,84 +2798,6 @@ class Calibration:
 
     ranges: dict[str, tuple[float, float]]
     facts: dict[str, Any]
-
-
-class Onnx:
-    """The graph as ONNX, and its calibration: each made once, when first needed, for all cases."""
-
-    def __init__(self, config: Config, graph: Graph, samples: Samples) -> None:
-        self.config = config
-        self.graph = graph
-        self.samples = samples
-
-    @functools.cached_property
-    def precisions(self) -> Any:
-        """precision.py's view of the graph."""
-        data = read_unchanged(self.graph.path, self.graph.sha256)
-        module = precision_py()
-        steps = functools.partial(progress, unit="steps")
-        settings = module.Settings(opset=TENSORRT.opset)
-        names = self.graph.input_names, self.graph.output_names
-        return module.Precisions(data, *names, settings, steps)
-
-    @property
-    def fp32(self) -> Any:
-        """The exported model; raises the UserError of its export."""
-        with precision_errors(), waiting("Exporting to ONNX"), quiet():
-            return self.precisions.fp32
-
-    @property
-    def folded(self) -> Any:
-        """The exported model with constants and batch norm folded, shapes inferred."""
-        with precision_errors(), waiting("Exporting to ONNX"), quiet():
-            return self.precisions.folded
-
-    @functools.cached_property
-    def calibration(self) -> Calibration:
-        return calibrate(self.config, self.graph, self.samples, self.folded)
-
-    def model(self, engine: str, precision: str) -> tuple[Any, dict[str, Any]]:
-        """The ONNX model for an engine and precision, and what of it has that precision."""
-        if precision == "fp32":
-            return self.fp32, {}
-        if precision == "int8":
-            ranges = self.calibration.ranges
-            with precision_errors():
-                return self.precisions.int8(ranges, int8_settings(engine))
-        some = feeds(self.graph, self.samples.head(FP16_SAMPLES))
-        with precision_errors():
-            return self.precisions.fp16(map(as_onnx_takes, some))
-
-    def write(self, case: Case) -> Artifact:
-        """Writes the ONNX file of a case's engine and precision into the output directory."""
-        start = time.perf_counter()
-        path = Path(self.config.output_dir) / case.file_name(self.graph, ".onnx")
-        with waiting(f"Writing {path.name}"):
-            model, coverage = self.model(case.engine, case.precision)
-            return write_artifact(path, model.SerializeToString(), start, coverage)
-
-
-@contextlib.contextmanager
-def precision_errors() -> Iterator[None]:
-    """What precision.py cannot do as a UserError, with the engine that needs no ONNX graph."""
-    try:
-        yield
-    except precision_py().ExportError as error:
-        raise UserError(f"{error}: --engine=xla needs none") from error
-    except precision_py().PrecisionError as error:
-        raise UserError(str(error)) from error
-
-
-def int8_settings(engine: str) -> Any:
-    """How an engine wants its Q/DQ: ONNX Runtime's kernels for CPUs unsigned, TensorRT symmetric.
-
-    A strongly typed network falls back to nothing by itself: what is not quantised is written as
-    float16 for it.
-    """
-    module = precision_py()
-    if engine != "onnxruntime":
-        return module.Settings(half=not TENSORRT.weakly_typed)
-    return module.Settings(unsigned=True, weight_bits=7 if int8_saturates() else 8)
 
 
 def feeds(graph: Graph, samples: Samples, size: int = 1) -> list[Feed]:
@@ -4059,6 +3992,76 @@ def refuse_engines(config: Config) -> None:
             raise UserError(
                 f"--engine={name}: no such engine; pass auto or some of {', '.join(engines)}"
             )
+
+
+# --------------------------------------------------------------------------------------- ONNX files
+
+
+def int8_settings(engine: str) -> Any:
+    """How an engine wants its Q/DQ: ONNX Runtime's kernels for CPUs unsigned, TensorRT symmetric.
+
+    A strongly typed network falls back to nothing by itself: what is not quantised is written as
+    float16 for it.
+    """
+    module = precision_py()
+    if engine != "onnxruntime":
+        return module.Settings(half=not TENSORRT.weakly_typed)
+    return module.Settings(unsigned=True, weight_bits=7 if int8_saturates() else 8)
+
+
+class Onnx:
+    """The graph as ONNX, and its calibration: each made once, when first needed, for all cases."""
+
+    def __init__(self, config: Config, graph: Graph, samples: Samples) -> None:
+        self.config = config
+        self.graph = graph
+        self.samples = samples
+
+    @functools.cached_property
+    def precisions(self) -> Any:
+        """precision.py's view of the graph."""
+        data = read_unchanged(self.graph.path, self.graph.sha256)
+        module = precision_py()
+        steps = functools.partial(progress, unit="steps")
+        settings = module.Settings(opset=TENSORRT.opset)
+        names = self.graph.input_names, self.graph.output_names
+        return module.Precisions(data, *names, settings, steps)
+
+    @property
+    def fp32(self) -> Any:
+        """The exported model; raises the UserError of its export."""
+        with precision_errors(), waiting("Exporting to ONNX"), quiet():
+            return self.precisions.fp32
+
+    @property
+    def folded(self) -> Any:
+        """The exported model with constants and batch norm folded, shapes inferred."""
+        with precision_errors(), waiting("Exporting to ONNX"), quiet():
+            return self.precisions.folded
+
+    @functools.cached_property
+    def calibration(self) -> Calibration:
+        return calibrate(self.config, self.graph, self.samples, self.folded)
+
+    def model(self, engine: str, precision: str) -> tuple[Any, dict[str, Any]]:
+        """The ONNX model for an engine and precision, and what of it has that precision."""
+        if precision == "fp32":
+            return self.fp32, {}
+        if precision == "int8":
+            ranges = self.calibration.ranges
+            with precision_errors():
+                return self.precisions.int8(ranges, int8_settings(engine))
+        some = feeds(self.graph, self.samples.head(FP16_SAMPLES))
+        with precision_errors():
+            return self.precisions.fp16(map(as_onnx_takes, some))
+
+    def write(self, case: Case) -> Artifact:
+        """Writes the ONNX file of a case's engine and precision into the output directory."""
+        start = time.perf_counter()
+        path = Path(self.config.output_dir) / case.file_name(self.graph, ".onnx")
+        with waiting(f"Writing {path.name}"):
+            model, coverage = self.model(case.engine, case.precision)
+            return write_artifact(path, model.SerializeToString(), start, coverage)
 
 
 # ------------------------------------------------------------------------------------------- timing

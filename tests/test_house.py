@@ -2,6 +2,8 @@
 pipx.
 """
 
+import ast
+import bisect
 import json
 import os
 import re
@@ -156,3 +158,58 @@ def test_one_version(bench):
     written = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
     assert written == [bench.VERSION]
     assert f"\n## {bench.VERSION}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def defined_names(node):
+    """The names that a statement of a module defines."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        return {each.id for each in ast.walk(node) if is_stored(each)}
+    return set()
+
+
+def is_stored(node):
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
+def own_names(node):
+    """Parameters and variables of a function and of the functions in it."""
+    inner = list(ast.walk(node))
+    return {each.arg for each in inner if isinstance(each, ast.arg)} | {
+        each.id for each in inner if is_stored(each)
+    }
+
+
+def read_names(node):
+    """Names that a statement reads when it runs: annotations are not evaluated."""
+    if isinstance(node, ast.AnnAssign):
+        return read_names(node.value) if node.value else set()
+    if isinstance(node, ast.Name):
+        return {node.id} if isinstance(node.ctx, ast.Load) else set()
+    if isinstance(node, ast.arguments):
+        parts = [*node.defaults, *filter(None, node.kw_defaults)]
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        parts = [*node.decorator_list, node.args, *node.body]
+    else:
+        parts = list(ast.iter_child_nodes(node))
+    return set().union(*map(read_names, parts))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_each_section_uses_only_those_above(program):
+    """Sections in the order of the data: a reader never needs what comes later."""
+    text = (ROOT / program).read_text()
+    rulers = [at for at, line in enumerate(text.splitlines(), 1) if line.startswith("# -----")]
+    statements = ast.parse(text).body
+    home = {}
+    for node in statements:
+        for name in defined_names(node):
+            home.setdefault(name, bisect.bisect(rulers, node.lineno))
+    later = {
+        (name, getattr(node, "name", node.lineno))
+        for node in statements
+        for name in read_names(node) - own_names(node)
+        if home.get(name, 0) > bisect.bisect(rulers, node.lineno)
+    }
+    assert not later

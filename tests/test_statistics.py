@@ -197,7 +197,7 @@ def test_a_noisy_record_says_what_was_seen(bench):
     ]
     result = bench.Result(bench.Case("native", "native", 8))
     bench.merge_rounds(result, [{"device": timing} for timing in timings])
-    bench.timings_of(result)
+    bench.timings_of(result, "images")
     moved = "the speed moved between 40.0 and 80.0 images/s (other programs used 1.0 cores)"
     assert moved in " ".join(result.notes)
 

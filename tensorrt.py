@@ -1656,10 +1656,9 @@ def image_paths(folder: str, flag: str) -> list[Path]:
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: pass a folder of images with {flag}")
     groups = collections.defaultdict(list)
-    for path in sorted(
-        p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-    ):
-        groups[path.parent].append(path)
+    for path in sorted(Path(folder).rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            groups[path.parent].append(path)
     in_turn = [path for row in itertools.zip_longest(*groups.values()) for path in row if path]
     if not in_turn:
         raise UserError(
@@ -2214,41 +2213,11 @@ def freeze(tf: Any, config: Config) -> tuple[Any, Signature]:
 
 def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
     """A SavedModel's serving signature, and the object that keeps its variables alive."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
-
     asked = config.savedmodel_dir
     folder = Path(fetch_savedmodel(asked, config.max_download_mb) if is_url(asked) else asked)
-    if not (folder / "saved_model.pb").exists():
-        raise UserError(
-            f"{folder} has no saved_model.pb: pass the folder that tf.saved_model.save or export "
-            "wrote"
-        )
-    try:
-        saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    except DecodeError as error:
-        raise UserError(
-            f"{folder}/saved_model.pb is truncated or foreign: export it again"
-        ) from error
-    tags = [set(meta.meta_info_def.tags) for meta in saved.meta_graphs]
-    if {"serve"} not in tags:
-        found = "; ".join("+".join(sorted(tag)) or "none" for tag in tags) or "none"
-        raise UserError(
-            f"{folder} has no graph tagged 'serve' (tags found: {found}): export it for serving"
-        )
-    meta = saved.meta_graphs[tags.index({"serve"})]
+    meta = serving_graph(folder)
     refuse_risky(meta.graph_def, folder, config)
-    signatures = meta.signature_def
-    keys = [
-        key
-        for key, signature in signatures.items()
-        if signature.outputs and not key.startswith("__")
-    ]
-    if not keys:
-        raise UserError(
-            f"{folder} has no signature: save it with signatures=, or with model.export()"
-        )
-    key = "serving_default" if "serving_default" in keys else keys[0]
+    key = signature_key(meta.signature_def, folder)
     try:
         loaded = tf.saved_model.load(str(folder), tags=["serve"])
         return loaded.signatures[key], loaded
@@ -2256,6 +2225,43 @@ def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
         raise UserError(
             f"{folder} cannot be loaded ({one_line(error)}): export it again"
         ) from error
+
+
+def serving_graph(folder: Path) -> Any:
+    """The MetaGraphDef tagged `serve` in a SavedModel's folder.
+
+    Raises:
+      UserError: no SavedModel there, a damaged one, or none for serving.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = folder / "saved_model.pb"
+    if not path.exists():
+        wrote = "the folder that tf.saved_model.save or export wrote"
+        raise UserError(f"{folder} has no saved_model.pb: pass {wrote}")
+    try:
+        saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    except DecodeError as error:
+        raise UserError(f"{path} is truncated or foreign: export it again") from error
+    tags = [set(meta.meta_info_def.tags) for meta in saved.meta_graphs]
+    if {"serve"} in tags:
+        return saved.meta_graphs[tags.index({"serve"})]
+    found = "; ".join("+".join(sorted(tag)) or "none" for tag in tags) or "none"
+    raise UserError(
+        f"{folder} has no graph tagged 'serve' (tags found: {found}): export it for serving"
+    )
+
+
+def signature_key(signatures: Any, folder: Path) -> str:
+    """The key of a SavedModel's signature to take: the default one, else the first with outputs."""
+    keys = [key for key, signature in signatures.items() if signature.outputs]
+    keys = [key for key in keys if not key.startswith("__")]  # TensorFlow's own
+    if not keys:
+        raise UserError(
+            f"{folder} has no signature: save it with signatures=, or with model.export()"
+        )
+    return "serving_default" if "serving_default" in keys else keys[0]
 
 
 def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
@@ -2886,11 +2892,9 @@ def calibration_notes(facts: dict[str, Any], unit: str = "images") -> list[str]:
     what = f"{facts['predicted']} of the {unit}"
     if facts["images"] == 1:
         what = f"the one {unit.removesuffix('s')}"
-    other = (
-        f"other {unit} with "
-        if facts["source"] in ("calibration_dir", "calibration_samples")
-        else ""
-    )
+    other = ""
+    if facts["source"] in ("calibration_dir", "calibration_samples"):
+        other = f"other {unit} with "
     return [
         f"INT8 was calibrated on {what} being predicted: pass {other}{flag} to judge its "
         "predictions"

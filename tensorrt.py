@@ -111,21 +111,6 @@ from absl import flags
 VERSION = "2.0"
 RECORD_VERSION: Literal[2] = 2
 PRECISIONS = ("native", "fp32", "fp16", "int8")
-LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
-OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
-CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
-# A median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation.
-STEADY = 0.025
-CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
-# Batch sizes between which the largest is looked for by doubling.
-FIRST_TRY = 128
-LAST_TRY = 1 << 16
-FINE = 64  # the largest batch is found to 1/64 of itself
-VARIED = 128  # different images in it
-LATE = 10  # how much later than usual the first result after a loop may come
-# Share of the largest output by which two runs may differ: float16 sums in any order.
-SAME_OUTPUT = 1e-3
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
 
 
 # -------------------------------------------------------------------------------------------- types
@@ -167,6 +152,9 @@ class Tensor:
         if self.shape is not None:
             sides = ", ".join("?" if side is None else str(side) for side in self.shape)
         return f"{self.title} [{sides}] {self.dtype}"
+
+
+OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1391,6 +1379,11 @@ PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
     "caffe": (True, 1.0, (-103.939, -116.779, -123.68)),
     "none": (False, 1.0, 0.0),
 }
+
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
+CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
+LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
 
 
 @dataclasses.dataclass(frozen=True)
@@ -4353,6 +4346,11 @@ def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
 # --------------------------------------------------------------------------------------- statistics
 
 
+# A median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation.
+STEADY = 0.025
+CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
+
+
 def summarise(seconds: list[float], batch_size: int) -> dict[str, float]:
     """The statistics of log.txt, images/s and seconds; formulas in docs/records.md.
 
@@ -4608,6 +4606,10 @@ def verdict(
 
 
 # ------------------------------------------------------------------------ predictions and agreement
+
+
+# Share of the largest output by which two runs may differ: float16 sums in any order.
+SAME_OUTPUT = 1e-3
 
 
 # Share of the images that must keep native's first class, or of the decisions, to be the same model
@@ -5721,6 +5723,9 @@ ASKED = "asked for"  # why an engine was chosen that --engine names
 KINDS_OF_INPUTS = {"device": ["device"], "host": ["host"], "both": ["device", "host"]}
 
 
+VARIED = 128  # different images where the batch size is still to be found
+
+
 class Loader:
     """In a process of its own, which a broken model may crash: loads models, samples, engines."""
 
@@ -6462,6 +6467,9 @@ def join_steps(steps: list[Feed], count: int) -> tuple[Feed, list[str]]:
 UNFINISHED_SECONDS = 0.2
 
 
+LATE = 10  # how much later than usual the first result after a loop may come
+
+
 def run_again(runner: Runner, compute: Callable[[], Feed], timing: Timing | None) -> list[Feed]:
     """The outputs of the same batch, computed twice right after a loop on the resident batch.
 
@@ -6756,6 +6764,12 @@ class Session:
         if self.worker:
             self.worker.close()
         self.worker = None
+
+
+# Batch sizes between which the largest is looked for by doubling.
+FIRST_TRY = 128
+LAST_TRY = 1 << 16
+FINE = 64  # the largest batch is found to 1/64 of itself
 
 
 def find_largest_batch(job: Job, start: Callable[[Job], Worker | Here]) -> Job:

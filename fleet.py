@@ -294,7 +294,7 @@ class Team(bench.Session):
                 self.use(bench.find_largest_batch(self.job, self.start))
         except bench.UserError as error:
             return dict.fromkeys(self.members, error)
-        closed = [member for member in self.members if not member.over and not member.worker]
+        closed = [member for member in self.members if not (member.over or member.worker)]
         if not closed:
             return {}
         barrier = Barrier(len(self.members))

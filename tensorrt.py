@@ -111,21 +111,6 @@ from absl import flags
 VERSION = "2.0"
 RECORD_VERSION: Literal[2] = 2
 PRECISIONS = ("native", "fp32", "fp16", "int8")
-LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
-OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
-CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
-# A median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation.
-STEADY = 0.025
-CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
-# Batch sizes between which the largest is looked for by doubling.
-FIRST_TRY = 128
-LAST_TRY = 1 << 16
-FINE = 64  # the largest batch is found to 1/64 of itself
-VARIED = 128  # different images in it
-LATE = 10  # how much later than usual the first result after a loop may come
-# Share of the largest output by which two runs may differ: float16 sums in any order.
-SAME_OUTPUT = 1e-3
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
 
 
 # -------------------------------------------------------------------------------------------- types
@@ -167,6 +152,9 @@ class Tensor:
         if self.shape is not None:
             sides = ", ".join("?" if side is None else str(side) for side in self.shape)
         return f"{self.title} [{sides}] {self.dtype}"
+
+
+OPEN_SIDE = 224  # pixels: height and width where a graph leaves them open
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1393,6 +1381,11 @@ PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
 }
 
 
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
+CENTRAL = 256 / 224  # the official ResNets resize the shorter side to 256 and keep the central 224
+LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
+
+
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """What is fed: arrays by the inputs' names, a sample in each row; the rows' names, class ids.
@@ -1656,10 +1649,9 @@ def image_paths(folder: str, flag: str) -> list[Path]:
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: pass a folder of images with {flag}")
     groups = collections.defaultdict(list)
-    for path in sorted(
-        p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-    ):
-        groups[path.parent].append(path)
+    for path in sorted(Path(folder).rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            groups[path.parent].append(path)
     in_turn = [path for row in itertools.zip_longest(*groups.values()) for path in row if path]
     if not in_turn:
         raise UserError(
@@ -2214,41 +2206,11 @@ def freeze(tf: Any, config: Config) -> tuple[Any, Signature]:
 
 def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
     """A SavedModel's serving signature, and the object that keeps its variables alive."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
-
     asked = config.savedmodel_dir
     folder = Path(fetch_savedmodel(asked, config.max_download_mb) if is_url(asked) else asked)
-    if not (folder / "saved_model.pb").exists():
-        raise UserError(
-            f"{folder} has no saved_model.pb: pass the folder that tf.saved_model.save or export "
-            "wrote"
-        )
-    try:
-        saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    except DecodeError as error:
-        raise UserError(
-            f"{folder}/saved_model.pb is truncated or foreign: export it again"
-        ) from error
-    tags = [set(meta.meta_info_def.tags) for meta in saved.meta_graphs]
-    if {"serve"} not in tags:
-        found = "; ".join("+".join(sorted(tag)) or "none" for tag in tags) or "none"
-        raise UserError(
-            f"{folder} has no graph tagged 'serve' (tags found: {found}): export it for serving"
-        )
-    meta = saved.meta_graphs[tags.index({"serve"})]
+    meta = serving_graph(folder)
     refuse_risky(meta.graph_def, folder, config)
-    signatures = meta.signature_def
-    keys = [
-        key
-        for key, signature in signatures.items()
-        if signature.outputs and not key.startswith("__")
-    ]
-    if not keys:
-        raise UserError(
-            f"{folder} has no signature: save it with signatures=, or with model.export()"
-        )
-    key = "serving_default" if "serving_default" in keys else keys[0]
+    key = signature_key(meta.signature_def, folder)
     try:
         loaded = tf.saved_model.load(str(folder), tags=["serve"])
         return loaded.signatures[key], loaded
@@ -2256,6 +2218,43 @@ def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
         raise UserError(
             f"{folder} cannot be loaded ({one_line(error)}): export it again"
         ) from error
+
+
+def serving_graph(folder: Path) -> Any:
+    """The MetaGraphDef tagged `serve` in a SavedModel's folder.
+
+    Raises:
+      UserError: no SavedModel there, a damaged one, or none for serving.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = folder / "saved_model.pb"
+    if not path.exists():
+        wrote = "the folder that tf.saved_model.save or export wrote"
+        raise UserError(f"{folder} has no saved_model.pb: pass {wrote}")
+    try:
+        saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    except DecodeError as error:
+        raise UserError(f"{path} is truncated or foreign: export it again") from error
+    tags = [set(meta.meta_info_def.tags) for meta in saved.meta_graphs]
+    if {"serve"} in tags:
+        return saved.meta_graphs[tags.index({"serve"})]
+    found = "; ".join("+".join(sorted(tag)) or "none" for tag in tags) or "none"
+    raise UserError(
+        f"{folder} has no graph tagged 'serve' (tags found: {found}): export it for serving"
+    )
+
+
+def signature_key(signatures: Any, folder: Path) -> str:
+    """The key of a SavedModel's signature to take: the default one, else the first with outputs."""
+    keys = [key for key, signature in signatures.items() if signature.outputs]
+    keys = [key for key in keys if not key.startswith("__")]  # TensorFlow's own
+    if not keys:
+        raise UserError(
+            f"{folder} has no signature: save it with signatures=, or with model.export()"
+        )
+    return "serving_default" if "serving_default" in keys else keys[0]
 
 
 def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
@@ -2886,11 +2885,9 @@ def calibration_notes(facts: dict[str, Any], unit: str = "images") -> list[str]:
     what = f"{facts['predicted']} of the {unit}"
     if facts["images"] == 1:
         what = f"the one {unit.removesuffix('s')}"
-    other = (
-        f"other {unit} with "
-        if facts["source"] in ("calibration_dir", "calibration_samples")
-        else ""
-    )
+    other = ""
+    if facts["source"] in ("calibration_dir", "calibration_samples"):
+        other = f"other {unit} with "
     return [
         f"INT8 was calibrated on {what} being predicted: pass {other}{flag} to judge its "
         "predictions"
@@ -4349,6 +4346,11 @@ def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
 # --------------------------------------------------------------------------------------- statistics
 
 
+# A median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation.
+STEADY = 0.025
+CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
+
+
 def summarise(seconds: list[float], batch_size: int) -> dict[str, float]:
     """The statistics of log.txt, images/s and seconds; formulas in docs/records.md.
 
@@ -4604,6 +4606,10 @@ def verdict(
 
 
 # ------------------------------------------------------------------------ predictions and agreement
+
+
+# Share of the largest output by which two runs may differ: float16 sums in any order.
+SAME_OUTPUT = 1e-3
 
 
 # Share of the images that must keep native's first class, or of the decisions, to be the same model
@@ -5717,6 +5723,9 @@ ASKED = "asked for"  # why an engine was chosen that --engine names
 KINDS_OF_INPUTS = {"device": ["device"], "host": ["host"], "both": ["device", "host"]}
 
 
+VARIED = 128  # different images where the batch size is still to be found
+
+
 class Loader:
     """In a process of its own, which a broken model may crash: loads models, samples, engines."""
 
@@ -6458,6 +6467,9 @@ def join_steps(steps: list[Feed], count: int) -> tuple[Feed, list[str]]:
 UNFINISHED_SECONDS = 0.2
 
 
+LATE = 10  # how much later than usual the first result after a loop may come
+
+
 def run_again(runner: Runner, compute: Callable[[], Feed], timing: Timing | None) -> list[Feed]:
     """The outputs of the same batch, computed twice right after a loop on the resident batch.
 
@@ -6752,6 +6764,12 @@ class Session:
         if self.worker:
             self.worker.close()
         self.worker = None
+
+
+# Batch sizes between which the largest is looked for by doubling.
+FIRST_TRY = 128
+LAST_TRY = 1 << 16
+FINE = 64  # the largest batch is found to 1/64 of itself
 
 
 def find_largest_batch(job: Job, start: Callable[[Job], Worker | Here]) -> Job:

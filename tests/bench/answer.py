@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FIRST = ("--native", "--fp32", "--fp16", "--int8", "--image_file=image.jpg", "--batch_size=4")
+FIRST = ("--native", "--fp32", "--int8", "--image_file=image.jpg", "--batch_size=1")
 ORDER = ("import", "load", "export", "build", "open", "first run", "warm-up", "rounds", "outputs")
 
 

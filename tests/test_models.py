@@ -4,9 +4,11 @@ Each family is built once (tests/families.py) and goes through native and ONNX R
 precision; the slow sweep adds XLA and plans of tensorrt-rtx.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import hashlib
+import io
 import json
 import re
 import sys
@@ -52,6 +54,33 @@ def frozen(bench, family, tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="session")
+def measured(bench, family, tmp_path_factory):
+    """A family's run of native, FP32, FP16 and INT8 in ONNX Runtime, made once."""
+    runs = {}
+
+    def make(name):
+        if name in runs:
+            return runs[name]
+        model, samples, arrays = family(name)
+        folder = tmp_path_factory.mktemp("measured")
+        words = [*ALL, model, samples, "--batch_size=16", "--num_loops=4", "--num_warmup=1"]
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            status = bench.main(["tensorrt.py", "--noisolate", f"--output_dir={folder}", *words])
+        assert status == 0, out.getvalue()
+        lines = (folder / "results.jsonl").read_text().splitlines()
+        records = {record["precision"]: record for record in map(json.loads, lines)}
+        for record in records.values():
+            validate(record)
+        log = (folder / "log.txt").read_text()
+        runs[name] = types.SimpleNamespace(
+            records=records, out=out.getvalue(), log=log, arrays=arrays, folder=folder
+        )
+        return runs[name]
+
+    return make
+
+
 def one_error(ran):
     """The one line of a run that its user has to change."""
     assert ran.status == 2
@@ -73,11 +102,10 @@ def titles(record):
 
 
 @pytest.mark.parametrize("name", families.FAMILIES)
-def test_a_family_keeps_its_answers(main, family, name):
+def test_a_family_keeps_its_answers(measured, name):
     """Native, FP32, FP16 and INT8 in ONNX Runtime: every output is near, every answer is kept."""
-    model, samples, arrays = family(name)
-    ran = main(*ALL, model, samples, "--batch_size=16", "--num_loops=4")
-    found = by_precision(ran)
+    ran = measured(name)
+    found, arrays = ran.records, ran.arrays
     assert "samples/s" in ran.out and "image" not in ran.out + ran.log, "there are none"
     assert list(found) == ["native", "fp32", "fp16", "int8"]
     for precision, record in found.items():
@@ -575,21 +603,20 @@ def test_json(main, family):
 # ----------------------------------------------------------------------------------------- outputs
 
 
-def test_each_output_has_its_kind(main, family):
+def test_each_output_has_its_kind(measured):
     """A detector's boxes are numbers, its scores decisions; a U-Net's map has a class a pixel."""
-    ran = main(*ALL[:2], ALL[4], *family("detector")[:2], "--batch_size=32")
-    names = titles(ran.records[0])
-    kinds = ran.records[1]["kinds"]
-    assert kinds == {names["boxes"]: "values", names["scores"]: "scores"}
-    outputs = ran.records[1]["agreement"]["outputs"]
+    record = measured("detector").records["fp32"]
+    names = titles(record)
+    assert record["kinds"] == {names["boxes"]: "values", names["scores"]: "scores"}
+    outputs = record["agreement"]["outputs"]
     assert "decided" not in outputs[names["boxes"]]
     scores = outputs[names["scores"]]
     assert scores["decided"] + scores["undecided"] == 96 * 64
-    ran = main(*ALL[:2], ALL[4], *family("u_net")[:2], "--batch_size=32")
-    (found,) = ran.records[1]["agreement"]["outputs"].values()
+    record = measured("u_net").records["fp32"]
+    (found,) = record["agreement"]["outputs"].values()
     assert found["kind"] == "class_map" and "top5" not in found
     assert found["same"] == found["decided"] > 0.9 * 32 * 32 * 32
-    assert found["top1"] == 1 and ran.records[1]["agreement"]["images"] == 32
+    assert found["top1"] == 1 and record["agreement"]["images"] == 32
 
 
 def test_a_changed_class_map_is_said(bench):
@@ -723,16 +750,16 @@ def test_the_output_does_not_depend_on_the_input_is_still_found(main, graph_file
     assert not any("does not depend" in note for note in ran.records[0]["notes"])
 
 
-def test_several_outputs_are_told_by_name(main, family, tmp_path):
+def test_several_outputs_are_told_by_name(measured, tmp_path):
     """In the terminal, in log.txt and in a picture whose axes count samples."""
-    ran = main(*ALL[:2], ALL[4], *family("bert")[:2], "--batch_size=16")
-    (line,) = [line for line in ran.out.splitlines() if "outputs as in native: " in line]
+    ran = measured("bert")
+    (line, *_) = [line for line in ran.out.splitlines() if "outputs as in native: " in line]
     assert re.search(r"answer \d+ dB, 96 of 96 samples, largest difference .*; states \d+ dB", line)
     blocks = [line for line in ran.log.splitlines() if line.startswith("  agreement")]
-    assert [line.rpartition("output: ")[2] for line in blocks] == ["answer", "states"]
+    assert [line.rpartition("output: ")[2] for line in blocks] == ["answer", "states"] * 3
     report = load("report_of_samples", "report.py")
     assert (
-        report.main(["report.py", str(tmp_path / "results.jsonl"), f"--output={tmp_path}/x.svg"])
+        report.main(["report.py", str(ran.folder / "results.jsonl"), f"--output={tmp_path}/x.svg"])
         == 0
     )
     text = (tmp_path / "x.svg").read_text()
@@ -859,18 +886,15 @@ def test_an_output_whose_shape_depends_on_the_data_is_refused(bench, two_by_two)
 # --------------------------------------------------------------------------------------- precision
 
 
-def test_recurrent_layers_count_as_not_quantised(main, family):
+def test_recurrent_layers_count_as_not_quantised(measured):
     """An LSTM's INT8 file had a coverage of 100 %: that of the one matrix product behind it."""
     for name in ("gru", "lstm"):
-        model, samples, _ = family(name)
-        ran = main("--int8", "--engine=onnxruntime", model, samples, "--batch_size=4")
-        proof = ran.records[0]["artifact"]["proof"]
+        record = measured(name).records["int8"]
+        proof = record["artifact"]["proof"]
         assert proof["nodes"] > proof["low_nodes"] == 1, name
-    assert "INT8 leaves recurrent layers in float: 1 of 2 layers" in ran.records[0]["notes"]
+    assert "INT8 leaves recurrent layers in float: 1 of 2 layers" in record["notes"]
 
 
-def test_attention_counts_as_float16(family, main):
+def test_attention_counts_as_float16(measured):
     """Products of two activations have no weight whose type would tell."""
-    model, samples, _ = family("bert")
-    ran = main("--fp16", "--engine=onnxruntime", model, samples, "--batch_size=4")
-    assert ran.records[0]["artifact"]["proof"]["share_of_nodes"] == 1
+    assert measured("bert").records["fp16"]["artifact"]["proof"]["share_of_nodes"] == 1

@@ -8,6 +8,8 @@ that a right answer can be known without minutes of training.
 
 import os
 import sys
+import types
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,13 @@ def keras():
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(1)
-    return tf, tf.keras.layers, tf.keras.ops
+    return tf, tf.keras.layers, getattr(tf.keras, "ops", None) or keras_2_ops(tf)
+
+
+def keras_2_ops(tf):
+    """TensorFlow's own functions, which Keras 2 takes where Keras 3 has functions of its own."""
+    names = ("cast", "cumsum", "expand_dims", "ones_like")
+    return types.SimpleNamespace(erf=tf.math.erf, **{name: getattr(tf, name) for name in names})
 
 
 def fit(layer, inputs, wanted):
@@ -253,7 +261,8 @@ def export(model, path):
     import tensorflow as tf
 
     if isinstance(model, tf.keras.Model):
-        model.export(str(path), verbose=False)
+        quiet = {"verbose": False} if "verbose" in signature(model.export).parameters else {}
+        model.export(str(path), **quiet)
     else:
         tf.saved_model.save(model, str(path))
 

@@ -9,7 +9,6 @@ that a right answer can be known without minutes of training.
 import os
 import sys
 import types
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,11 @@ def keras():
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(1)
-    return tf, tf.keras.layers, getattr(tf.keras, "ops", None) or keras_2_ops(tf)
-
-
-def keras_2_ops(tf):
-    """TensorFlow's own functions, which Keras 2 takes where Keras 3 has functions of its own."""
-    names = ("cast", "cumsum", "expand_dims", "ones_like")
-    return types.SimpleNamespace(erf=tf.math.erf, **{name: getattr(tf, name) for name in names})
+    ops = getattr(tf.keras, "ops", None)
+    if ops is None:  # Keras 2, whose symbolic tensors TensorFlow's own functions take
+        names = ("cast", "cumsum", "ones_like", "expand_dims")
+        ops = types.SimpleNamespace(erf=tf.math.erf, **{name: getattr(tf, name) for name in names})
+    return tf, tf.keras.layers, ops
 
 
 def fit(layer, inputs, wanted):
@@ -260,11 +257,28 @@ def export(model, path):
     """Writes a model as a SavedModel."""
     import tensorflow as tf
 
-    if isinstance(model, tf.keras.Model):
-        quiet = {"verbose": False} if "verbose" in signature(model.export).parameters else {}
-        model.export(str(path), **quiet)
-    else:
+    if not isinstance(model, tf.keras.Model):
         tf.saved_model.save(model, str(path))
+    elif hasattr(tf.keras, "ops"):
+        model.export(str(path), verbose=False)
+    else:
+        tf.saved_model.save(model, str(path), signatures=signature_of(tf, model))
+
+
+def signature_of(tf, model):
+    """A signature with the names of a Keras 2 model's inputs and outputs."""
+    specs = {
+        source.name: tf.TensorSpec(source.shape, source.dtype, name=source.name)
+        for source in model.inputs
+    }
+
+    @tf.function
+    def serve(feed):
+        given = [feed[name] for name in specs]
+        found = model(given if len(given) > 1 else given[0], training=False)
+        return found if isinstance(found, dict) else {"output_0": found}
+
+    return serve.get_concrete_function(specs)
 
 
 def write(name, folder):

@@ -162,6 +162,19 @@ def test_a_family_on_a_gpu(bench, main, family, name, engine):
             assert record["accuracy"]["top1"] >= 0.9
 
 
+@pytest.mark.cluster
+def test_samples_reach_the_nodes_of_a_cluster(command, family, tmp_path):
+    model, samples, _ = family("towers")
+    flags = ("--native", "--fp16", "--engine=onnxruntime", "--num_loops=6", "--batch_size=8")
+    words = ("--ray_address=local", model, samples, *flags, f"--output_dir={tmp_path}")
+    ran = command(*words, program="fleet.py")
+    assert ran.returncode == 0, ran.stderr
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["accuracy"]["images"] for record in records] == [96, 96]
+    assert records[-1]["agreement"]["same_model"]
+
+
 @pytest.mark.slow
 def test_on_shares_of_the_cores(command, family, tmp_path):
     """Samples reach several processes at once; the largest batch is found for them too."""
@@ -494,7 +507,7 @@ def native_values(bench, flags, folder):
 
 
 def test_a_keras_file_whose_inputs_are_a_dict(bench, tmp_path):
-    """The dict's keys are the names, whatever the layers are called."""
+    """The dict's keys are the names, whatever the layers are called; in Keras 2 the layers' are."""
     import tensorflow as tf
 
     if not hasattr(tf.keras, "ops"):
@@ -502,11 +515,12 @@ def test_a_keras_file_whose_inputs_are_a_dict(bench, tmp_path):
     first, second = (tf.keras.layers.Input((3,), name=name) for name in ("zebra", "ant"))
     model = tf.keras.Model({"a": first, "b": second}, {"out": first - 2.0 * second})
     model.save(tmp_path / "net.keras")
-    arrays = {"a": np.full((2, 3), 5.0), "b": np.ones((2, 3))}
-    np.savez(tmp_path / "x.npz", **arrays)
+    five, one = np.full((2, 3), 5.0), np.ones((2, 3))
+    np.savez(tmp_path / "x.npz", a=five, zebra=five, b=one, ant=one)
     flags = [f"--keras_model={tmp_path}/net.keras", f"--samples={tmp_path}/x.npz"]
     keys, values = native_values(bench, flags, tmp_path)
-    assert keys == {"a", "b"} and values.tolist() == [[3.0] * 3]
+    assert keys == ({"a", "b"} if hasattr(tf.keras, "ops") else {"zebra", "ant"})
+    assert values.tolist() == [[3.0] * 3]
 
 
 def test_signatures_keep_their_names(bench, tmp_path):

@@ -510,8 +510,6 @@ def test_a_keras_file_whose_inputs_are_a_dict(bench, tmp_path):
     """The dict's keys are the names, whatever the layers are called; in Keras 2 the layers' are."""
     import tensorflow as tf
 
-    if not hasattr(tf.keras, "ops"):
-        pytest.skip("Keras 2 keeps no keys of inputs in a file")
     first, second = (tf.keras.layers.Input((3,), name=name) for name in ("zebra", "ant"))
     model = tf.keras.Model({"a": first, "b": second}, {"out": first - 2.0 * second})
     model.save(tmp_path / "net.keras")

@@ -6468,6 +6468,7 @@ UNFINISHED_SECONDS = 0.2
 
 
 LATE = 10  # how much later than usual the first result after a loop may come
+LEAST_LATE = 0.02  # seconds: by less a busy machine delays any result
 
 
 def run_again(runner: Runner, compute: Callable[[], Feed], timing: Timing | None) -> list[Feed]:
@@ -6478,7 +6479,7 @@ def run_again(runner: Runner, compute: Callable[[], Feed], timing: Timing | None
 
     Raises:
       UserError: three times running, it took LATE times as long as the same again and a timed step
-        together.
+        together, and over LEAST_LATE.
     """
     outputs: list[Feed] = []
     median = float(np.median(timing.seconds)) if timing else 0.0
@@ -6488,7 +6489,7 @@ def run_again(runner: Runner, compute: Callable[[], Feed], timing: Timing | None
             repeat(runner.enqueue, min(3 * LATE, int(UNFINISHED_SECONDS / max(median, 1e-6))))
             runner.sync()
         late, usual = time_steps(lambda: outputs.append(compute()), 2)
-        if timing is None or late < LATE * (usual + median):
+        if timing is None or late < max(LEAST_LATE, LATE * (usual + median)):
             return outputs
     raise UserError(
         f"the engine reported its steps done too early: the next result took {late:.3f} s, "

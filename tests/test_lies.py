@@ -3,6 +3,8 @@ other runs.
 """
 
 import time
+import types
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -122,6 +124,17 @@ def test_unfinished_work_is_caught(main, forms, engine):
     assert ran.status == 1
     assert "reported its steps done too early" in ran.records[0]["error"]
     assert ran.records[0]["timings"] == {}
+
+
+@pytest.mark.parametrize(("late", "caught"), [(0.015, False), (0.5, True)])
+def test_a_delay_of_a_busy_machine_is_no_unfinished_work(bench, monkeypatch, late, caught):
+    """After steps of a tenth of a millisecond, ten times as late is still within a time slice."""
+    monkeypatch.setattr(bench, "time_steps", lambda step, count: [step(), step()] and [late, 1e-4])
+    runner = types.SimpleNamespace(enqueue=lambda: None, sync=lambda: None)
+    timing = bench.Timing([1e-4] * 4, 1.0, 1.0)
+    expected = pytest.raises(bench.UserError, match="too early") if caught else nullcontext()
+    with expected:
+        assert bench.run_again(runner, dict, timing) == [{}, {}]
 
 
 def constant(tf, v1):

@@ -131,7 +131,7 @@ def export(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) 
 
     logging.disable(logging.ERROR)  # tf2onnx reports to a logger what is said below in one line
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), fresh_protos():
             model = convert(graph_def, inputs, outputs, opset)
         refuse_unknown(model)
         onnx.checker.check_model(model)
@@ -142,6 +142,30 @@ def export(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) 
         raise ExportError(f"no ONNX export of this graph ({first_line(error)})") from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def fresh_protos() -> Iterator[None]:
+    """Has tf2onnx write each node into a new message when it writes it anew.
+
+    It clears the old one, whose memory protobuf keeps, after each of two dozen optimisers: without
+    this an export takes thirty times the size of the graph.
+    """
+    from onnx import NodeProto
+    from tf2onnx.graph import Node
+
+    write = Node.update_proto
+
+    def write_anew(node: Any, *rest: Any) -> None:
+        old = node._op
+        node._op = NodeProto(name=old.name, op_type=old.op_type, domain=old.domain)
+        write(node, *rest)
+
+    Node.update_proto = write_anew
+    try:
+        yield
+    finally:
+        Node.update_proto = write
 
 
 def convert(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) -> Any:

@@ -752,3 +752,22 @@ def test_a_real_inspectors_listing_is_read(bench):
     share = bench.plan_share(layers, "int8")
     assert share == {"executed_nodes": 6, "unknown_nodes": 0, "executed_share_of_nodes": 1.0}
     assert bench.plan_share(layers, "fp16")["executed_share_of_nodes"] == 0
+
+
+def test_tf2onnx_writes_nodes_into_new_messages(precision):
+    """Whose memory is given back; a message that is cleared keeps its own, optimiser after
+    optimiser.
+    """
+    from tf2onnx.graph import Graph, Node
+
+    real = Node.update_proto
+    node = Graph([], output_names=["w"], opset=17).make_const("w", np.arange(6, dtype=np.float32))
+    node.update_proto()
+    before = node.op
+    node.update_proto()
+    assert node.op is before
+    with precision.fresh_protos():
+        node.update_proto()
+        assert node.op is not before
+        assert node.op.SerializeToString() == before.SerializeToString()
+    assert Node.update_proto is real

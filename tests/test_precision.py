@@ -761,7 +761,7 @@ def test_tf2onnx_writes_nodes_into_new_messages(precision):
     from tf2onnx.graph import Graph, Node
 
     real = Node.update_proto
-    node = Graph([], output_names=["w"], opset=17).make_const("w", np.arange(6, dtype=np.float32))
+    node = Graph([], opset=17).make_const("w", np.arange(6, dtype=np.float32))
     node.update_proto()
     before = node.op
     node.update_proto()

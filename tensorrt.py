@@ -1374,7 +1374,7 @@ def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
 PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
     "vgg": (False, 1.0, (-123.68, -116.78, -103.94)),  # tensorflow/models, vgg_preprocessing
     "inception": (False, 1 / 127.5, -1.0),
-    # Torchvision.
+    # torchvision: the mean and deviation of ImageNet.
     "torch": (False, (1 / 58.395, 1 / 57.12, 1 / 57.375), (-2.117904, -2.035714, -1.804444)),
     "caffe": (True, 1.0, (-103.939, -116.779, -123.68)),
     "none": (False, 1.0, 0.0),
@@ -1523,12 +1523,13 @@ def images_of(
 ) -> Images:
     """Pixels [n, height, width, channels] as the graph takes them."""
     (source,) = graph.inputs
-    taken = (config.preprocessing, graph.layout, source.dtype)
     return Images(
         {source.name: pixels},
         names,
+        preprocessing=config.preprocessing,
+        layout=graph.layout,
+        dtype=source.dtype,
         **facts,
-        **dict(zip(("preprocessing", "layout", "dtype"), taken)),
     )
 
 

@@ -6941,7 +6941,8 @@ def no_native(jobs: list[Job]) -> bool:
 def expected_end(sessions: list[Session]) -> str:
     """How long the rounds of these cases will take, by the first."""
     turn = sum(one.seconds[-1] for one in sessions if one.seconds)
-    what = f"{len(sessions)} cases in turn, {turn:.1f} s a round"
+    count = "1 case" if len(sessions) == 1 else f"{len(sessions)} cases in turn"
+    what = f"{count}, {turn:.1f} s a round"
     plan = sessions[0].plan
     rounds = sessions[0].job.config.rounds
     left = (len(plan) if plan else rounds or 0) - 1

@@ -737,7 +737,7 @@ def agreement_lines(record: Record) -> list[str]:
         more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         lines.append(f"{head}: {', '.join(map(changed_text, changed[:NAMED]))}{more}")
     if found.undecided:
-        what, why = record.decided, "native's own first two classes are as good as equal"
+        what, why = record.decided, "native's own first two classes are too close to call"
         if found.kind == "scores":
             why = "native's own scores are as good as at the limit"
         whole = (found.decided or 0) + found.undecided

@@ -138,11 +138,24 @@ def test_a_killed_case_is_one_failed_row(forms, tmp_path):
 
 @needs_proc
 def test_a_model_that_crashes_its_loading_is_one_error_line(forms, tmp_path):
-    """Its file is a pipe that nobody writes into: it is still loading when it is killed."""
-    os.mkfifo(tmp_path / "net.pb")
-    process = start(forms, tmp_path, "--native", f"--frozen_graph={tmp_path / 'net.pb'}")
-    os.kill(wait_for(lambda: children_of(process), process)[0], signal.SIGSEGV)
+    """Its file is a pipe that nobody writes into: it is still loading when it is killed.
+
+    A pipe can be opened for writing, without waiting, once a reader has opened it.
+    """
+    pipe = tmp_path / "net.pb"
+    os.mkfifo(pipe)
+    process = start(forms, tmp_path, "--native", f"--frozen_graph={pipe}")
+
+    def writer_of_what_is_read():
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return None
+
+    writer = wait_for(writer_of_what_is_read, process)
+    os.kill(children_of(process)[0], signal.SIGSEGV)
     _, err = process.communicate(timeout=120)
+    os.close(writer)
     assert process.returncode == 2
     assert err.startswith("tensorrt.py: error: the model cannot be loaded") and "SIGSEGV" in err
     assert err.count("\n") == 1

@@ -739,7 +739,7 @@ def agreement_lines(record: Record) -> list[str]:
     if found.undecided:
         what, why = record.decided, "native's own first two classes are too close to call"
         if found.kind == "scores":
-            why = "native's own scores are as good as at the limit"
+            why = "native's own scores are too close to the limit to call"
         whole = (found.decided or 0) + found.undecided
         lines.append(f"{found.undecided} undecided of {whole} {what}: {why}")
     if found.kind == "values":

@@ -348,6 +348,7 @@ class StepsParser(flags.IntegerParser):
 
 
 def DEFINE_steps(name: str, help: str, least: int) -> None:
+    """Defines a flag that takes a number of steps, at least `least`, or auto."""
     flags.DEFINE(StepsParser(lower_bound=least), name, "auto", help, flag_values=FLAGS)
 
 
@@ -685,6 +686,7 @@ class Display:
 
 
 def print_sentence(sentence: str) -> None:
+    """Prints one line on stderr, with the name of the program in front."""
     print(f"tensorrt.py: {sentence}", file=sys.stderr, flush=True)
 
 
@@ -899,6 +901,7 @@ def cores() -> list[int]:
 
 @functools.cache
 def cpu_info() -> str:
+    """What the kernel says of the CPU, or what Python knows where there is no /proc."""
     with contextlib.suppress(OSError):
         return Path("/proc/cpuinfo").read_text()
     return f"model name : {platform.processor() or platform.machine()}"
@@ -1209,6 +1212,7 @@ def answer_requests(make: Callable[..., Any], args: Any, connection: Any, words:
 
 
 def die_with_parent() -> None:
+    """Ends this process as soon as its parent has ended, however that ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -1232,6 +1236,7 @@ DOWNLOAD_TIMEOUT = (10, 60)  # seconds: to connect, and between two pieces
 
 
 def is_url(text: str) -> bool:
+    """Whether a flag names an address instead of a path."""
     return "://" in text
 
 
@@ -1317,6 +1322,7 @@ def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
 
 
 def refuse_over(limit_mb: int, size: int, url: str) -> None:
+    """Raises a UserError where a download or archive is larger than the limit, in MB."""
     if size > limit_mb << 20:
         raise UserError(
             f"{url} is over {limit_mb} MB: pass a larger --max_download_mb if you trust it"
@@ -2475,6 +2481,7 @@ def depends_on_input(tensor: Any) -> bool:
 
 
 def is_number(tensor: Any) -> bool:
+    """Whether a tf.Tensor has numbers or booleans: no strings, resources or variants."""
     return tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
 
 
@@ -2590,6 +2597,7 @@ def candidates_text(tensors: list[Any], keys: dict[str, str]) -> str:
 
 
 def shape_text(shape: Any) -> str:
+    """A tf.TensorShape as people read it, with ? for what is open."""
     if shape.rank is None:
         return "?"
     return "[" + ", ".join("?" if n is None else str(n) for n in shape.as_list()) + "]"
@@ -2946,6 +2954,7 @@ class Runner(Protocol):
 
 
 def repeat(step: Callable[[], Any], count: int) -> None:
+    """Calls a step so many times."""
     for _ in range(count):
         step()
 
@@ -4319,6 +4328,7 @@ def gpu_neighbours() -> int:
 
 
 def parent_of(pid: int) -> int:
+    """The id of a process's parent, from /proc."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
@@ -4803,6 +4813,7 @@ def score_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, int]:
 
 
 def counts_of(equal: np.ndarray, decided: np.ndarray) -> dict[str, int]:
+    """How many are the same, decided and undecided, of two arrays of booleans of one shape."""
     same = int(np.sum(equal & decided))
     sure = int(np.sum(decided))
     return {"same": same, "decided": sure, "undecided": equal.size - sure}
@@ -5008,6 +5019,7 @@ def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
 
 
 def all_finite(outputs: Feed) -> bool:
+    """Whether no output holds NaN or infinity."""
     return all(np.isfinite(values).all() for values in outputs.values())
 
 
@@ -6935,6 +6947,7 @@ class Turns:
 
 
 def no_native(jobs: list[Job]) -> bool:
+    """Whether native is none of the jobs."""
     return all(job.case.precision != "native" for job in jobs)
 
 
@@ -6954,6 +6967,7 @@ def expected_end(sessions: list[Session]) -> str:
 
 
 def native_of(sessions: list[Session]) -> Session | None:
+    """Native's session among those of a batch size, if it is one of them."""
     return next((one for one in sessions if one.job.case.precision == "native"), None)
 
 

@@ -5,9 +5,9 @@
 
 Random weights: the speed is real, the answers mean nothing. The encoder is that of
 tests/families.py (three int32 inputs, a mask, exact GELU, layer norms), with 12 heads and a
-vocabulary of 30,522 as in Devlin et al., BERT, 2018. For each batch size native, and FP32 and FP16
-in TensorRT, XLA and ONNX Runtime; what does not run here says why in its row. The last line is the
-fastest case of the largest batch. Other flags go to tensorrt.py.
+vocabulary of 30,522 as in Devlin et al., BERT, 2018. For each batch size native, and --precisions
+(FP32 and FP16) in TensorRT, XLA and ONNX Runtime; what does not run here says why in its row. The
+last line is the fastest case of the largest batch. Other flags go to tensorrt.py.
 """
 
 import argparse
@@ -33,6 +33,7 @@ def parsed():
     parser.add_argument("--length", type=int, default=128, help="tokens")
     parser.add_argument("--batch_size", default="1,8,32,128")
     parser.add_argument("--engine", default="tensorrt,xla,onnxruntime")
+    parser.add_argument("--precisions", default="fp32,fp16")
     parser.add_argument("--output_dir", default="/tmp/bert")
     return parser.parse_known_args()
 
@@ -54,12 +55,13 @@ def write_encoder(given, folder):
 
 
 def command(given, path, flags):
-    """The program's words: FP16 in each engine, FP32 too, which XLA is to show."""
+    """The program's words: native, and each precision in each engine."""
     shapes = ",".join(f"{name}:{given.length}" for name in ("ids", "mask", "types"))
     return [
         *(sys.executable, str(ROOT / "tensorrt.py"), f"--savedmodel_dir={path}"),
         *(f"--input_shape={shapes}", f"--input_range=ids:0:{VOCABULARY - 1},mask:1:1"),
-        *("--native", "--fp32", "--fp16", f"--engine={given.engine}"),
+        *("--native", f"--engine={given.engine}"),
+        *(f"--{precision}" for precision in given.precisions.split(",")),
         *("--output_node=answer", f"--batch_size={given.batch_size}"),
         *(f"--output_dir={given.output_dir}", *flags),
     ]

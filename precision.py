@@ -706,6 +706,52 @@ def split_constant(node: Any, constants: dict[str, np.ndarray]) -> tuple[str, np
     return name, value.reshape(-1)
 
 
+def weights_as_floats(data: bytes) -> bytes:
+    """The model with each int8 weight as the float32 that a QuantizeLinear makes of it again.
+
+    TensorRT 8.6 takes int8 weights in that form only ("weights.type() != DataType::kINT8").
+    """
+    from onnx import ModelProto, helper, numpy_helper
+
+    model = ModelProto.FromString(data)
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "DequantizeLinear"]:
+        weights = constants.get(node.input[0])
+        if weights is None or weights.dtype != np.int8:
+            continue
+        scales = broadcastable(constants[node.input[1]], weights.ndim, axis_of(node))
+        name = f"{node.output[0]}_float"
+        quantised = f"{node.output[0]}_quantised"
+        graph.initializer.append(numpy_helper.from_array(weights * scales, name))
+        quantise = helper.make_node("QuantizeLinear", [name, *node.input[1:]], [quantised])
+        quantise.name = quantised
+        quantise.attribute.extend(node.attribute)
+        graph.node.append(quantise)
+        node.input[0] = quantised
+    drop_unread(graph)
+    return sorted_nodes(model).SerializeToString()
+
+
+def axis_of(node: Any) -> int:
+    """The axis of a DequantizeLinear's scales: ONNX's default is 1."""
+    return next((given.i for given in node.attribute if given.name == "axis"), 1)
+
+
+def broadcastable(scales: np.ndarray, rank: int, axis: int) -> np.ndarray:
+    """Scales [channels] or of no axis, float32, as an array that multiplies one of that rank."""
+    shape = [1] * rank
+    shape[axis] = scales.size
+    return scales.astype(np.float32).reshape(shape if scales.size > 1 else ())
+
+
+def drop_unread(graph: Any) -> None:
+    """Takes out the constants that no node reads."""
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+
+
 def make_quantizer(model: Any, ranges: Ranges, settings: Settings) -> Any:
     """ONNX Runtime's quantizer of a copy of the model, told what stays in float32."""
     from onnx import ModelProto

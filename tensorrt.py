@@ -3575,6 +3575,8 @@ class TensorRt(Engine):
         assert job.source
         start = time.perf_counter() - job.source.seconds
         model = read_unchanged(job.source.path, job.source.sha256)
+        if job.case.precision == "int8" and self.weakly_typed and self.numbers >= (8, 6):
+            model = precision_py().weights_as_floats(model)
         plan, facts = build_plan(self.module(), job, model)
         package, why = self.choice
         facts |= {"package": f"{package}, {why}" if why else package}
@@ -3659,28 +3661,41 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
         raise trt_error("parse the graph", [parser.get_error(0).desc()])
     fix_shapes(network, job.batch())
     config = builder_config(trt, builder, job)
-    allow_precision(trt, network, config, job.case.precision, model)
+    kept = allow_precision(trt, network, config, job.case.precision, model)
     cache = timing_cache_path(trt, job)
     warm = cache is not None and cache.exists()
     if cache:
         config.set_timing_cache(
             config.create_timing_cache(cache.read_bytes() if warm else b""), False
         )
+    plan = serialise(builder, network, config, logger)
+    insisted = chose_float32(trt, logger, plan, job.case.precision)
+    if insisted:
+        insist_on_float16(trt, network, config, kept)
+        plan = serialise(builder, network, config, logger)
+    if cache:
+        write_atomically(cache, bytes(config.get_timing_cache().serialize()))
+    facts = build_facts(trt, config, warm)
+    return plan, facts | ({"insisted_on_float16": True} if insisted else {})
+
+
+def serialise(builder: Any, network: Any, config: Any, logger: Any) -> bytes:
+    """The plan that TensorRT builds; raises the UserError that its log gives."""
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise trt_error("build the plan", logger.errors)
-    if cache:
-        write_atomically(cache, bytes(config.get_timing_cache().serialize()))
-    return bytes(plan), build_facts(trt, config, warm)
+    return bytes(plan)
+
+
+def chooses_types(trt: Any) -> bool:
+    """Whether TensorRT chooses types within flags, as up to version 9, not the graph."""
+    return not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
 
 def network_flags(trt: Any) -> int:
     """Strongly typed where TensorRT can be (10 and later), else with an explicit batch."""
     kinds = trt.NetworkDefinitionCreationFlag
-    wanted = getattr(kinds, "STRONGLY_TYPED", None)
-    if wanted is None:
-        wanted = kinds.EXPLICIT_BATCH
-    return 1 << int(wanted)
+    return 1 << int(kinds.EXPLICIT_BATCH if chooses_types(trt) else kinds.STRONGLY_TYPED)
 
 
 def fix_shapes(network: Any, feed: Feed) -> None:
@@ -3712,25 +3727,53 @@ def builder_config(trt: Any, builder: Any, job: Job) -> Any:
     return config
 
 
-def allow_precision(trt: Any, network: Any, config: Any, precision: str, model: bytes) -> None:
+def allow_precision(
+    trt: Any, network: Any, config: Any, precision: str, model: bytes
+) -> frozenset[str]:
     """Up to TensorRT 9, which chooses types: allows a precision, and pins what stays float32.
 
     A strongly typed network needs no word: there the ONNX graph's types are the plan's.
+
+    Returns:
+      The names of the layers that were pinned.
     """
-    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or precision == "fp32":
-        return
+    if not chooses_types(trt) or precision == "fp32":
+        return frozenset()
     config.set_flag(trt.BuilderFlag.FP16)
     if precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)
-    kept = precision_py().kept_in_float32(model)
+    kept = frozenset(precision_py().kept_in_float32(model))
     if not kept:
-        return
+        return kept
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    for layer in (network.get_layer(index) for index in range(network.num_layers)):
+    for layer in layers_of(network):
         if layer.name in kept:
             layer.precision = trt.float32
             for index in range(layer.num_outputs):
                 layer.set_output_type(index, trt.float32)
+    return kept
+
+
+def layers_of(network: Any) -> Iterator[Any]:
+    return (network.get_layer(index) for index in range(network.num_layers))
+
+
+def chose_float32(trt: Any, logger: Any, plan: bytes, precision: str) -> bool:
+    """Whether a weakly typed TensorRT found nothing faster in float16, as for tiny networks."""
+    if not chooses_types(trt) or precision != "fp16":
+        return False
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    share = plan_share(read_inspector(inspected(trt, engine)), precision)
+    return share.get("executed_share_of_nodes") == 0
+
+
+def insist_on_float16(trt: Any, network: Any, config: Any, kept: frozenset[str]) -> None:
+    """Pins convolutions and matrix products to float16: FP16 was asked for, faster or not."""
+    heavy = trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for layer in layers_of(network):
+        if layer.type in heavy and layer.name not in kept:
+            layer.precision = trt.float16
 
 
 def timing_cache_path(trt: Any, job: Job) -> Path | None:
@@ -3928,7 +3971,7 @@ def inspect_plan(trt: Any, engine: Any, precision: str, listing: Path) -> dict[s
     Raises:
       UserError: the plan computes nothing at the precision asked for.
     """
-    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    text = inspected(trt, engine)
     write_atomically(listing, text.encode())
     share = plan_share(read_inspector(text), precision)
     if precision in ("fp16", "int8") and share.get("executed_share_of_nodes") == 0:
@@ -3937,6 +3980,12 @@ def inspect_plan(trt: Any, engine: Any, precision: str, listing: Path) -> dict[s
             "precision"
         )
     return share
+
+
+def inspected(trt: Any, engine: Any) -> str:
+    """What TensorRT's inspector says of a plan's layers, as JSON."""
+    inspector = engine.create_engine_inspector()
+    return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
 
 
 def read_inspector(text: str) -> list[dict[str, Any]]:

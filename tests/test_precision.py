@@ -326,6 +326,19 @@ def test_weights_are_quantised_per_channel(onnx):
     )
 
 
+def test_int8_weights_as_floats_give_the_same_outputs(precision, onnx):
+    """TensorRT 8.6 refuses int8 constants; what it quantises itself must be the same numbers."""
+    from onnx import ModelProto, TensorProto, checker
+
+    model, _ = onnx.precisions.int8(onnx.calibration.ranges, precision.Settings())
+    floats = ModelProto.FromString(precision.weights_as_floats(model.SerializeToString()))
+    checker.check_model(floats, full_check=True)
+    kinds = {t.data_type for t in floats.graph.initializer if len(t.dims) > 1}
+    assert kinds == {TensorProto.FLOAT}
+    batch = whole_batch(onnx)
+    assert np.array_equal(run(floats, batch), run(model, batch))
+
+
 def test_onnxruntime_really_runs_int8(bench, onnx):
     case = bench.Case("onnxruntime", "int8", 8)
     artifact = onnx.write(case)
@@ -674,6 +687,47 @@ def test_a_plan_of_another_precision_is_an_error(bench, tmp_path):
     with pytest.raises(bench.UserError, match="another precision"):
         bench.inspect_plan(trt, engine, "int8", tmp_path / "plan.json")
     assert (tmp_path / "plan.json").read_text() == text
+
+
+class FastestInFloat32:
+    """Stands for TensorRT 8, with a network of one convolution that is faster in float32: a plan is
+    the inspector's listing of it.
+    """
+
+    float16, float32 = "Half", "Float"
+    NetworkDefinitionCreationFlag = types.SimpleNamespace(EXPLICIT_BATCH=0)
+    LayerInformationFormat = types.SimpleNamespace(JSON=0)
+    LayerType = types.SimpleNamespace(CONVOLUTION=1, DECONVOLUTION=2, MATRIX_MULTIPLY=3)
+    BuilderFlag = types.SimpleNamespace(FP16="fp16", OBEY_PRECISION_CONSTRAINTS="obey")
+
+    def __init__(self):
+        self.flags = []
+        self.layer = types.SimpleNamespace(name="conv", type=1, precision=self.float32)
+        self.network = types.SimpleNamespace(num_layers=1, get_layer=lambda index: self.layer)
+
+    def build_serialized_network(self, network, config):
+        kind = self.layer.precision if "obey" in self.flags else self.float32
+        layer = {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": kind}]}
+        return json.dumps({"Layers": [layer]}).encode()
+
+    def Runtime(self, logger):
+        return types.SimpleNamespace(deserialize_cuda_engine=self.engine)
+
+    def engine(self, plan):
+        inspector = types.SimpleNamespace(get_engine_information=lambda form: plan.decode())
+        return types.SimpleNamespace(create_engine_inspector=lambda: inspector)
+
+
+@pytest.mark.parametrize(("kept", "kind"), [((), "Half"), (("conv",), "Float")])
+def test_fp16_is_insisted_on_where_tensorrt_8_chose_float32(bench, kept, kind):
+    """Seen on a tiny network: FP16 allowed, nothing in float16, and no FP16 to time."""
+    trt = FastestInFloat32()
+    config = types.SimpleNamespace(set_flag=trt.flags.append)
+    plan = bench.serialise(trt, trt.network, config, None)
+    assert bench.chose_float32(trt, None, plan, "fp16")
+    bench.insist_on_float16(trt, trt.network, config, frozenset(kept))
+    assert kind in bench.serialise(trt, trt.network, config, None).decode()
+    assert bench.chose_float32(trt, None, plan, "int8") is False, "Q/DQ say it"
 
 
 # -------------------------------------------------------------------------------- copied without it

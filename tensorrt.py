@@ -966,6 +966,12 @@ NO_MEMORY = (
     r"out.?of.?memory|\bOOM\b|resource.?exhausted|bad_alloc|MemoryError|[Ff]ailed to allocate"
 )
 
+CUDNN_RNN = "CudnnRNN"
+CUDNN_RNN_REMEDY = (
+    "an LSTM or GRU that was saved on a GPU is cuDNN's own op, which native alone runs: build the "
+    "layer with use_cudnn=False and save it again"
+)
+
 
 class CaseError(Exception):
     """What a library raised, in one line: the case has failed, the run goes on."""
@@ -991,6 +997,8 @@ def failures_in_one_line() -> Iterator[None]:
             text = str(disk_error(error, error.filename or tempfile.gettempdir()))
         if re.search(NO_MEMORY, f"{text} {error}", re.I):
             text = f"out of memory: pass a smaller --batch_size ({text})"
+        if CUDNN_RNN in str(error):
+            text = f"{CUDNN_RNN_REMEDY} ({text})"
         raise CaseError(text) from error
 
 
@@ -2787,7 +2795,8 @@ def precision_errors() -> Iterator[None]:
     try:
         yield
     except precision_py().ExportError as error:
-        raise UserError(f"{error}: --engine=xla needs none") from error
+        remedy = CUDNN_RNN_REMEDY if CUDNN_RNN in str(error) else "--engine=xla needs none"
+        raise UserError(f"{error}: {remedy}") from error
     except precision_py().PrecisionError as error:
         raise UserError(str(error)) from error
 

@@ -16,6 +16,8 @@ import pytest
 from helpers import ROOT, load, validate
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# On a GPU TensorFlow would take all memory in the tests' own process.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 # or tensorrt.py hides tensorrt
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 # a shell's background jobs, and what they start, ignore it

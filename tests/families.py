@@ -91,7 +91,10 @@ def text(kind, length=12, letters=15):
     tf, nn, _ = keras()
     tokens = nn.Input((None,), dtype="int32", name="tokens")
     x = nn.Embedding(letters, 16)(tokens)
-    x = (nn.LSTM if kind == "lstm" else nn.GRU)(64)(x)
+    recurrent = nn.LSTM if kind == "lstm" else nn.GRU
+    # Keras 3 writes cuDNN's own op on a GPU, which no other engine takes.
+    portable = {"use_cudnn": False} if hasattr(tf.keras, "ops") else {}
+    x = recurrent(64, **portable)(x)
     last = nn.Dense(3)
     model = tf.keras.Model(tokens, nn.Softmax()(last(x)))
     rng = np.random.default_rng(0)

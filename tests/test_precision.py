@@ -417,6 +417,29 @@ def test_an_op_without_counterpart_is_named(main, graph_file):
     assert all("Lgamma (strange)" in record["error"] for record in ran.records)
 
 
+def test_cudnns_own_lstm_is_told_with_what_to_save_instead(main, graph_file):
+    """Keras 3 writes it where there is a GPU; here not even native has a kernel for it."""
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 4, 4, 3], name="x")
+        words = tf.reshape(images, [4, -1, 12])
+        state = tf.zeros([1, tf.shape(words)[1], 5])
+        weights = tf.zeros([12 * 20 + 5 * 20 + 40])
+        ran = tf.raw_ops.CudnnRNNV3(
+            input=words,
+            input_h=state,
+            input_c=state,
+            params=weights,
+            sequence_lengths=tf.fill([tf.shape(words)[1]], 4),
+        )
+        tf.nn.softmax(ran.output[-1], name="y")
+
+    given = f"--frozen_graph={graph_file(build)}"
+    ran = main(given, "--native", "--fp32", "--engine=onnxruntime,xla", "--batch_size=2")
+    assert ran.status == 1 and len(ran.records) == 3
+    assert all("build the layer with use_cudnn=False" in record["error"] for record in ran.records)
+
+
 # -------------------------------------------------------------------------------------- calibration
 
 

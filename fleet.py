@@ -47,6 +47,7 @@ import importlib.util
 import itertools
 import multiprocessing
 import os
+import pickle
 import queue
 import re
 import signal
@@ -525,9 +526,9 @@ class Cluster:
 
     def choose_cases(self, config: Any, batch_sizes: list[int | None]) -> list[Any]:
         """The cases as a node of the cluster sees them: this machine may have no GPU."""
-        task = self.submit(None, choose_there.__name__, vars(config), batch_sizes)
+        task = self.submit(None, choose_there.__name__, pickle.dumps((config, batch_sizes)))
         try:
-            return [bench.Case(**case) for case in self.ray.get(task)[1]]
+            return pickle.loads(self.ray.get(task)[1])
         except self.ray.exceptions.RayError as error:
             raise bench.UserError(
                 f"a node of the cluster cannot run this program ({bench.one_line(error)}): install "
@@ -577,17 +578,16 @@ class Cluster:
                 yield self.taken(job, answer)
 
     def submit_job(self, job: Any, node: str | None) -> Any:
-        self.samples = self.samples or self.ray.put(dataclasses.asdict(job.samples))
+        self.samples = self.samples or self.ray.put(pickle.dumps(job.samples))
         files = [job.graph.path, *([job.source.path] if job.source else [])]
-        parts = {name: as_data(getattr(job, name)) for name in ("case", "graph", "source")}
-        parts["config"] = vars(job.config)
-        return self.submit(node, run_there.__name__, parts, self.samples, *map(self.ship, files))
+        told = pickle.dumps(dataclasses.replace(job, samples=None, rounds=None))
+        return self.submit(node, run_there.__name__, told, self.samples, *map(self.ship, files))
 
-    def taken(self, job: Any, answer: tuple[str, Any]) -> tuple[Any, list[Any]]:
+    def taken(self, job: Any, answer: tuple[str, bytes]) -> tuple[Any, list[Any]]:
         """What a node found, with its name."""
-        name = self.names.get(answer[0], answer[0][:6])
-        found = answer[1]
-        results = [result_of(result) for result in found]
+        node, found = answer
+        name = self.names.get(node, node[:6])
+        results = pickle.loads(found)
         for result in results:
             facts = result.machine
             placement = re.search(r" \((.+)\)$", facts["device"])
@@ -653,7 +653,7 @@ def lost(job: Any, name: str, error: BaseException) -> Any:
     return result
 
 
-def on_node(script: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
+def on_node(script: dict[str, bytes], work: str, *data: bytes) -> tuple[str, bytes]:
     """What a task does: loads this program in a folder of its own and lets it work there.
 
     Ray ships this function by value: it may use nothing of this module.
@@ -683,77 +683,44 @@ def on_node(script: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
             sys.modules["__main__"] = main
 
 
-# What follows runs on a node. Only plain data travels: there these classes belong to another
-# module.
+# What follows runs on a node. What travels is pickled here, not by Ray: there these classes are
+# known only once this program is loaded.
 
 
-def choose_there(
-    _: str, config: dict[str, Any], batch_sizes: list[int | None]
-) -> list[dict[str, Any]]:
-    """The cases, by the engines that the node has."""
-    cases = bench.choose_cases(bench.Config(**config), batch_sizes)
-    return [dataclasses.asdict(case) for case in cases]
+def choose_there(_: str, told: bytes) -> bytes:
+    """The cases for a configuration and batch sizes, by the engines that the node has."""
+    return pickle.dumps(bench.choose_cases(*pickle.loads(told)))
 
 
-def run_there(
-    folder: str, parts: dict[str, Any], samples: dict[str, Any], *files: bytes
-) -> list[dict[str, Any]]:
+def run_there(folder: str, told: bytes, samples: bytes, *files: bytes) -> bytes:
     """A job on all GPUs that Ray gave its task: the results; files come to `folder`."""
     # Ray runs its workers at niceness 15; only root may change it
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     bench.gpus.cache_clear()  # the same worker may have had another GPU before
     placements = [Placement(gpu=gpu["index"]) for gpu in bench.gpus()] or [Placement()]
-    config = bench.Config(**{**parts["config"], "output_dir": folder})
-    job = unpacked(Path(folder), config, parts, bench.samples_of(samples), files)
-    results = []
-    for _, found in bench.schedule(
-        config, [job], functools.partial(Team, placements=placements), {}
-    ):
-        results += found
+    job = dataclasses.replace(pickle.loads(told), samples=pickle.loads(samples))
+    job = unpacked(job, Path(folder), files)
+    team = functools.partial(Team, placements=placements)
+    ((_, results),) = bench.schedule(job.config, [job], team, {})
     if nice := os.getpriority(os.PRIO_PROCESS, 0):
         for result in results:
             result.notes.append(
                 f"ran at niceness {nice}, behind all else on the node: start Ray there with "
                 "RAY_worker_niceness=0"
             )
-    return [dataclasses.asdict(dataclasses.replace(r, native_rounds=[])) for r in results]
+    return pickle.dumps(results)
 
 
-def unpacked(
-    folder: Path, config: Any, parts: dict[str, Any], samples: Any, files: tuple[bytes, ...]
-) -> Any:
-    """The job, with its files in the folder."""
-    graph = bench.graph_of(parts["graph"])
-    source = bench.Artifact(**parts["source"]) if parts["source"] else None
-    paths = [folder / graph.name]
-    if source:
-        paths.append(folder / Path(source.path).name)
-    for path, data in zip(paths, files, strict=True):
+def unpacked(job: Any, folder: Path, files: tuple[bytes, ...]) -> Any:
+    """The job with its files, and what it writes, in the folder."""
+    shipped = {"graph": job.graph, **({"source": job.source} if job.source else {})}
+    for (name, part), data in zip(shipped.items(), files, strict=True):
+        path = folder / Path(part.path).name
         path.write_bytes(data)
-    graph = dataclasses.replace(graph, path=str(paths[0]))
-    if source:
-        source = dataclasses.replace(source, path=str(paths[1]))
-    return bench.Job(bench.Case(**parts["case"]), config, graph, samples, source)
-
-
-def as_data(part: Any) -> dict[str, Any] | None:
-    return dataclasses.asdict(part) if part else None
-
-
-def timings_of(found: dict[str, Any]) -> dict[str, Any]:
-    return {inputs: bench.Timing(**timing) for inputs, timing in found.items()}
-
-
-def result_of(found: dict[str, Any]) -> Any:
-    """A result from plain data."""
-    parts = {
-        "case": bench.Case(**found["case"]),
-        "artifact": bench.Artifact(**found["artifact"]) if found["artifact"] else None,
-        "timings": timings_of(found["timings"]),
-        "rounds": [timings_of(timings) for timings in found["rounds"]],
-    }
-    return bench.Result(**{**found, **parts})
+        shipped[name] = dataclasses.replace(part, path=str(path))
+    config = bench.Config(**{**vars(job.config), "output_dir": str(folder)})
+    return dataclasses.replace(job, config=config, **shipped)
 
 
 # ------------------------------------------------------------------------------------------- main

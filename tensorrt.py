@@ -1487,11 +1487,6 @@ class Images(Samples):
         return {name: np.ascontiguousarray(batch)}
 
 
-def samples_of(found: dict[str, Any]) -> Samples:
-    """Samples from plain data."""
-    return Images(**found) if "layout" in found else Samples(**found)
-
-
 def load_samples(config: Config, graph: Graph, count: int) -> Samples:
     """At most `count` different samples for a graph: those of the flags, or random ones.
 
@@ -2146,14 +2141,6 @@ def read_graph(path: str | Path) -> bytes:
         raise UserError(
             f"{path}: {error.strerror}: pass the frozen graph's path with --frozen_graph"
         ) from error
-
-
-def graph_of(found: dict[str, Any]) -> Graph:
-    """A graph from plain data."""
-    tensors = {
-        name: tuple(Tensor(**tensor) for tensor in found[name]) for name in ("inputs", "outputs")
-    }
-    return Graph(**{**found, **tensors})
 
 
 def graph_def_of(graph: Graph) -> Any:

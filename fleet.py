@@ -285,7 +285,7 @@ class Team(bench.Session):
                 self.close()
                 return
             member.fail(error)
-        self.rounds = max((member.rounds for member in self.members), key=len)
+        self.result.rounds = max((member.rounds for member in self.members), key=len)
         self.over = all(member.over for member in self.members)
 
     def open_all(self) -> dict[Any, Exception]:

@@ -301,25 +301,12 @@ class Timing:
     clocks: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass
-class Result:
-    """All that is known of a case: `timings` by where the input lay (device, host), named outputs.
+Round = dict[str, Timing]  # by where the input lay: device, host
 
-    `reference` has native's outputs for the same images, `native_rounds` its rounds of the same
-    turns.
-    """
 
-    case: Case
-    status: Literal["ok", "built", "failed"] = "ok"
-    error: str = ""
-    timings: dict[str, Timing] = dataclasses.field(default_factory=dict)
-    artifact: Artifact | None = None
-    outputs: Feed | None = None
-    reference: Feed | None = None
-    rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
-    native_rounds: list[dict[str, Timing]] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-    machine: dict[str, Any] = dataclasses.field(default_factory=dict)
+class Found(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What may be found out about a case, as its record tells it."""
+
     kinds: dict[str, str] | None = None
     predictions: list[tuple[str, float]] | None = None
     agreement: Agreement | None = None
@@ -328,6 +315,35 @@ class Result:
     calibration: dict[str, Any] | None = None
     together: Together | None = None
     batch_sizes_tried: dict[int, str] | None = None
+
+
+class Result(Found, eq=False):
+    """All that is known of a case; its outputs, and native's for the same images as `reference`.
+
+    `native_rounds` has native's rounds of the same turns.
+    """
+
+    case: Case
+    status: Literal["ok", "built", "failed"] = "ok"
+    error: str = ""
+    artifact: Artifact | None = None
+    outputs: Feed | None = None
+    reference: Feed | None = None
+    rounds: list[Round] = []
+    native_rounds: list[Round] = []
+    notes: list[str] = []
+    machine: dict[str, Any] = {}
+
+    @property
+    def timings(self) -> Round:
+        """The steps of all rounds together, and the median of their throughputs."""
+        whole = {}
+        for inputs in self.rounds[0] if self.rounds else ():
+            every = [timings[inputs] for timings in self.rounds]
+            seconds = [second for timing in every for second in timing.seconds]
+            throughput = float(np.median([timing.throughput for timing in every]))
+            whole[inputs] = dataclasses.replace(every[0], seconds=seconds, throughput=throughput)
+        return whole
 
 
 # -------------------------------------------------------------------------------------------- flags
@@ -4597,32 +4613,9 @@ def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | Non
     return None if bound is None else float(np.sort(seconds)[bound - 1])
 
 
-def loops_of(rounds: list[dict[str, Timing]], inputs: str) -> Rounds:
+def loops_of(rounds: list[Round], inputs: str) -> Rounds:
     """The seconds of the steps of each round."""
     return [timings[inputs].seconds for timings in rounds]
-
-
-def rounds_of(result: Result, inputs: str) -> Rounds:
-    """The seconds of each round of a result; of its only loop if there were no rounds."""
-    return loops_of(result.rounds or [result.timings], inputs)
-
-
-def clocks_of(result: Result, inputs: str) -> list[dict[str, Any]]:
-    """The clocks and surroundings of each round of a result, or of its one loop."""
-    rounds = result.rounds or [result.timings]
-    return [timings[inputs].clocks for timings in rounds]
-
-
-def merge_rounds(result: Result, rounds: list[dict[str, Timing]]) -> None:
-    """Joins the steps of all rounds in the result's timings."""
-    result.rounds = rounds
-    for inputs in rounds[0] if rounds else ():
-        every = [timings[inputs] for timings in rounds]
-        seconds = [second for timing in every for second in timing.seconds]
-        throughput = float(np.median([timing.throughput for timing in every]))
-        result.timings[inputs] = dataclasses.replace(
-            every[0], seconds=seconds, throughput=throughput
-        )
 
 
 def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
@@ -4942,7 +4935,7 @@ class TimesNative(msgspec.Struct, forbid_unknown_fields=True):
     high: float
 
 
-Natives = dict[tuple[int, str], list[dict[str, Timing]]]
+Natives = dict[tuple[int, str], list[Round]]
 
 
 def rate(result: Result, natives: Natives) -> None:
@@ -4953,7 +4946,7 @@ def rate(result: Result, natives: Natives) -> None:
         return
     native = result.native_rounds or natives.get(key)
     if native and result.rounds:
-        both = [inputs for inputs in result.timings if inputs in native[0]]
+        both = [inputs for inputs in result.rounds[0] if inputs in native[0]]
         rated = {i: times_native(loops_of(result.rounds, i), loops_of(native, i)) for i in both}
         result.times_native = {inputs: TimesNative(*found) for inputs, found in rated.items()}
 
@@ -5313,7 +5306,7 @@ class Together(msgspec.Struct, forbid_unknown_fields=True):
     throughput: dict[str, float]
 
 
-class Record(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Record(Found, omit_defaults=True, forbid_unknown_fields=True):
     """One case, self-contained: a line of results.jsonl. What has a default may be left out.
 
     `network` is the case's name in log.txt, `engine_why` why this engine and not the ones before
@@ -5348,15 +5341,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fi
     notes: list[str]
     unit: Literal["images", "samples"] = "images"
     node: str | None = None
-    rounds: list[dict[str, Timing]] | None = None
-    kinds: dict[str, str] | None = None
-    predictions: list[tuple[str, float]] | None = None
-    agreement: Agreement | None = None
-    accuracy: Accuracy | None = None
-    times_native: dict[str, TimesNative] | None = None
-    calibration: dict[str, Any] | None = None
-    together: Together | None = None
-    batch_sizes_tried: dict[int, str] | None = None
+    rounds: list[Round] | None = None
 
 
 def timings_of(result: Result, unit: str) -> dict[str, TimingRecord]:
@@ -5364,8 +5349,9 @@ def timings_of(result: Result, unit: str) -> dict[str, TimingRecord]:
     timings = {}
     size = result.case.images
     for inputs, timing in result.timings.items():
-        rounds = rounds_of(result, inputs)
-        steady, remedy = verdict(rounds, size, likeliest_cause(clocks_of(result, inputs)), unit)
+        rounds = loops_of(result.rounds, inputs)
+        cause = likeliest_cause([timings[inputs].clocks for timings in result.rounds])
+        steady, remedy = verdict(rounds, size, cause, unit)
         numbers = summarise(timing.seconds, size) | round_statistics(rounds, size)
         timings[inputs] = TimingRecord(**vars(timing), statistics=numbers, verdict=steady)
         notes = filter(None, [remedy, *clock_notes(timing.clocks)])
@@ -5380,6 +5366,7 @@ def make_record(result: Result, job: Job) -> Record:
     recorded = {*RECORDED_FLAGS, "weights"} if built_in(config) else {*RECORDED_FLAGS}
     now = datetime.datetime.now(datetime.timezone.utc)
     timings = timings_of(result, job.samples.unit)
+    found = {name: getattr(result, name) for name in Found.__struct_fields__}
     return Record(
         record=RECORD_VERSION,
         time=now.isoformat(timespec="seconds"),
@@ -5401,24 +5388,14 @@ def make_record(result: Result, job: Job) -> Record:
         **result.machine,
         flags={name: value for name, value in vars(config).items() if name in recorded},
         notes=result.notes,
-        **found_of(result),
+        rounds=several(result.rounds),
+        **found,
     )
 
 
-def found_of(result: Result) -> dict[str, Any]:
-    """What was found out about a result, by the names that a record has for it."""
-    names = (
-        "kinds",
-        "predictions",
-        "agreement",
-        "accuracy",
-        "times_native",
-        "calibration",
-        "together",
-        "batch_sizes_tried",
-    )
-    found = {name: getattr(result, name) for name in names}
-    return {**found, "rounds": result.rounds if len(result.rounds) > 1 else None}
+def several(rounds: list[Round]) -> list[Round] | None:
+    """Rounds as a record has them: of one its timings say all."""
+    return rounds if len(rounds) > 1 else None
 
 
 def graph_record(graph: Graph) -> GraphRecord:
@@ -5588,8 +5565,8 @@ class RoundsOnDisk:
     def __getstate__(self) -> dict[str, Any]:
         return {}  # a process of a case writes none
 
-    def add(self, job: Job, result: Result, timings: dict[str, Timing]) -> None:
-        """Writes a round down, with all else that a record needs before a case's first.
+    def add(self, job: Job, result: Result) -> None:
+        """Writes a result's last round down, with all else that a record needs before its first.
 
         Raises:
           UserError: it cannot be written.
@@ -5597,10 +5574,10 @@ class RoundsOnDisk:
         key = self.key(result)
         lines: list[dict[str, Any]] = []
         if key not in self.unwritten:
-            empty = dataclasses.replace(result, timings={}, rounds=[], notes=[*result.notes])
+            empty = msgspec.structs.replace(result, rounds=[], notes=[*result.notes])
             record = make_record(empty, dataclasses.replace(job, case=result.case))
             lines.append({"case": key, "record": as_json(record)})
-        lines.append({"case": key, "round": msgspec.to_builtins(timings)})
+        lines.append({"case": key, "round": msgspec.to_builtins(result.rounds[-1])})
         self.unwritten.add(key)
         try:
             self.write(lines)
@@ -5657,7 +5634,7 @@ def recover_rounds(config: Config) -> None:
 def records_of_rounds(lines: list[str]) -> list[Record]:
     """The records of cases that have rounds but no record yet; a truncated last line is skipped."""
     records: dict[str, Record] = {}
-    rounds: dict[str, list[dict[str, Timing]]] = collections.defaultdict(list)
+    rounds: dict[str, list[Round]] = collections.defaultdict(list)
     for line in lines:
         with contextlib.suppress(msgspec.DecodeError):
             found = msgspec.json.decode(line, type=UnfinishedLine)
@@ -5676,25 +5653,26 @@ class UnfinishedLine(msgspec.Struct):
 
     case: str
     record: Record | None = None
-    round: dict[str, Timing] | None = None
+    round: Round | None = None
     written: bool = False
 
 
-def has_deviation(rounds: list[dict[str, Timing]]) -> bool:
+def has_deviation(rounds: list[Round]) -> bool:
     """Whether rounds have the two steps that statistics need."""
     if not rounds:
         return False
     return all(sum(len(timings[i].seconds) for timings in rounds) > 1 for i in rounds[0])
 
 
-def with_rounds(record: Record, rounds: list[dict[str, Timing]]) -> Record:
+def with_rounds(record: Record, rounds: list[Round]) -> Record:
     """The record of a case whose run was killed, made from the rounds that were kept."""
     case = Case(record.engine, record.precision, record.batch_size)
-    result = Result(case, notes=[*record.notes, "the run was killed: rounds without outputs"])
-    merge_rounds(result, rounds)
+    notes = [*record.notes, "the run was killed: rounds without outputs"]
+    result = Result(case, rounds=rounds, notes=notes)
     timings = timings_of(result, record.unit)
-    several = rounds if len(rounds) > 1 else None
-    return msgspec.structs.replace(record, timings=timings, rounds=several, notes=result.notes)
+    return msgspec.structs.replace(
+        record, timings=timings, rounds=several(rounds), notes=result.notes
+    )
 
 
 class Report:
@@ -5757,7 +5735,7 @@ def in_short(result: Result, unit: str) -> str:
     """A case's outcome in short: its speed and times native, or why there is none."""
     found = []
     for inputs in result.timings:
-        rounds = rounds_of(result, inputs)
+        rounds = loops_of(result.rounds, inputs)
         speed = f"{typical(rounds, result.case.images).value:,.0f} {unit}/s"
         if inputs == "host":
             speed += " from host"
@@ -6231,7 +6209,7 @@ class OpenCase:
                 self.step_seconds[inputs] = float(np.median(steps))
         return first_run
 
-    def measure_round(self, steps: int | None) -> dict[str, Timing]:
+    def measure_round(self, steps: int | None) -> Round:
         """Timings of waited steps, and of as many in a throughput loop, by where the input lies.
 
         Args:
@@ -6668,7 +6646,6 @@ class Session:
         self.job = job
         self.result = Result(job.case)
         self.worker: Worker | Here | None = None
-        self.rounds: list[dict[str, Timing]] = []
         self.seconds: list[float] = []  # that each round took
         self.opened = 0
         self.over = self.judged = False
@@ -6677,6 +6654,10 @@ class Session:
 
     def start(self, job: Job) -> Worker | Here:
         return start(job.config, OpenCase, job)
+
+    @property
+    def rounds(self) -> list[Round]:
+        return self.result.rounds
 
     @property
     def steps(self) -> int | None:
@@ -6736,11 +6717,11 @@ class Session:
         self.result = Result(self.job.case)
         return True
 
-    def add_round(self, timings: dict[str, Timing]) -> None:
+    def add_round(self, timings: Round) -> None:
         """Takes a round, which is on disk when this returns."""
         self.rounds.append(timings)
         if self.job.rounds:
-            self.job.rounds.add(self.job, self.result, timings)
+            self.job.rounds.add(self.job, self.result)
 
     def has_enough(self, sessions: list[Session]) -> bool:
         """Whether the case needs no more rounds: the number asked for, known well, or out of time.
@@ -6803,7 +6784,7 @@ class Session:
         self.close()
 
     def results(self) -> list[Result]:
-        """What was found, the steps of all rounds together."""
+        """What was found, by device."""
         if self.job.tried:
             self.result.batch_sizes_tried = self.job.tried
         if self.opened > 1:
@@ -6812,10 +6793,9 @@ class Session:
             )
         if not self.result.machine:  # no process got as far as that
             self.result.machine = machine(self.job.config, self.job.case.engine)
-        merge_rounds(self.result, self.rounds)
         return [self.result]
 
-    def rounds_by_device(self) -> list[list[dict[str, Timing]]]:
+    def rounds_by_device(self) -> list[list[Round]]:
         """The rounds that belong to each of the results."""
         return [self.rounds]
 
@@ -7017,9 +6997,7 @@ def native_of(sessions: list[Session]) -> Session | None:
 
 
 def with_reference(
-    results: list[Result],
-    reference: Feed | None,
-    native_rounds: list[list[dict[str, Timing]]] | None = None,
+    results: list[Result], reference: Feed | None, native_rounds: list[list[Round]] | None = None
 ) -> list[Result]:
     """Adds native's outputs, and its rounds of the same turns and device, to the results."""
     for result, rounds in zip(results, native_rounds or itertools.repeat([])):

@@ -376,7 +376,7 @@ def test_the_reference_takes_a_small_step_where_the_largest_is_to_be_found(bench
 def result_at(bench, case, placement, throughput):
     timing = bench.Timing([0.1] * 4, throughput, 0.1)
     machine = {"device": f"GPU ({placement})", "device_kind": "GPU"}
-    return bench.Result(case, timings={"device": timing}, machine=machine)
+    return bench.Result(case, rounds=[{"device": timing}], machine=machine)
 
 
 def test_the_sum_is_of_those_that_came_through(fleet, bench, halves):

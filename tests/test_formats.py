@@ -355,10 +355,9 @@ def test_no_nvml_no_fields(bench, monkeypatch):
 
 
 def test_rounds_are_merged_and_kept_apart(bench):
-    whole = bench.Result(bench.Case("native", "native", 1))
     speeds = {10.0: [1.0, 2.0], 30.0: [3.0]}
     rounds = [{"device": bench.Timing(seconds, speed, 1.0)} for speed, seconds in speeds.items()]
-    bench.merge_rounds(whole, rounds)
+    whole = bench.Result(bench.Case("native", "native", 1), rounds=rounds)
     assert (
         whole.timings["device"].seconds == [1.0, 2.0, 3.0]
         and whole.timings["device"].throughput == 20.0

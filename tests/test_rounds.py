@@ -88,7 +88,9 @@ def session(bench, tmp_path):
             None,
         )
         made = bench.Session(job)
-        made.rounds = [{"device": bench.Timing([seconds] * 3, 1.0, 1.0)} for seconds in rounds]
+        made.result.rounds = [
+            {"device": bench.Timing([seconds] * 3, 1.0, 1.0)} for seconds in rounds
+        ]
         made.seconds = [took] * len(rounds)
         made.judged = True  # no process is started to ask for outputs
         return made
@@ -117,7 +119,7 @@ def test_times_native_has_to_be_known_too(session):
     """
     native, case = session("native", 0.2, 0.2, 0.2, 0.25, 0.2), session("fp16", *STEADY)
     assert not case.has_enough([native, case])
-    native.rounds = session("native", *[0.2] * 5).rounds
+    native.result.rounds = session("native", *[0.2] * 5).rounds
     assert case.has_enough([native, case])
     assert not native.has_enough([native, case]), "the case is not over yet"
     case.over = True

@@ -195,8 +195,8 @@ def test_a_noisy_record_says_what_was_seen(bench):
     timings = [
         bench.Timing(each, 1.0, 1.0, clocks) for each, clocks in zip(seconds, [{}, busy] * 3)
     ]
-    result = bench.Result(bench.Case("native", "native", 8))
-    bench.merge_rounds(result, [{"device": timing} for timing in timings])
+    rounds = [{"device": timing} for timing in timings]
+    result = bench.Result(bench.Case("native", "native", 8), rounds=rounds)
     bench.timings_of(result, "images")
     moved = "the speed moved between 40.0 and 80.0 images/s (other programs used 1.0 cores)"
     assert moved in " ".join(result.notes)

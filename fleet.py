@@ -292,7 +292,7 @@ class Team(bench.Session):
         """Opens the members that are not open; returns their errors."""
         try:
             if self.job.case.batch_size is None and not self.job.error:
-                self.use(bench.find_largest_batch(self.job, self.start))
+                self.use(self.find_largest_batch())
         except bench.UserError as error:
             return dict.fromkeys(self.members, error)
         closed = [member for member in self.members if not (member.over or member.worker)]
@@ -645,9 +645,7 @@ def names_of(nodes: list[dict[str, Any]]) -> dict[str, str]:
 def lost(job: Any, name: str, error: BaseException) -> Any:
     """The failed row of a case whose node gave no answer."""
     text = f"{name} gave no answer: {type(error).__name__}, {bench.one_line(error)}"
-    result = bench.Result(job.case, "failed", text)
-    if job.case.batch_size is None:
-        result.case = dataclasses.replace(job.case, batch_size=1)
+    result = bench.Result(job.case if job.case.batch_size else job.at(1).case, "failed", text)
     machine = bench.machine(job.config, "")
     result.machine = {**machine, "device": f"lost ({name})", "device_kind": "lost", "gpu": None}
     return result

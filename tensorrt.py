@@ -1000,6 +1000,11 @@ class ProcessDied(Exception):
 CASE_ENDS = (UserError, CaseError, ProcessDied)
 
 
+def why_it_ended(error: Exception) -> str:
+    """One of CASE_ENDS as a record tells it."""
+    return f"the case's {error}" if isinstance(error, ProcessDied) else str(error)
+
+
 @contextlib.contextmanager
 def failures_in_one_line() -> Iterator[None]:
     """Turns every error but a UserError into a CaseError, with the remedy where it is known."""
@@ -1177,12 +1182,6 @@ class Worker:
         self.connection.close()
         Path(self.words).unlink(missing_ok=True)
 
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 LEAVING = 5  # seconds that a process may take to end by itself
 
@@ -1199,12 +1198,6 @@ class Here:
 
     def close(self) -> None:
         self.make.cache_clear()
-
-    def __enter__(self) -> Here:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def start(config: Config, make: Callable[..., Any], *args: Any) -> Worker | Here:
@@ -2934,6 +2927,11 @@ class Job:
     error: str = ""
     rounds: RoundsOnDisk | None = None
     tried: dict[int, str] = dataclasses.field(default_factory=dict)
+
+    def at(self, size: int, **changes: Any) -> Job:
+        """The job at another batch size."""
+        case = dataclasses.replace(self.case, batch_size=size)
+        return dataclasses.replace(self, case=case, **changes)
 
     def batch(self, first: int = 0) -> Feed:
         """A step's inputs: the samples from `first` on, repeated to fill the batch."""
@@ -5762,22 +5760,6 @@ KINDS_OF_INPUTS = {"device": ["device"], "host": ["host"], "both": ["device", "h
 VARIED = 128  # different images where the batch size is still to be found
 
 
-class Loader:
-    """In a process of its own, which a broken model may crash: loads models, samples, engines."""
-
-    def load_graph(self, config: Config) -> Graph:
-        return load_graph(config)
-
-    def with_pixels_in_front(self, config: Config, graph: Graph) -> Graph:
-        return with_pixels_in_front(config, graph)
-
-    def load_samples(self, config: Config, graph: Graph, count: int) -> Samples:
-        return load_samples(config, graph, count)
-
-    def choose_cases(self, config: Config, batch_sizes: list[int | None]) -> list[Case]:
-        return choose_cases(config, batch_sizes)
-
-
 @dataclasses.dataclass(frozen=True)
 class Model:
     """What is measured: a graph, the samples that are fed, and the cases."""
@@ -5940,7 +5922,7 @@ def load_model(config: Config) -> Model:
     """
     for sentence in swallowed_flags(config):
         say(sentence)
-    with start(config, Loader) as loader:
+    with contextlib.closing(start(config, Loader)) as loader:
         try:
             graph = load_with_weights(config, loader)
             graph = settle_images(config, graph, loader)
@@ -5995,6 +5977,15 @@ def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
             return name, "; ".join(reasons) or "first choice"
         reasons.append(f"{name}: {reason}")
     return "none", f"no engine for {precision.upper()}: {'; '.join(reasons)}"
+
+
+class Loader:
+    """In a process of its own, which a broken model may crash: loads models, samples, engines."""
+
+    load_graph = staticmethod(load_graph)
+    with_pixels_in_front = staticmethod(with_pixels_in_front)
+    load_samples = staticmethod(load_samples)
+    choose_cases = staticmethod(choose_cases)
 
 
 def announce(cases: list[Case]) -> None:
@@ -6639,6 +6630,13 @@ def coverage_notes(precision: str, facts: dict[str, Any]) -> list[str]:
     return notes
 
 
+# Batch sizes between which the largest is looked for by doubling.
+FIRST_TRY = 128
+LAST_TRY = 1 << 16
+FINE = 64  # the largest batch is found to 1/64 of itself
+FITS = "fits"
+
+
 class Session:
     """A case as its parent sees it: its process while that lives, and what came of it so far."""
 
@@ -6684,7 +6682,7 @@ class Session:
         if self.job.error:
             raise UserError(self.job.error)
         if self.job.case.batch_size is None:
-            self.job = find_largest_batch(self.job, self.start)
+            self.job = self.find_largest_batch()
             self.result.case = self.job.case
         say_in_lines(
             f"{self.job.case.title}: "
@@ -6713,9 +6711,55 @@ class Session:
             return True
         if not self.job.tried or self.rounds or self.job.case.batch_size == 1:
             return False
-        self.job = smaller(self.job, str(error))
+        self.job = self.smaller(error)
         self.result = Result(self.job.case)
         return True
+
+    def find_largest_batch(self) -> Job:
+        """The job at the largest batch that fits: by doubling, then bisection.
+
+        Raises:
+          UserError: not even one image fits, or something else is wrong.
+        """
+        tried: dict[int, str] = {}
+
+        def fits(size: int) -> bool:
+            job = self.job.at(size, config=once(self.job.config))
+            tried[size] = self.try_batch(job)
+            say(f"{job.case}: {tried[size]}")
+            return tried[size] == FITS
+
+        good = 0
+        bad = FIRST_TRY
+        while bad <= LAST_TRY and fits(bad):
+            good = bad
+            bad = 2 * bad
+        if not good and not re.search(NO_MEMORY, tried[bad]):
+            raise UserError(tried[bad])
+        while bad <= LAST_TRY and bad - good > max(1, good // FINE):
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if fits(middle) else (good, middle)
+        if not good:
+            raise UserError(tried[1])
+        return self.job.at(good, tried=tried)
+
+    def try_batch(self, job: Job) -> str:
+        """Whether a job runs, in a process of its own: FITS, or why not."""
+        try:
+            with contextlib.closing(self.start(job)) as worker:
+                worker.ask("try_batch")
+        except CASE_ENDS as error:
+            return why_it_ended(error)
+        return FITS
+
+    def smaller(self, error: Exception) -> Job:
+        """The job at a smaller batch, in doubling steps: measuring takes more than a try."""
+        say(f"{self.job.case}: did not fit when measured")
+        size, tried = self.job.case.images, self.job.tried
+        largest = max(size for size, found in tried.items() if found == FITS)
+        step = max(largest - size, max(1, size // FINE))
+        tried = {**tried, size: f"fits in a try, not when measured: {error}"}
+        return self.job.at(max(1, size - step), tried=tried)
 
     def add_round(self, timings: Round) -> None:
         """Takes a round, which is on disk when this returns."""
@@ -6753,15 +6797,14 @@ class Session:
     def fail(self, error: Exception) -> None:
         """Ends the case: failed, or with the rounds that there are."""
         self.over = True
-        text = f"the case's {error}" if isinstance(error, ProcessDied) else str(error)
         if self.result.case.batch_size is None:  # none was found
-            self.result.case = dataclasses.replace(self.job.case, batch_size=1)
+            self.result.case = self.job.at(1).case
         if self.rounds:
             self.judged = True  # outputs are not asked of what has failed
-            self.result.notes.append(f"round {len(self.rounds) + 1} failed: {text}")
+            self.result.notes.append(f"round {len(self.rounds) + 1} failed: {why_it_ended(error)}")
         else:
             self.result.status = "failed"
-            self.result.error = text
+            self.result.error = why_it_ended(error)
 
     def judge(self) -> None:
         """Asks for the outputs, once; opens the case again where it had made room for another."""
@@ -6803,69 +6846,6 @@ class Session:
         if self.worker:
             self.worker.close()
         self.worker = None
-
-
-# Batch sizes between which the largest is looked for by doubling.
-FIRST_TRY = 128
-LAST_TRY = 1 << 16
-FINE = 64  # the largest batch is found to 1/64 of itself
-
-
-def find_largest_batch(job: Job, start: Callable[[Job], Worker | Here]) -> Job:
-    """The job at the largest batch that fits: by doubling, then bisection, a process for each try.
-
-    Raises:
-      UserError: not even one image fits, or something else is wrong.
-    """
-    tried: dict[int, str] = {}
-
-    def fits(size: int) -> bool:
-        case = dataclasses.replace(job.case, batch_size=size)
-        tried[size] = try_batch(dataclasses.replace(job, case=case, config=once(job.config)), start)
-        say(f"{case}: {tried[size]}")
-        return tried[size] == FITS
-
-    good = 0
-    bad = FIRST_TRY
-    while bad <= LAST_TRY and fits(bad):
-        good = bad
-        bad = 2 * bad
-    if not good and not re.search(NO_MEMORY, tried[bad]):
-        raise UserError(tried[bad])
-    while bad <= LAST_TRY and bad - good > max(1, good // FINE):
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if fits(middle) else (good, middle)
-    if not good:
-        raise UserError(tried[1])
-    return dataclasses.replace(
-        job, case=dataclasses.replace(job.case, batch_size=good), tried=tried
-    )
-
-
-FITS = "fits"
-
-
-def try_batch(job: Job, start: Callable[[Job], Worker | Here]) -> str:
-    """Whether a job runs: FITS, or why not."""
-    worker = start(job)
-    try:
-        worker.ask("try_batch")
-    except CASE_ENDS as error:
-        return f"the case's {error}" if isinstance(error, ProcessDied) else str(error)
-    finally:
-        worker.close()
-    return FITS
-
-
-def smaller(job: Job, error: str) -> Job:
-    """The job at a smaller batch, in doubling steps: measuring takes more memory than a try."""
-    say(f"{job.case}: did not fit when measured")
-    size, largest = job.case.images, max(size for size, found in job.tried.items() if found == FITS)
-    step = max(largest - size, max(1, size // FINE))
-    case = dataclasses.replace(job.case, batch_size=max(1, size - step))
-    return dataclasses.replace(
-        job, case=case, tried={**job.tried, size: f"fits in a try, not when measured: {error}"}
-    )
 
 
 def in_groups(jobs: list[Job]) -> list[list[Job]]:

@@ -173,7 +173,7 @@ def fitting(bench, monkeypatch):
 @pytest.mark.parametrize("limit", [1, 2, 127, 128, 129, 300, 1000, 12345, 65535])
 def test_the_largest_batch_is_found_to_a_64th(bench, job, fitting, limit):
     tried = fitting(limit)
-    found = bench.find_largest_batch(job, bench.Session(job).start).case.batch_size
+    found = bench.Session(job).find_largest_batch().case.batch_size
     assert limit * (1 - 1 / 64) - 1 <= found <= limit
     assert len(tried) == len(set(tried)) <= math.log2(limit + 128) + 8
 
@@ -193,7 +193,7 @@ def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting):
         [bench.FIRST_TRY],
     )
     fitting(math.inf)
-    assert bench.find_largest_batch(job, bench.Session(job).start).case.batch_size == bench.LAST_TRY
+    assert bench.Session(job).find_largest_batch().case.batch_size == bench.LAST_TRY
 
 
 def turns(session, sessions=None):

@@ -47,7 +47,7 @@ def flags(forms, folder, *more):
 
 
 PROBED = """
-import beside, os, signal
+import beside, contextlib, os, signal
 
 class Probe:
     def facts(self):
@@ -81,10 +81,10 @@ def answers_of(worker):
             yield [type(error).__name__, str(error)]
 
 if __name__ == "__main__":
-    with bench.Worker(Probe) as worker:
+    with contextlib.closing(bench.Worker(Probe)) as worker:
         facts = worker.ask("facts")
     facts["parent"], facts["path"] = "tensorflow" in sys.modules, os.environ["PYTHONPATH"]
-    with bench.Worker(Answers) as worker:
+    with contextlib.closing(bench.Worker(Answers)) as worker:
         answers = list(answers_of(worker))
     print(json.dumps({"facts": facts, "answers": answers}))
 """

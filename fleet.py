@@ -406,9 +406,9 @@ def threads_for(count: int) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
             raise
 
 
-def schedule_together(config: Any, jobs: list[Any], placements: list[Placement]) -> Iterator[Any]:
+def schedule_together(jobs: list[Any], placements: list[Placement]) -> Iterator[Any]:
     """Case after case, each on all placements at once; the rounds of one batch size in turn."""
-    return bench.schedule(config, jobs, functools.partial(Team, placements=placements))
+    return bench.schedule(jobs, functools.partial(Team, placements=placements))
 
 
 Measured = tuple[Any, list[Any]]  # a job, and its results
@@ -441,13 +441,13 @@ def compared_with_native(measured: Iterator[Measured], natives: int) -> Iterator
         raise
 
 
-def schedule_spread(config: Any, jobs: list[Any], placements: list[Placement]) -> Iterator[Any]:
+def schedule_spread(jobs: list[Any], placements: list[Placement]) -> Iterator[Any]:
     """Different cases at the same time, each on the first placement that is free."""
     measured = measure_spread(jobs, placements)
     if natives := count_natives(jobs):
         return compared_with_native(measured, natives)
     first = functools.partial(PlacedSession, placement=placements[0])
-    reference = bench.untimed_reference(config, jobs, first)
+    reference = bench.untimed_reference(jobs, first)
     return ((job, bench.with_reference(results, reference)) for job, results in measured)
 
 
@@ -465,7 +465,7 @@ def measure_spread(jobs: list[Any], placements: list[Placement]) -> Iterator[Mea
         placement = free.get()
         try:
             session = functools.partial(PlacedSession, placement=placement)
-            return list(bench.schedule(job.config, [job], session, {}))
+            return list(bench.schedule([job], session, {}))
         finally:
             free.put(placement)
 
@@ -491,6 +491,7 @@ class Cluster:
     def __init__(self, config: Any) -> None:
         self.ray = join_cluster(config.ray_address)
         self.samples = None
+        self.spread = config.spread
         self.ship = functools.cache(lambda path: self.ray.put(Path(path).read_bytes()))
         alive = [node for node in self.ray.nodes() if node["Alive"]]
         with_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in alive)
@@ -535,9 +536,9 @@ class Cluster:
                 "requirements.txt there, with the same Python"
             ) from error
 
-    def schedule(self, config: Any, jobs: list[Any]) -> Iterator[Any]:
+    def schedule(self, jobs: list[Any]) -> Iterator[Any]:
         """All cases as tasks; one whose node died is tried once again, then it is a failed row."""
-        nodes = [None] if config.spread else list(self.names)
+        nodes = [None] if self.spread else list(self.names)
         for job in jobs:
             if job.error:
                 session = bench.Session(job)
@@ -548,16 +549,16 @@ class Cluster:
             measured = self.run(list(itertools.product(ready, nodes)))
             yield from compared_with_native(measured, natives)
             return
-        reference = self.reference(config, jobs)
+        reference = self.reference(jobs)
         for job, results in self.run(list(itertools.product(ready, nodes))):
             yield job, bench.with_reference(results, reference)
 
-    def reference(self, config: Any, jobs: list[Any]) -> dict[str, np.ndarray] | None:
+    def reference(self, jobs: list[Any]) -> dict[str, np.ndarray] | None:
         """Native's outputs, computed by any node."""
-        short = None if config.build_only or not jobs else bench.reference_job(config, jobs)
-        for _, results in self.run([(short, None)] if short else []):
-            return bench.outputs_to_compare_with(results)
-        return None
+        if not jobs or jobs[0].config.build_only:
+            return None
+        ((_, results),) = self.run([(bench.reference_job(jobs), None)])
+        return bench.outputs_to_compare_with(results)
 
     def run(self, wanted: list[tuple[Any, str | None]]) -> Iterator[tuple[Any, list[Any]]]:
         """Each job on its node; gives results in the order in which they come."""
@@ -700,7 +701,7 @@ def run_there(folder: str, told: bytes, samples: bytes, *files: bytes) -> bytes:
     job = dataclasses.replace(pickle.loads(told), samples=pickle.loads(samples))
     job = unpacked(job, Path(folder), files)
     team = functools.partial(Team, placements=placements)
-    ((_, results),) = bench.schedule(job.config, [job], team, {})
+    ((_, results),) = bench.schedule([job], team, {})
     if nice := os.getpriority(os.PRIO_PROCESS, 0):
         for result in results:
             result.notes.append(
@@ -743,11 +744,11 @@ def measure(config: Any) -> int:
     with bench.RoundsOnDisk(folder) as rounds, bench.Report(config, model.cases, rounds) as report:
         jobs = bench.make_jobs(config, model, rounds)
         if cluster:
-            measured = cluster.schedule(config, jobs)
+            measured = cluster.schedule(jobs)
         elif config.spread:
-            measured = schedule_spread(config, jobs, placements)
+            measured = schedule_spread(jobs, placements)
         else:
-            measured = schedule_together(config, jobs, placements)
+            measured = schedule_together(jobs, placements)
         for job, results in measured:
             report.add(job, results)
     return report.status()

@@ -240,6 +240,11 @@ def is_open(shape: tuple[int | None, ...] | None) -> bool:
     return shape is None or shape[:1] == (None,)
 
 
+def precision_name(precision: str) -> str:
+    """A precision as people read it, and as the 2018 script printed it."""
+    return precision if precision == "native" else precision.upper()
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One engine, precision and batch size: one measurement, one record.
@@ -253,21 +258,22 @@ class Case:
     why: str = ""
 
     def __str__(self) -> str:
-        size = "max" if self.batch_size is None else str(self.batch_size)
-        return " ".join(dict.fromkeys((self.precision, self.engine, size)))
-
-    @property
-    def images(self) -> int:
-        """The batch size of a case that runs: the largest that fits has been found by then."""
-        assert self.batch_size is not None
-        return self.batch_size
+        return self.named(self.precision)
 
     @property
     def title(self) -> str:
         """As report.py's sentences name it: `FP16 xla 8`."""
-        native = self.precision == "native"
-        size = "max" if self.batch_size is None else str(self.batch_size)
-        return f"native {size}" if native else f"{self.precision.upper()} {self.engine} {size}"
+        return self.named(precision_name(self.precision))
+
+    def named(self, precision: str) -> str:
+        """The case by its precision as that is written, engine and batch size."""
+        return " ".join(dict.fromkeys((precision, self.engine, str(self.batch_size or "max"))))
+
+    @property
+    def size(self) -> int:
+        """The batch size of a case that runs: the largest that fits has been found by then."""
+        assert self.batch_size is not None
+        return self.batch_size
 
     def file_name(self, graph: Graph, suffix: str | None = None) -> str:
         """The case's name in log.txt and its artifact's: `native_X` or `xla_fp16_X`."""
@@ -1132,12 +1138,14 @@ class Worker:
         theirs.close()
 
     def ask(self, name: str, *given: Any) -> Any:
-        """The object's method of that name, called there.
+        """The object's method of that name, called there after what was requested before.
 
         Raises:
           UserError, CaseError: the method did.
           ProcessDied: no answer came.
         """
+        if self.busy:
+            self.answer()
         self.request(name, *given)
         return self.answer()
 
@@ -2935,7 +2943,7 @@ class Job:
 
     def batch(self, first: int = 0) -> Feed:
         """A step's inputs: the samples from `first` on, repeated to fill the batch."""
-        return self.samples.batch(self.case.images, first)
+        return self.samples.batch(self.case.size, first)
 
     def path(self, suffix: str | None = None) -> Path:
         """Where the case's artifact belongs."""
@@ -3300,7 +3308,7 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
     facts: dict[str, Any] = {}
     if calibrated:
         taken, facts = calibration_samples(job.config, job.graph, job.samples)
-        samples = feeds(job.graph, taken, job.case.images)
+        samples = feeds(job.graph, taken, job.case.size)
     with tf.Graph().as_default():  # this converter refuses eager mode
         converter = converter_class(
             input_graph_def=graph_def_of(job.graph),
@@ -4938,7 +4946,7 @@ Natives = dict[tuple[int, str], list[Round]]
 
 def rate(result: Result, natives: Natives) -> None:
     """Adds times native to a result: from the same turns, else from native's on its device."""
-    key = (result.case.images, result.machine["device"])
+    key = (result.case.size, result.machine["device"])
     if result.case.precision == "native":
         natives[key] = result.rounds
         return
@@ -4963,32 +4971,28 @@ def accuracy(values: np.ndarray, indices: np.ndarray) -> Accuracy:
     return Accuracy(float(hits[:, 0].mean()), float(hits.any(axis=1).mean()), len(indices))
 
 
-def judge(
-    result: Result, reference: Feed | None, samples: Samples, config: Config, graph: Graph
-) -> None:
+def judge(result: Result, job: Job) -> None:
     """Adds kinds of outputs, predictions, agreement, accuracy and what is doubtful to a result.
 
-    Args:
-      result: its outputs hold any number of samples, the first rows those of `samples`; the rest
-        are copies.
-      reference: native's outputs for the same samples, or None where there are none.
+    Its outputs hold any number of samples, the first rows those of the job; the rest are copies.
     """
     if not result.outputs:
         return
-    outputs = {name: values[: len(samples)] for name, values in result.outputs.items()}
-    kinds = result.kinds = kinds_of(graph, reference or outputs, config)
+    config = job.config
+    outputs = {name: values[: len(job.samples)] for name, values in result.outputs.items()}
+    kinds = result.kinds = kinds_of(job.graph, result.reference or outputs, config)
     main = main_output(kinds)
     kind = kinds[main]
     if best := predictions(outputs[main], kind, config):
         result.predictions = best
     result.notes += meaning_notes(outputs[main], kind, config)
-    natives = native_outputs_to_tell_of(result, outputs, reference, config)
-    result.notes += unsure(natives.get(main), kind, samples, config)
+    natives = native_outputs_to_tell_of(result, outputs, config)
+    result.notes += unsure(natives.get(main), kind, job.samples, config)
     if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
-    elif reference is not None and result.case.precision != "native":
-        judge_agreement(result, outputs, reference, samples, config, graph)
-    judge_accuracy(result, outputs[main], kind, samples, config)
+    elif result.reference is not None and result.case.precision != "native":
+        judge_agreement(result, outputs, result.reference, job)
+    judge_accuracy(result, outputs[main], kind, job)
 
 
 def main_output(kinds: dict[str, str]) -> str:
@@ -5005,15 +5009,13 @@ def main_output(kinds: dict[str, str]) -> str:
 UNSURE = 0.2
 
 
-def native_outputs_to_tell_of(
-    result: Result, outputs: Feed, reference: Feed | None, config: Config
-) -> Feed:
+def native_outputs_to_tell_of(result: Result, outputs: Feed, config: Config) -> Feed:
     """Native's outputs, for native's own record, or for every record where native is no case."""
     if result.case.precision == "native":
         return outputs
     if "native" in config.precisions:
         return {}
-    return reference or {}
+    return result.reference or {}
 
 
 def unsure(values: np.ndarray | None, kind: str, samples: Samples, config: Config) -> list[str]:
@@ -5074,10 +5076,9 @@ def kinds_of(graph: Graph, outputs: Feed, config: Config) -> dict[str, str]:
     return kinds
 
 
-def judge_agreement(
-    result: Result, outputs: Feed, reference: Feed, samples: Samples, config: Config, graph: Graph
-) -> None:
+def judge_agreement(result: Result, outputs: Feed, reference: Feed, job: Job) -> None:
     """Adds the agreement of each output with native's, and a sentence where it changed."""
+    samples, graph, config = job.samples, job.graph, job.config
     if not all_finite(reference):
         result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
         return
@@ -5171,10 +5172,9 @@ NO_ACCURACY = 0.01
 GOOD_ACCURACY = 0.5
 
 
-def judge_accuracy(
-    result: Result, values: np.ndarray, kind: str, samples: Samples, config: Config
-) -> None:
+def judge_accuracy(result: Result, values: np.ndarray, kind: str, job: Job) -> None:
     """Adds accuracy where the samples' classes are known, or a sentence on why there is none."""
+    samples, config = job.samples, job.config
     count = rows_of(values).shape[1]
     ids = (samples.labels or [])[: len(values)]
     if config.label is not None:
@@ -5345,7 +5345,7 @@ class Record(Found, omit_defaults=True, forbid_unknown_fields=True):
 def timings_of(result: Result, unit: str) -> dict[str, TimingRecord]:
     """A record's timings with their statistics; adds sentences on them to the result."""
     timings = {}
-    size = result.case.images
+    size = result.case.size
     for inputs, timing in result.timings.items():
         rounds = loops_of(result.rounds, inputs)
         cause = likeliest_cause([timings[inputs].clocks for timings in result.rounds])
@@ -5375,7 +5375,7 @@ def make_record(result: Result, job: Job) -> Record:
         engine=case.engine,
         engine_why=case.why,
         precision=case.precision,
-        batch_size=case.images,
+        batch_size=case.size,
         input_dtype=job.graph.dtype,
         timings=timings,
         graph=graph_record(job.graph),
@@ -5538,11 +5538,6 @@ def print_report(records: list[Record]) -> None:
         load_file("tensorrt_report", path).print_records([as_json(record) for record in records])
 
 
-def precision_name(precision: str) -> str:
-    """A precision as people read it, and as the 2018 script printed it."""
-    return precision if precision == "native" else precision.upper()
-
-
 class RoundsOnDisk:
     """Keeps the rounds of cases whose records are not written yet, so that a kill loses none.
 
@@ -5696,7 +5691,7 @@ class Report:
     def write(self, job: Job, result: Result) -> Record:
         """Judges and rates a result, and writes its record."""
         take_calibration(result, job.samples.unit)
-        judge(result, result.reference, job.samples, self.config, job.graph)
+        judge(result, job)
         rate(result, self.natives)
         record = make_record(result, dataclasses.replace(job, case=result.case))
         self.records.append(record)
@@ -5734,7 +5729,7 @@ def in_short(result: Result, unit: str) -> str:
     found = []
     for inputs in result.timings:
         rounds = loops_of(result.rounds, inputs)
-        speed = f"{typical(rounds, result.case.images).value:,.0f} {unit}/s"
+        speed = f"{typical(rounds, result.case.size).value:,.0f} {unit}/s"
         if inputs == "host":
             speed += " from host"
         rated = (result.times_native or {}).get(inputs)
@@ -6040,26 +6035,23 @@ class OnnxSource:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.writer: Worker | Here | None = None
-        self.importing = False
+        self.told = False  # what the files are made of
 
-    def start_early(self) -> OnnxSource:
+    def start_early(self) -> None:
         """Starts the process now if one of the flags' precisions may need it."""
         wants = set(self.config.precisions) - {"native"}
         engines = set(self.config.engine) - {"xla", "tftrt"}
         if wants and engines and self.config.isolate and not missing_precision_py():
             self.writer = Worker(OnnxWriter)
             self.writer.request("import_libraries")
-            self.importing = True
-        return self
 
-    def take(self, model: Model) -> None:
-        """Says what the files are made of."""
-        if self.writer is None:
-            self.writer = start(self.config, OnnxWriter)
-        if self.importing and isinstance(self.writer, Worker):
-            self.importing = False
-            self.writer.answer()
-        self.writer.ask("take", self.config, model.graph, model.samples)
+    def ask(self, model: Model, case: Case) -> Artifact | None:
+        """Asks the process, which is started first where none lives."""
+        self.writer = self.writer or start(self.config, OnnxWriter)
+        if not self.told:
+            self.writer.ask("take", self.config, model.graph, model.samples)
+            self.told = True
+        return self.writer.ask("write", case)
 
     def write(self, model: Model, case: Case) -> tuple[Artifact | None, str]:
         """The file that a case's engine builds from, if it takes one, or why there is none."""
@@ -6068,10 +6060,7 @@ class OnnxSource:
         if not ENGINES[case.engine].needs_onnx:
             return None, ""
         try:
-            if self.writer is None or self.importing:
-                self.take(model)
-            assert self.writer
-            return self.writer.ask("write", case), ""
+            return self.ask(model, case), ""
         except UserError as error:
             return None, str(error)
         except CaseError as error:
@@ -6085,13 +6074,7 @@ class OnnxSource:
         if self.writer:
             self.writer.close()
         self.writer = None
-        self.importing = False
-
-    def __enter__(self) -> OnnxSource:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.told = False
 
 
 def make_jobs(
@@ -6107,7 +6090,7 @@ def make_jobs(
     """
     jobs = []
     written: dict[tuple[str, str], tuple[Artifact | None, str]] = {}
-    with source or OnnxSource(config) as source:
+    with contextlib.closing(source or OnnxSource(config)) as source:
         for case in model.cases:
             what = case.engine, case.precision
             if what not in written:
@@ -6220,7 +6203,7 @@ class OpenCase:
                     with clocks.paused():
                         self.meet()
                     (total,) = time_steps(burst, 1, self.clock)
-            images = count * self.job.case.images
+            images = count * self.job.case.size
             facts = clocks.facts(2 * images, sum(seconds) + total)
             facts["surroundings"] = around.facts()
             timings[inputs] = Timing(seconds, images / total, first_run, facts)
@@ -6235,7 +6218,7 @@ class OpenCase:
         return self.outputs_for(self.batch)
 
     def outputs_for(self, feed: Feed) -> Feed:
-        size = self.job.case.images
+        size = self.job.case.size
         outputs = outputs_of(self.runner, feed, self.job.graph, size)
         self.judged = judged_samples(outputs, size, len(self.job.samples))
         return {name: values[: self.judged].copy() for name, values in outputs.items()}
@@ -6246,8 +6229,8 @@ class OpenCase:
         self.same = self.same or run_again(self.runner, self.compute, None)
         steps = [self.same[0]]
         with progress(f"Outputs of {case.title}", self.judged, self.job.samples.unit) as advance:
-            for first in range(case.images, self.judged, case.images):
-                advance(case.images)
+            for first in range(case.size, self.judged, case.size):
+                advance(case.size)
                 steps.append(self.outputs_for(self.job.batch(first)))
         outputs, notes = join_steps(steps, self.judged)
         notes += size_notes(steps[0], self.judged, self.job)
@@ -6471,7 +6454,7 @@ def size_notes(outputs: Feed, judged: int, job: Job) -> list[str]:
     count = len(job.samples)
     if judged == count:
         return []
-    each = sum(values.nbytes for values in outputs.values()) / min(judged, job.case.images)
+    each = sum(values.nbytes for values in outputs.values()) / min(judged, job.case.size)
     return [
         f"agreement is judged on {judged} of {count} {job.samples.unit}: the outputs of one take "
         f"{each / 1e6:,.1f} MB"
@@ -6755,7 +6738,7 @@ class Session:
     def smaller(self, error: Exception) -> Job:
         """The job at a smaller batch, in doubling steps: measuring takes more than a try."""
         say(f"{self.job.case}: did not fit when measured")
-        size, tried = self.job.case.images, self.job.tried
+        size, tried = self.job.case.size, self.job.tried
         largest = max(size for size, found in tried.items() if found == FITS)
         step = max(largest - size, max(1, size // FINE))
         tried = {**tried, size: f"fits in a try, not when measured: {error}"}
@@ -6860,10 +6843,7 @@ def in_groups(jobs: list[Job]) -> list[list[Job]]:
 
 
 def schedule(
-    config: Config,
-    jobs: list[Job],
-    session: Callable[[Job], Session] = Session,
-    reference: Feed | None = None,
+    jobs: list[Job], session: Callable[[Job], Session] = Session, reference: Feed | None = None
 ) -> Iterator[tuple[Job, list[Result]]]:
     """Measures the cases of each batch size in turn, round by round; yields each when it is done.
 
@@ -6874,7 +6854,7 @@ def schedule(
         them.
     """
     if reference is None and no_native(jobs):
-        reference = untimed_reference(config, jobs, session)
+        reference = untimed_reference(jobs, session)
     for group in in_groups(jobs):
         with Turns(list(map(session, group)), reference) as turns:
             try:
@@ -6989,13 +6969,11 @@ def with_reference(
 REFERENCE_IMAGES = 32  # a step of native's, where no batch size is known to fit
 
 
-def untimed_reference(
-    config: Config, jobs: list[Job], session: Callable[[Job], Session] = Session
-) -> Feed | None:
+def untimed_reference(jobs: list[Job], session: Callable[[Job], Session]) -> Feed | None:
     """Native's outputs, from a process that is not timed."""
-    if config.build_only or not jobs:
+    if not jobs or jobs[0].config.build_only:
         return None
-    one = session(reference_job(config, jobs))
+    one = session(reference_job(jobs))
     try:
         one.take_turn([])
         one.finish()
@@ -7014,13 +6992,12 @@ def outputs_to_compare_with(results: list[Result]) -> dict[str, np.ndarray] | No
     return None
 
 
-def reference_job(config: Config, jobs: list[Job]) -> Job:
+def reference_job(jobs: list[Job]) -> Job:
     """Native at the largest batch, or a small one where that is to be found; to be run once."""
+    first = jobs[0]
     size = max(job.case.batch_size or 0 for job in jobs)
-    size = size or min(REFERENCE_IMAGES, len(jobs[0].samples))
-    case = Case("native", "native", size)
-    short = once(config, inputs="device")
-    return Job(case, short, jobs[0].graph, jobs[0].samples)
+    case = Case("native", "native", size or min(REFERENCE_IMAGES, len(first.samples)))
+    return Job(case, once(first.config, inputs="device"), first.graph, first.samples)
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -7062,11 +7039,13 @@ def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
     check_output_dir(config.output_dir)
     recover_rounds(config)
-    with OnnxSource(config).start_early() as source, RoundsOnDisk(config.output_dir) as rounds:
+    onnx = contextlib.closing(OnnxSource(config))
+    with onnx as source, RoundsOnDisk(config.output_dir) as rounds:
+        source.start_early()
         model = load_model(config)
         announce(model.cases)
         with Report(config, model.cases, rounds) as report:
-            for job, results in schedule(config, make_jobs(config, model, rounds, source)):
+            for job, results in schedule(make_jobs(config, model, rounds, source)):
                 report.add(job, results)
     return report.status()
 

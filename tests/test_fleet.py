@@ -368,9 +368,9 @@ def test_the_reference_takes_a_small_step_where_the_largest_is_to_be_found(bench
     """All of 512 photographs at once may not fit."""
     images = images_of(bench, bench.np.zeros((512, 1, 1, 3), "uint8"))
     unknown = bench.dataclasses.replace(job, samples=images)
-    assert bench.reference_job(job.config, [unknown]).case.batch_size == 32
+    assert bench.reference_job([unknown]).case.batch_size == 32
     known = bench.dataclasses.replace(unknown, case=bench.Case("xla", "fp16", 64))
-    assert bench.reference_job(job.config, [unknown, known]).case.batch_size == 64
+    assert bench.reference_job([unknown, known]).case.batch_size == 64
 
 
 def result_at(bench, case, placement, throughput):
@@ -396,7 +396,7 @@ def test_the_sum_is_of_those_that_came_through(fleet, bench, halves):
 def test_spread_cases_never_share_a_placement(fleet, bench, job, halves, monkeypatch):
     busy, most, lock, both = set(), [], threading.Lock(), threading.Barrier(2)
 
-    def work(config, jobs, session, reference):
+    def work(jobs, session, reference):
         (job,) = jobs
         placement = session(job).placement
         with lock:
@@ -414,7 +414,7 @@ def test_spread_cases_never_share_a_placement(fleet, bench, job, halves, monkeyp
     cases = [bench.Case("native", "native", size) for size in range(1, 13)]
     config = bench.Config(**{**vars(job.config), "spread": True})
     jobs = [bench.dataclasses.replace(job, case=case, config=config) for case in cases]
-    done = [job.case.batch_size for job, _ in fleet.schedule_spread(config, jobs, halves)]
+    done = [job.case.batch_size for job, _ in fleet.schedule_spread(jobs, halves)]
     assert sorted(done) == list(range(1, 13))
     assert max(most) == 2
 
@@ -462,7 +462,7 @@ def test_spread_runs_native_for_the_comparison_only_where_it_is_no_case(
     monkeypatch.setattr(bench, "untimed_reference", lambda *_: asked.append(1) or {"y:0": [2.0]})
     cases = [done(bench, job, "fp16"), done(bench, job, "native", {"y:0": [1.0]})][: 1 + natives]
     monkeypatch.setattr(fleet, "measure_spread", lambda jobs, placements: iter(cases))
-    found = references(fleet.schedule_spread(job.config, [job for job, _ in cases], halves))
+    found = references(fleet.schedule_spread([job for job, _ in cases], halves))
     assert asked == [1] * (1 - natives)
     assert found[0] == ("fp16", {"y:0": [1.0 if natives else 2.0]})
 

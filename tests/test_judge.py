@@ -126,8 +126,11 @@ def test_nothing_agrees_with_nan(bench):
     images = images_of(bench, np.zeros((1, 1, 1, 3), np.uint8))
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=net.pb"])
     graph = image_graph(bench, 1, 1, 3)
-    result = bench.Result(bench.Case("xla", "fp16", 1), outputs={"y:0": np.ones((1, 3))})
-    bench.judge(result, {"y:0": np.full((1, 3), np.nan)}, images, config, graph)
+    nothing = {"y:0": np.full((1, 3), np.nan)}
+    result = bench.Result(
+        bench.Case("xla", "fp16", 1), outputs={"y:0": np.ones((1, 3))}, reference=nothing
+    )
+    bench.judge(result, bench.Job(result.case, config, graph, images))
     assert result.agreement is None
     assert any("nothing to agree with" in note for note in result.notes)
 
@@ -166,8 +169,9 @@ def test_changed_images_are_named(bench):
     graph = dataclasses.replace(
         image_graph(bench, 1, 1, 3), outputs=(bench.Tensor("y:0", op="Softmax"),)
     )
-    result = bench.Result(bench.Case("xla", "fp16", 7), outputs={"y:0": ours})
-    bench.judge(result, {"y:0": theirs}, images, config, graph)
+    case = bench.Case("xla", "fp16", 7)
+    result = bench.Result(case, outputs={"y:0": ours}, reference={"y:0": theirs})
+    bench.judge(result, bench.Job(case, config, graph, images))
     changed = result.agreement.outputs["y:0"].changed
     assert changed[6] == bench.ChangedImage(image="6.jpg", native="class 6", now="class 7")
     assert len(changed) == 7
@@ -191,8 +195,9 @@ def test_any_number_of_images_is_judged(bench):
     images = images_of(bench, np.zeros((90, 1, 1, 3), np.uint8), labels=[3] * 90)
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=net.pb"])
     graph = image_graph(bench, 1, 1, 3)
-    result = bench.Result(bench.Case("xla", "fp16", 8), outputs={"y:0": theirs})
-    bench.judge(result, {"y:0": theirs}, images, config, graph)
+    case = bench.Case("xla", "fp16", 8)
+    result = bench.Result(case, outputs={"y:0": theirs}, reference={"y:0": theirs})
+    bench.judge(result, bench.Job(case, config, graph, images))
     assert result.agreement.images == result.accuracy.images == 90
 
 
@@ -288,7 +293,8 @@ def test_accuracy_of_a_label_that_counts_otherwise(bench, flags, label, remedy):
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=x", f"--label={label}", *flags])
     values = np.eye(1000)[[281, 281]]
     result, images = (types.SimpleNamespace(notes=[]), images_of(bench, np.zeros((2, 1))))
-    bench.judge_accuracy(result, values, "probabilities", images, config)
+    job = bench.Job(bench.Case("native", "native", 2), config, None, images)
+    bench.judge_accuracy(result, values, "probabilities", job)
     assert result.accuracy.top1 == 0
     assert (
         len(result.notes) == 1

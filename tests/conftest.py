@@ -210,6 +210,12 @@ def forms(network, tmp_path_factory):
     }
 
 
+@pytest.fixture
+def net(forms):
+    """The flags that name the network as a frozen graph."""
+    return [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none"]
+
+
 def save_as_tensorflow_1(tf, graph_def, output, folder):
     """A SavedModel as TensorFlow 1 wrote them: a session's graph with reference variables, SERVING
     tag, signature.

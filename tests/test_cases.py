@@ -20,13 +20,12 @@ network: (\w+)_net\.pb,\t batchsize 16, steps 5
 """)
 
 
-def test_the_whole_program(command, forms, digits, tmp_path):
+def test_the_whole_program(command, forms, net, digits, tmp_path):
     """All of it at once; and records hold no environment variables, no user name, no path."""
     home = tmp_path / "home-of-secretuser"
     home.mkdir()
     ran = command(
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
+        *net,
         f"--image_dir={digits.folder}",
         "--native",
         "--fp32",
@@ -64,29 +63,16 @@ def test_the_whole_program(command, forms, digits, tmp_path):
         assert str(tmp_path) not in text and str(forms["frozen_graph"].parent) not in text
 
 
-def test_agreement_without_native_among_the_cases(main, forms, digits):
+def test_agreement_without_native_among_the_cases(main, net, digits):
     ran = main(
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        f"--image_dir={digits.folder}",
-        "--fp32",
-        "--engine=onnxruntime",
-        "--batch_size=4,8",
+        *net, f"--image_dir={digits.folder}", "--fp32", "--engine=onnxruntime", "--batch_size=4,8"
     )
     assert ran.status == 0 and [record["batch_size"] for record in ran.records] == [4, 8]
     assert all(agreement(record)["top1"] == 1.0 for record in ran.records)
 
 
-def test_rounds_interleave_and_are_pooled(main, forms):
-    ran = main(
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--native",
-        "--fp32",
-        "--engine=onnxruntime",
-        "--batch_size=4",
-        "--rounds=2",
-    )
+def test_rounds_interleave_and_are_pooled(main, net):
+    ran = main(*net, "--native", "--fp32", "--engine=onnxruntime", "--batch_size=4", "--rounds=2")
     native = ran.records[0]
     assert [len(timings["device"]["seconds"]) for timings in native["rounds"]] == [3, 3]
     assert len(native["timings"]["device"]["seconds"]) == 6
@@ -203,7 +189,7 @@ def test_drain_fetches_every_step_and_tells_what_broke(bench, broken):
 
 @pytest.mark.parametrize(("rounds", "expected"), [(1, [0, 1, 2]), (2, [0, 0, 0, 0, 1, 2])])
 def test_each_record_is_on_disk_before_the_next_case_begins(
-    bench, main, forms, tmp_path, monkeypatch, rounds, expected
+    bench, main, net, tmp_path, monkeypatch, rounds, expected
 ):
     on_disk, real = [], bench.OpenCase.measure_round
 
@@ -222,13 +208,13 @@ def test_each_record_is_on_disk_before_the_next_case_begins(
         "--batch_size=2",
         f"--rounds={rounds}",
     ]
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", *flags)
+    ran = main(*net, *flags)
     assert ran.status == 0, ran.err
     assert on_disk == expected
     assert len(ran.records) == 3
 
 
-def test_ctrl_c_between_rounds_keeps_the_rounds_that_there_are(bench, main, forms, monkeypatch):
+def test_ctrl_c_between_rounds_keeps_the_rounds_that_there_are(bench, main, net, monkeypatch):
     real, calls = bench.OpenCase.measure_round, []
 
     def stop_at_the_third(self, steps):
@@ -239,7 +225,7 @@ def test_ctrl_c_between_rounds_keeps_the_rounds_that_there_are(bench, main, form
 
     monkeypatch.setattr(bench.OpenCase, "measure_round", stop_at_the_third)
     flags = ["--native", "--fp32", "--engine=onnxruntime", "--batch_size=2", "--rounds=2"]
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", *flags)
+    ran = main(*net, *flags)
     assert ran.status == 130
     assert [
         (record["precision"], len(record["timings"]["device"]["seconds"])) for record in ran.records

@@ -132,15 +132,9 @@ def test_two_runs_into_one_folder(forms, tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_error_line_and_the_table_is_printed(
-    bench, forms, tmp_path, capsys, monkeypatch
+    bench, net, tmp_path, capsys, monkeypatch
 ):
-    flags = [
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--batch_size=2",
-        "--num_loops=5",
-        "--num_warmup=1",
-    ]
+    flags = [*net, "--batch_size=2", "--num_loops=5", "--num_warmup=1"]
     real = bench.OpenCase.measure_round
 
     def fill(self, steps):
@@ -158,7 +152,7 @@ def test_a_full_disk_is_one_error_line_and_the_table_is_printed(
     assert "cases appended" not in out
 
 
-def test_a_folder_removed_while_running_is_made_again(bench, main, forms, tmp_path, monkeypatch):
+def test_a_folder_removed_while_running_is_made_again(bench, main, net, tmp_path, monkeypatch):
     import shutil
 
     real = bench.OpenCase.judge_outputs
@@ -169,16 +163,16 @@ def test_a_folder_removed_while_running_is_made_again(bench, main, forms, tmp_pa
         return found
 
     monkeypatch.setattr(bench.OpenCase, "judge_outputs", remove)
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2")
+    ran = main(*net, "--batch_size=2")
     assert ran.status == 0, ran.err
     assert [record["status"] for record in ran.records] == ["ok"]
 
 
-def test_a_symlinked_log_is_appended_to(main, forms, tmp_path):
+def test_a_symlinked_log_is_appended_to(main, net, tmp_path):
     kept = tmp_path / "elsewhere.txt"
     kept.write_text("before\n")
     (tmp_path / "log.txt").symlink_to(kept)
-    ran = main(f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2")
+    ran = main(*net, "--batch_size=2")
     assert ran.status == 0, ran.err
     assert (tmp_path / "log.txt").is_symlink()
     assert kept.read_text().startswith("before\n\n====")

@@ -95,16 +95,10 @@ def test_savedmodel_without_serving_tag_or_signature(main, tmp_path):
     assert "no signature" in one_error(main(f"--savedmodel_dir={tmp_path / 'signature'}"))
 
 
-def test_an_image_that_is_none(main, forms, tmp_path):
+def test_an_image_that_is_none(main, net, tmp_path):
     path = tmp_path / "x.jpg"
     path.write_bytes(b"not an image")
-    line = one_error(
-        main(
-            f"--frozen_graph={forms['frozen_graph']}",
-            "--preprocessing=none",
-            f"--image_file={path}",
-        )
-    )
+    line = one_error(main(*net, f"--image_file={path}"))
     assert "is not a complete JPEG, PNG, GIF or BMP" in line
 
 
@@ -117,14 +111,8 @@ def test_an_unset_variable_is_no_model(main):
     assert "--frozen_graph= is empty" in one_error(main("--frozen_graph="))
 
 
-def test_a_calibration_folder_is_looked_at_before_the_measuring(main, forms, tmp_path):
-    flags = [
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--native",
-        "--int8",
-        "--batch_size=2",
-    ]
+def test_a_calibration_folder_is_looked_at_before_the_measuring(main, net, tmp_path):
+    flags = [*net, "--native", "--int8", "--batch_size=2"]
     assert "no such folder" in one_error(main(*flags, "--calibration_dir=missing"))
     (tmp_path / "empty").mkdir()
     ran = main(*flags, f"--calibration_dir={tmp_path / 'empty'}")
@@ -132,13 +120,8 @@ def test_a_calibration_folder_is_looked_at_before_the_measuring(main, forms, tmp
     assert not ran.records
 
 
-def test_a_class_id_that_the_network_has_not_gets_a_sentence(main, forms):
-    ran = main(
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--batch_size=2",
-        "--label=5000",
-    )
+def test_a_class_id_that_the_network_has_not_gets_a_sentence(main, net):
+    ran = main(*net, "--batch_size=2", "--label=5000")
     assert "class id 5000 is none of the network's 10 classes" in ran.out
 
 
@@ -154,15 +137,9 @@ def test_out_of_memory_suggests_a_smaller_batch(bench):
         raise RuntimeError("OOM when allocating tensor with shape[1024,64]")
 
 
-def test_no_engine_is_one_failed_row(main, forms, bench, monkeypatch):
+def test_no_engine_is_one_failed_row(main, net, bench, monkeypatch):
     monkeypatch.setattr(bench, "AUTO", ("xla",))
-    ran = main(
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--native",
-        "--int8",
-        "--batch_size=2",
-    )
+    ran = main(*net, "--native", "--int8", "--batch_size=2")
     native, int8 = ran.records
     assert ran.status == 1 and native["status"] == "ok"
     assert int8["status"] == "failed" and "xla has no INT8" in int8["error"]

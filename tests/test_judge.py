@@ -214,43 +214,36 @@ def classes(digits, tmp_path_factory):
     return make
 
 
-def run_digits(main, forms, folder, *flags):
-    return main(
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--batch_size=50",
-        f"--image_dir={folder}",
-        *flags,
-    )
+def run_digits(main, net, folder, *flags):
+    return main(*net, "--batch_size=50", f"--image_dir={folder}", *flags)
 
 
-def test_accuracy_says_of_how_many_images(main, forms, digits):
-    ran = run_digits(main, forms, digits.folder)
+def test_accuracy_says_of_how_many_images(main, net, digits):
+    ran = run_digits(main, net, digits.folder)
     assert ran.records[0]["accuracy"]["images"] == 300 and ran.records[0]["accuracy"]["top1"] > 0.9
     assert "of 300 images" in ran.out
 
 
-def test_class_folders_all_badly_named_are_said(main, forms, classes):
-    ran = run_digits(main, forms, classes(lambda digit: f"digit_{digit}"))
+def test_class_folders_all_badly_named_are_said(main, net, classes):
+    ran = run_digits(main, net, classes(lambda digit: f"digit_{digit}"))
     assert "no accuracy: digit_0, digit_1" in ran.err and "accuracy" not in ran.records[0]
 
 
-def test_a_flat_folder_needs_no_class(main, forms, digits):
-    ran = run_digits(main, forms, digits.folder / "3")
+def test_a_flat_folder_needs_no_class(main, net, digits):
+    ran = run_digits(main, net, digits.folder / "3")
     assert ran.status == 0 and "no accuracy" not in ran.err
 
 
-def test_ids_that_count_from_another_number_are_said(main, forms, classes):
+def test_ids_that_count_from_another_number_are_said(main, net, classes):
     """Shifted by one all are wrong: the sentence names the flag that counts so."""
     folder = classes(lambda digit: str(digit + 1))
-    ran = run_digits(main, forms, folder)
+    ran = run_digits(main, net, folder)
     (note,) = [note for note in ran.records[0]["notes"] if "accuracy" in note]
     assert note.startswith("no accuracy: class id 10 is none of the network's 10 classes")
     assert (
-        run_digits(main, forms, folder, "--ids_are_one_indexed").records[0]["accuracy"]["top1"]
-        > 0.9
+        run_digits(main, net, folder, "--ids_are_one_indexed").records[0]["accuracy"]["top1"] > 0.9
     )
-    below = run_digits(main, forms, folder, "--ids_are_one_indexed", "--labels_are_zero_indexed")
+    below = run_digits(main, net, folder, "--ids_are_one_indexed", "--labels_are_zero_indexed")
     assert "none of the network's 10 classes" in " ".join(below.records[0]["notes"])
 
 
@@ -306,12 +299,10 @@ def test_accuracy_of_a_label_that_counts_otherwise(bench, flags, label, remedy):
 @pytest.mark.parametrize(
     "flags", [["--label=2"], ["--label=10", "--image_dir"], ["--label=11", "--image_dir"]]
 )
-def test_no_accuracy_where_there_can_be_none(main, forms, digits, flags):
+def test_no_accuracy_where_there_can_be_none(main, net, digits, flags):
     """Random data has no class, and a class id that the network lacks is none."""
     flags = [f"{flag}={digits.folder}" if flag == "--image_dir" else flag for flag in flags]
-    ran = main(
-        f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2", *flags
-    )
+    ran = main(*net, "--batch_size=2", *flags)
     assert ran.status == 0, ran.err
     assert "accuracy" not in ran.records[0]
     assert [note for note in ran.records[0]["notes"] if note.startswith("no accuracy: ")]
@@ -359,14 +350,8 @@ def test_short_flags_have_long_names(bench):
     assert len(bench.SHORT_FLAGS) == 10
 
 
-def test_what_runs_each_precision_is_one_short_line(main, forms):
-    ran = main(
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--fp32",
-        "--fp16",
-        "--batch_size=2",
-    )
+def test_what_runs_each_precision_is_one_short_line(main, net):
+    ran = main(*net, "--fp32", "--fp16", "--batch_size=2")
     lines = [line for line in ran.err.splitlines() if line.startswith("tensorrt.py: ")]
     assert [line for line in lines if " uses " in line] == [
         f"tensorrt.py: {record['precision'].upper()} uses {record['engine']}"

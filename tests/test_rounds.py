@@ -57,14 +57,8 @@ def test_the_steps_asked_for_are_spread_over_the_rounds(bench, loops, rounds, pl
 
 
 @pytest.mark.parametrize("rounds", [[], ["--rounds=3"]])
-def test_so_many_steps_means_so_many(main, forms, rounds):
-    ran = main(
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--batch_size=2",
-        "--num_loops=23",
-        *rounds,
-    )
+def test_so_many_steps_means_so_many(main, net, rounds):
+    ran = main(*net, "--batch_size=2", "--num_loops=23", *rounds)
     assert ran.status == 0, ran.err
     (record,) = ran.records
     each = [len(timings["device"]["seconds"]) for timings in record["rounds"]]
@@ -141,7 +135,7 @@ def test_rounds_asked_for_are_made_and_no_more(session):
     assert case.has_enough([case])
 
 
-def test_auto_measures_rounds_of_the_wanted_length(bench, main, forms, monkeypatch):
+def test_auto_measures_rounds_of_the_wanted_length(bench, main, net, monkeypatch):
     """With everything scaled down a hundred times; how many steps that is, the engine's
     speed says.
     """
@@ -149,8 +143,7 @@ def test_auto_measures_rounds_of_the_wanted_length(bench, main, forms, monkeypat
         monkeypatch.setattr(bench, name, getattr(bench, name) / 100)
     monkeypatch.setattr(bench, "MOST_SECONDS", 1.0)
     flags = [
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
+        *net,
         "--batch_size=2",
         "--native",
         "--fp32",
@@ -167,13 +160,9 @@ def test_auto_measures_rounds_of_the_wanted_length(bench, main, forms, monkeypat
         assert record["flags"]["num_loops"] is None
 
 
-def test_agreement_and_accuracy_are_of_all_images(main, forms, digits):
+def test_agreement_and_accuracy_are_of_all_images(main, net, digits):
     """At every batch size, with steps that the images do not fill."""
-    flags = [
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        f"--image_dir={digits.folder}",
-    ]
+    flags = [*net, f"--image_dir={digits.folder}"]
     ran = main(
         *flags, "--native", "--fp16", "--engine=onnxruntime", "--batch_size=1,8", "--num_images=101"
     )
@@ -189,7 +178,7 @@ def test_agreement_and_accuracy_are_of_all_images(main, forms, digits):
 
 @pytest.mark.parametrize("native", [True, False])
 def test_native_is_opened_once_for_all_that_is_compared_with_it(
-    bench, main, forms, monkeypatch, native
+    bench, main, net, monkeypatch, native
 ):
     opened, real = [], bench.OpenCase.open
 
@@ -198,23 +187,14 @@ def test_native_is_opened_once_for_all_that_is_compared_with_it(
         return real(self, built)
 
     monkeypatch.setattr(bench.OpenCase, "open", count)
-    flags = [
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--fp32",
-        "--int8",
-        "--engine=onnxruntime",
-        "--batch_size=2",
-    ]
+    flags = [*net, "--fp32", "--int8", "--engine=onnxruntime", "--batch_size=2"]
     ran = main(*flags, *["--native"] * native)
     assert ran.status == 0, ran.err
     assert opened == ["native 2", "fp32 onnxruntime 2", "int8 onnxruntime 2"]
     assert all("agreement" in record for record in ran.records if record["precision"] != "native")
 
 
-def test_cases_that_fit_into_memory_only_one_by_one_are_compared_too(
-    bench, main, forms, monkeypatch
-):
+def test_cases_that_fit_into_memory_only_one_by_one_are_compared_too(bench, main, net, monkeypatch):
     """Each closes the other's process to make room: native's is not there after the last round."""
     there = set()
 
@@ -233,8 +213,7 @@ def test_cases_that_fit_into_memory_only_one_by_one_are_compared_too(
     monkeypatch.setattr(bench, "ROUND_SECONDS", 0.005)
     monkeypatch.setattr(bench, "MOST_SECONDS", 1.0)
     flags = [
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
+        *net,
         "--batch_size=2",
         "--native",
         "--fp32",
@@ -249,14 +228,8 @@ def test_cases_that_fit_into_memory_only_one_by_one_are_compared_too(
     assert any("do not fit into memory together" in note for note in native["notes"])
 
 
-def test_lines_say_what_starts_and_ends(main, forms):
-    flags = [
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--native",
-        "--fp32",
-        "--batch_size=2",
-    ]
+def test_lines_say_what_starts_and_ends(main, net):
+    flags = [*net, "--native", "--fp32", "--batch_size=2"]
     ran = main(*flags, "--engine=onnxruntime", "--num_loops=8")
     assert ran.status == 0, ran.err
     lines = ran.err.splitlines()
@@ -270,10 +243,8 @@ def test_lines_say_what_starts_and_ends(main, forms):
     )
 
 
-def test_no_case_outlives_its_parent_and_rounds_of_a_killed_run_become_records(
-    main, forms, tmp_path
-):
-    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=2"]
+def test_no_case_outlives_its_parent_and_rounds_of_a_killed_run_become_records(main, net, tmp_path):
+    flags = [*net, "--batch_size=2"]
     words = [sys.executable, str(ROOT / "tensorrt.py"), f"--output_dir={tmp_path}", *flags]
     words += ["--num_warmup=1", "--num_loops=100000", "--rounds=20000"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -47,7 +47,6 @@ import importlib.util
 import itertools
 import multiprocessing
 import os
-import pickle
 import queue
 import re
 import signal
@@ -85,6 +84,7 @@ if TYPE_CHECKING:
 else:
     bench = load_library()
 
+import msgspec
 import numpy as np
 
 if "gpus" not in bench.FLAGS:
@@ -527,9 +527,9 @@ class Cluster:
 
     def choose_cases(self, config: Any, batch_sizes: list[int | None]) -> list[Any]:
         """The cases as a node of the cluster sees them: this machine may have no GPU."""
-        task = self.submit(None, choose_there.__name__, pickle.dumps((config, batch_sizes)))
+        task = self.submit(None, choose_there.__name__, vars(config), batch_sizes)
         try:
-            return pickle.loads(self.ray.get(task)[1])
+            return msgspec.convert(self.ray.get(task)[1], list[bench.Case])
         except self.ray.exceptions.RayError as error:
             raise bench.UserError(
                 f"a node of the cluster cannot run this program ({bench.one_line(error)}): install "
@@ -579,16 +579,17 @@ class Cluster:
                 yield self.taken(job, answer)
 
     def submit_job(self, job: Any, node: str | None) -> Any:
-        self.samples = self.samples or self.ray.put(pickle.dumps(job.samples))
+        self.samples = self.samples or self.ray.put(dataclasses.asdict(job.samples))
         files = [job.graph.path, *([job.source.path] if job.source else [])]
-        told = pickle.dumps(dataclasses.replace(job, samples=None, rounds=None))
-        return self.submit(node, run_there.__name__, told, self.samples, *map(self.ship, files))
+        parts = {name: msgspec.to_builtins(getattr(job, name)) for name in PARTS}
+        parts["config"] = vars(job.config)
+        return self.submit(node, run_there.__name__, parts, self.samples, *map(self.ship, files))
 
-    def taken(self, job: Any, answer: tuple[str, bytes]) -> tuple[Any, list[Any]]:
+    def taken(self, job: Any, answer: tuple[str, Any]) -> tuple[Any, list[Any]]:
         """What a node found, with its name."""
         node, found = answer
         name = self.names.get(node, node[:6])
-        results = pickle.loads(found)
+        results = list(map(unpacked_result, found))
         for result in results:
             facts = result.machine
             placement = re.search(r" \((.+)\)$", facts["device"])
@@ -652,7 +653,7 @@ def lost(job: Any, name: str, error: BaseException) -> Any:
     return result
 
 
-def on_node(script: dict[str, bytes], work: str, *data: bytes) -> tuple[str, bytes]:
+def on_node(script: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
     """What a task does: loads this program in a folder of its own and lets it work there.
 
     Ray ships this function by value: it may use nothing of this module.
@@ -682,24 +683,25 @@ def on_node(script: dict[str, bytes], work: str, *data: bytes) -> tuple[str, byt
             sys.modules["__main__"] = main
 
 
-# What follows runs on a node. What travels is pickled here, not by Ray: there these classes are
-# known only once this program is loaded.
+# What follows runs on a node. Only plain data travels: there these classes belong to another
+# module.
 
 
-def choose_there(_: str, told: bytes) -> bytes:
-    """The cases for a configuration and batch sizes, by the engines that the node has."""
-    return pickle.dumps(bench.choose_cases(*pickle.loads(told)))
+def choose_there(_: str, config: dict[str, Any], batch_sizes: list[int | None]) -> list[Any]:
+    """The cases, by the engines that the node has."""
+    return msgspec.to_builtins(bench.choose_cases(bench.Config(**config), batch_sizes))
 
 
-def run_there(folder: str, told: bytes, samples: bytes, *files: bytes) -> bytes:
+def run_there(
+    folder: str, parts: dict[str, Any], samples: dict[str, Any], *files: bytes
+) -> list[dict[str, Any]]:
     """A job on all GPUs that Ray gave its task: the results; files come to `folder`."""
     # Ray runs its workers at niceness 15; only root may change it
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     bench.gpus.cache_clear()  # the same worker may have had another GPU before
     placements = [Placement(gpu=gpu["index"]) for gpu in bench.gpus()] or [Placement()]
-    job = dataclasses.replace(pickle.loads(told), samples=pickle.loads(samples))
-    job = unpacked(job, Path(folder), files)
+    job = unpacked(Path(folder), parts, bench.samples_of(samples), files)
     team = functools.partial(Team, placements=placements)
     ((_, results),) = bench.schedule([job], team, {})
     if nice := os.getpriority(os.PRIO_PROCESS, 0):
@@ -708,18 +710,37 @@ def run_there(folder: str, told: bytes, samples: bytes, *files: bytes) -> bytes:
                 f"ran at niceness {nice}, behind all else on the node: start Ray there with "
                 "RAY_worker_niceness=0"
             )
-    return pickle.dumps(results)
+    return list(map(packed_result, results))
 
 
-def unpacked(job: Any, folder: Path, files: tuple[bytes, ...]) -> Any:
-    """The job with its files, and what it writes, in the folder."""
-    shipped = {"graph": job.graph, **({"source": job.source} if job.source else {})}
-    for (name, part), data in zip(shipped.items(), files, strict=True):
-        path = folder / Path(part.path).name
+# Of a job, those that travel as they are.
+PARTS: dict[str, Any] = {"case": bench.Case, "graph": bench.Graph, "source": bench.Artifact | None}
+
+
+def unpacked(folder: Path, parts: dict[str, Any], samples: Any, files: tuple[bytes, ...]) -> Any:
+    """The job, with its files and what it writes in the folder."""
+    told: dict[str, Any] = {
+        name: msgspec.convert(parts[name], kind) for name, kind in PARTS.items()
+    }
+    shipped = [name for name in ("graph", "source") if told[name]]
+    for name, data in zip(shipped, files, strict=True):
+        path = folder / Path(told[name].path).name
         path.write_bytes(data)
-        shipped[name] = dataclasses.replace(part, path=str(path))
-    config = bench.Config(**{**vars(job.config), "output_dir": str(folder)})
-    return dataclasses.replace(job, config=config, **shipped)
+        told[name] = dataclasses.replace(told[name], path=str(path))
+    config = bench.Config(**{**parts["config"], "output_dir": str(folder)})
+    return bench.Job(**told, config=config, samples=samples)
+
+
+def packed_result(result: Any) -> dict[str, Any]:
+    """A result as plain data, but for the arrays of its outputs."""
+    plain = msgspec.structs.replace(result, outputs=None, reference=None, native_rounds=[])
+    return {**msgspec.to_builtins(plain), "outputs": result.outputs}
+
+
+def unpacked_result(found: dict[str, Any]) -> Any:
+    result = msgspec.convert({**found, "outputs": None}, bench.Result)
+    result.outputs = found["outputs"]
+    return result
 
 
 # ------------------------------------------------------------------------------------------- main

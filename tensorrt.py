@@ -323,6 +323,17 @@ class Found(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fie
     batch_sizes_tried: dict[int, str] | None = None
 
 
+def joined(rounds: list[Round]) -> Round:
+    """The steps of all rounds together, and the median of their throughputs."""
+    whole = {}
+    for inputs in rounds[0] if rounds else ():
+        every = [timings[inputs] for timings in rounds]
+        seconds = [second for timing in every for second in timing.seconds]
+        throughput = float(np.median([timing.throughput for timing in every]))
+        whole[inputs] = dataclasses.replace(every[0], seconds=seconds, throughput=throughput)
+    return whole
+
+
 class Result(Found, eq=False):
     """All that is known of a case; its outputs, and native's for the same images as `reference`.
 
@@ -342,14 +353,7 @@ class Result(Found, eq=False):
 
     @property
     def timings(self) -> Round:
-        """The steps of all rounds together, and the median of their throughputs."""
-        whole = {}
-        for inputs in self.rounds[0] if self.rounds else ():
-            every = [timings[inputs] for timings in self.rounds]
-            seconds = [second for timing in every for second in timing.seconds]
-            throughput = float(np.median([timing.throughput for timing in every]))
-            whole[inputs] = dataclasses.replace(every[0], seconds=seconds, throughput=throughput)
-        return whole
+        return joined(self.rounds)
 
 
 # -------------------------------------------------------------------------------------------- flags
@@ -784,19 +788,25 @@ def one_line(error: BaseException | str, limit: int = 200) -> str:
 
 
 @contextlib.contextmanager
-def quiet(*descriptors: int) -> Iterator[None]:
-    """Keeps off the terminal what libraries write while they start; stderr unless told."""
+def redirected(file: Any, *descriptors: int) -> Iterator[None]:
+    """Sends to a file what libraries write to stdout or stderr."""
     sys.stderr.flush()
-    saved = {descriptor: os.dup(descriptor) for descriptor in descriptors or (2,)}
-    with open(os.devnull, "w") as nowhere:
-        for descriptor in saved:
-            os.dup2(nowhere.fileno(), descriptor)
+    saved = {descriptor: os.dup(descriptor) for descriptor in descriptors}
+    for descriptor in saved:
+        os.dup2(file.fileno(), descriptor)
     try:
         yield
     finally:
         for descriptor, kept in saved.items():
             os.dup2(kept, descriptor)
             os.close(kept)
+
+
+@contextlib.contextmanager
+def quiet(*descriptors: int) -> Iterator[None]:
+    """Keeps off the terminal what libraries write while they start; stderr unless told."""
+    with open(os.devnull, "w") as nowhere, redirected(nowhere, *(descriptors or (2,))):
+        yield
 
 
 # -------------------------------------------------------------------------------------------- files
@@ -1369,11 +1379,7 @@ def fetch_savedmodel(url: str, limit_mb: int) -> Path:
 
 
 def unpack(archive: Path, folder: Path, url: str, limit_mb: int) -> None:
-    """Unpacks the whole archive into a new folder, or nothing.
-
-    Raises:
-      UserError: it is no archive, holds what leaves the folder, is too large, or the disk is full.
-    """
+    """Unpacks the whole archive into a new folder, or nothing."""
     if not hasattr(tarfile, "data_filter"):
         raise UserError("this Python cannot unpack archives safely: take 3.10.12, 3.11.4 or newer")
     part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
@@ -1504,6 +1510,11 @@ class Images(Samples):
         return {name: np.ascontiguousarray(batch)}
 
 
+def samples_of(found: dict[str, Any]) -> Samples:
+    """Samples from plain data."""
+    return Images(**found) if "layout" in found else Samples(**found)
+
+
 def load_samples(config: Config, graph: Graph, count: int) -> Samples:
     """At most `count` different samples for a graph: those of the flags, or random ones.
 
@@ -1521,12 +1532,7 @@ def load_samples(config: Config, graph: Graph, count: int) -> Samples:
 
 
 def load_images(config: Config, graph: Graph, count: int) -> Images:
-    """At most `count` different images for a graph: those of the flags, or random ones.
-
-    Raises:
-      UserError: a path that is missing or holds no image, or a preprocessing that does not fit the
-        graph's channels.
-    """
+    """At most `count` different images for a graph: those of the flags, or random ones."""
     shape = graph.image_shape
     refuse_too_large(graph.inputs[0].name, shape, count)
     refuse_channels(config, graph)
@@ -1620,11 +1626,7 @@ TURNS = {
 
 
 def decode_image(path: str | Path, channels: int) -> np.ndarray:
-    """An image's pixels as uint8 [height, width, channels], turned as its EXIF data say.
-
-    Raises:
-      UserError: no whole image of a known format.
-    """
+    """An image's pixels as uint8 [height, width, channels], turned as its EXIF data say."""
     import tensorflow as tf
     from PIL import Image, UnidentifiedImageError
 
@@ -1668,11 +1670,7 @@ def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
 
 
 def image_paths(folder: str, flag: str) -> list[Path]:
-    """The images below a folder, one of each class folder in turn, so that a few show many classes.
-
-    Raises:
-      UserError: no such folder, or no images in it.
-    """
+    """The images below a folder, one of each class folder in turn, so that a few show many classes."""
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: pass a folder of images with {flag}")
     groups = collections.defaultdict(list)
@@ -1793,11 +1791,7 @@ def read_samples(given: str, graph: Graph, count: int, flag: str) -> Samples:
 def add_array(
     samples: Samples, tensor: Tensor, array: np.ndarray, graph: Graph, given: str
 ) -> None:
-    """Puts an input's array where it belongs: among the rows, or among what has none.
-
-    Raises:
-      UserError: another shape or type than the input's.
-    """
+    """Puts an input's array where it belongs: among the rows, or among what has none."""
     shape = sample_shape(graph, tensor)
     array = as_type(array, tensor, graph, given)
     has_rows = samples.alone or tensor.name in graph.batched
@@ -1813,11 +1807,7 @@ def add_array(
 
 
 def read_arrays(given: str, flag: str) -> Feed:
-    """The arrays in a .npz file, or of the .npy files in a folder, by their names.
-
-    Raises:
-      UserError: no such file, or none of NumPy's.
-    """
+    """The arrays in a .npz file, or of the .npy files in a folder, by their names."""
     path = Path(given)
     if not path.exists():
         raise UserError(f"{given}: no such file: pass a .npz, or a folder of .npy, with {flag}")
@@ -1871,11 +1861,7 @@ def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
 
 
 def as_type(array: np.ndarray, tensor: Tensor, graph: Graph, given: str) -> np.ndarray:
-    """An array in an input's type, where no value changes but by float32's rounding.
-
-    Raises:
-      UserError: a type of another kind, or integers that do not fit.
-    """
+    """An array in an input's type, where no value changes but by float32's rounding."""
     kind = np.dtype(tensor.dtype)
     if array.dtype == kind:
         return array
@@ -1911,11 +1897,7 @@ def inputs_text(tensors: Sequence[Tensor]) -> str:
 
 
 def by_input(words: list[str], flag: str, tensors: Sequence[Tensor]) -> dict[str, str]:
-    """What a flag such as --input_shape=ids:128,mask:128 says, by the tensors' names.
-
-    Raises:
-      UserError: no colon, or no input of that name.
-    """
+    """What a flag such as --input_shape=ids:128,mask:128 says, by the tensors' names."""
     named = {tensor.title: tensor.name for tensor in tensors}
     named |= {tensor.name.removesuffix(":0"): tensor.name for tensor in tensors}
     found = {}
@@ -1931,11 +1913,7 @@ def by_input(words: list[str], flag: str, tensors: Sequence[Tensor]) -> dict[str
 
 
 def random_samples(config: Config, graph: Graph, count: int) -> Samples:
-    """`count` random samples: integers from 0 to 1 and normal floats, or of --input_range.
-
-    Raises:
-      UserError: a shape is open, a range is none, or memory is too small.
-    """
+    """`count` random samples: integers from 0 to 1 and normal floats, or of --input_range."""
     refuse_open_shapes(graph)
     refuse_too_many(graph, count)
     ranges = by_input(config.input_range, "--input_range", graph.inputs)
@@ -1970,11 +1948,7 @@ Range = tuple[Any, Any]  # two integers or two floats
 
 
 def random_range(tensor: Tensor, text: str | None) -> Range | None:
-    """The lowest and highest random value of an input; None: standard normal.
-
-    Raises:
-      UserError: not two numbers in this order that the input's type can hold.
-    """
+    """The lowest and highest random value of an input; None: standard normal."""
     kind = np.dtype(tensor.dtype)
     if text is None:
         return None if kind.kind == "f" else (0, 1)
@@ -2240,11 +2214,7 @@ def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
 
 
 def serving_graph(folder: Path) -> Any:
-    """The MetaGraphDef tagged `serve` in a SavedModel's folder.
-
-    Raises:
-      UserError: no SavedModel there, a damaged one, or none for serving.
-    """
+    """The MetaGraphDef tagged `serve` in a SavedModel's folder."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -2317,11 +2287,7 @@ def outputs_by_name(tf: Any, model: Any, outputs: Any) -> dict[str, Any]:
 
 
 def load_keras(tf: Any, config: Config) -> Any:
-    """The model in a Keras file.
-
-    Raises:
-      UserError: no such file, another kind of file, or one that needs --unsafe_model.
-    """
+    """The model in a Keras file."""
     path = config.keras_model
     if (Path(path) / "saved_model.pb").exists():
         raise UserError(f"{path} is a SavedModel's folder: pass it with --savedmodel_dir={path}")
@@ -2344,11 +2310,7 @@ def load_keras(tf: Any, config: Config) -> Any:
 
 
 def built_in_model(tf: Any, config: Config) -> Any:
-    """Keras's ResNet-50 v2; its trained weights are downloaded once, into Keras's own folder.
-
-    Raises:
-      UserError: the download failed.
-    """
+    """Keras's ResNet-50 v2; its trained weights are downloaded once, into Keras's own folder."""
     weights = "imagenet" if config.weights == "imagenet" else None
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT[1])  # Keras sets none
@@ -2383,11 +2345,7 @@ def import_graph(graph_def: Any) -> Any:
 def describe_graph(
     config: Config, graph: Any, signature: Signature
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The inputs and outputs of a tf.Graph, open dimensions filled by --input_shape.
-
-    Raises:
-      UserError: one that is not there, or that NumPy cannot feed.
-    """
+    """The inputs and outputs of a tf.Graph, open dimensions filled by --input_shape."""
     outputs = find_outputs(config, graph, signature.outputs)
     inputs = find_inputs(config, graph, signature.inputs, outputs)
     for tensor in inputs:
@@ -2402,11 +2360,7 @@ USUAL_OUTPUT = "softmax_tensor"  # the official ResNets', beside the classes' id
 
 
 def find_outputs(config: Config, graph: Any, keys: dict[str, str]) -> list[Any]:
-    """The tensors that --output_node names, else the signature's, the usual one, or the ends.
-
-    Raises:
-      UserError: there is no such tensor, or none of numbers.
-    """
+    """The tensors that --output_node names, else the signature's, the usual one, or the ends."""
     names = list(dict.fromkeys(keys.values()))
     if not names and any(op.name == USUAL_OUTPUT for op in graph.get_operations()):
         names = [f"{USUAL_OUTPUT}:0"]
@@ -2539,11 +2493,7 @@ def behind_decoding(tensor: Any) -> str:
 
 
 def fill_shapes(config: Config, inputs: list[Tensor]) -> list[Tensor]:
-    """The inputs with the dimensions that --input_shape names; one of unknown rank is an image.
-
-    Raises:
-      UserError: dimensions that an input does not leave open.
-    """
+    """The inputs with the dimensions that --input_shape names; one of unknown rank is an image."""
     asked = by_input(config.input_shape, "--input_shape", inputs)
     if len(inputs) == 1 and inputs[0].shape is None and not (asked or config.samples):
         return [dataclasses.replace(inputs[0], shape=(None, None, None, 3))]
@@ -3266,15 +3216,11 @@ class TfTrt(Engine):
 def stderr_lines() -> Iterator[list[str]]:
     """Collects the lines that C++ writes to stderr; the list is filled when the context ends."""
     lines: list[str] = []
-    sys.stderr.flush()
-    saved = os.dup(2)
     with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
         try:
-            yield lines
+            with redirected(file, 2):
+                yield lines
         finally:
-            os.dup2(saved, 2)
-            os.close(saved)
             file.seek(0)
             lines += file.read().decode(errors="replace").splitlines()
 
@@ -3435,11 +3381,7 @@ class OnnxRuntimeRunner:
 
 
 def create_session(model: bytes, options: Any, provider: str, config: Config) -> Any:
-    """A session that has the provider: ONNX Runtime silently takes the CPU where CUDA fails.
-
-    Raises:
-      UserError: the session has another provider.
-    """
+    """A session that has the provider: ONNX Runtime silently takes the CPU where CUDA fails."""
     import onnxruntime
 
     settings = {}
@@ -5342,30 +5284,31 @@ class Record(Found, omit_defaults=True, forbid_unknown_fields=True):
     rounds: list[Round] | None = None
 
 
-def timings_of(result: Result, unit: str) -> dict[str, TimingRecord]:
-    """A record's timings with their statistics; adds sentences on them to the result."""
+def with_rounds(record: Record, rounds: list[Round]) -> Record:
+    """A record with the timings of its rounds, their statistics, and sentences on them."""
     timings = {}
-    size = result.case.size
-    for inputs, timing in result.timings.items():
-        rounds = loops_of(result.rounds, inputs)
-        cause = likeliest_cause([timings[inputs].clocks for timings in result.rounds])
-        steady, remedy = verdict(rounds, size, cause, unit)
-        numbers = summarise(timing.seconds, size) | round_statistics(rounds, size)
+    notes = [*record.notes]
+    size = record.batch_size
+    for inputs, timing in joined(rounds).items():
+        seconds = loops_of(rounds, inputs)
+        cause = likeliest_cause([each[inputs].clocks for each in rounds])
+        steady, remedy = verdict(seconds, size, cause, record.unit)
+        numbers = summarise(timing.seconds, size) | round_statistics(seconds, size)
         timings[inputs] = TimingRecord(**vars(timing), statistics=numbers, verdict=steady)
-        notes = filter(None, [remedy, *clock_notes(timing.clocks)])
-        result.notes += [f"{inputs} input: {note}" for note in notes]
-    return timings
+        found = filter(None, [remedy, *clock_notes(timing.clocks)])
+        notes += [f"{inputs} input: {note}" for note in found]
+    several = rounds if len(rounds) > 1 else None  # of one its timings say all
+    return msgspec.structs.replace(record, timings=timings, rounds=several, notes=notes)
 
 
 def make_record(result: Result, job: Job) -> Record:
-    """A case's record; adds sentences on its timings to the result."""
+    """A case's record."""
     config = job.config
     case = result.case
     recorded = {*RECORDED_FLAGS, "weights"} if built_in(config) else {*RECORDED_FLAGS}
     now = datetime.datetime.now(datetime.timezone.utc)
-    timings = timings_of(result, job.samples.unit)
     found = {name: getattr(result, name) for name in Found.__struct_fields__}
-    return Record(
+    record = Record(
         record=RECORD_VERSION,
         time=now.isoformat(timespec="seconds"),
         program=VERSION,
@@ -5377,7 +5320,7 @@ def make_record(result: Result, job: Job) -> Record:
         precision=case.precision,
         batch_size=case.size,
         input_dtype=job.graph.dtype,
-        timings=timings,
+        timings={},
         graph=graph_record(job.graph),
         images="random" if job.samples.random else len(job.samples),
         first_image=job.samples.names[0],
@@ -5386,14 +5329,9 @@ def make_record(result: Result, job: Job) -> Record:
         **result.machine,
         flags={name: value for name, value in vars(config).items() if name in recorded},
         notes=result.notes,
-        rounds=several(result.rounds),
         **found,
     )
-
-
-def several(rounds: list[Round]) -> list[Round] | None:
-    """Rounds as a record has them: of one its timings say all."""
-    return rounds if len(rounds) > 1 else None
+    return with_rounds(record, result.rounds)
 
 
 def graph_record(graph: Graph) -> GraphRecord:
@@ -5567,8 +5505,7 @@ class RoundsOnDisk:
         key = self.key(result)
         lines: list[dict[str, Any]] = []
         if key not in self.unwritten:
-            empty = msgspec.structs.replace(result, rounds=[], notes=[*result.notes])
-            record = make_record(empty, dataclasses.replace(job, case=result.case))
+            record = make_record(msgspec.structs.replace(result, rounds=[]), job)
             lines.append({"case": key, "record": as_json(record)})
         lines.append({"case": key, "round": msgspec.to_builtins(result.rounds[-1])})
         self.unwritten.add(key)
@@ -5638,6 +5575,8 @@ def records_of_rounds(lines: list[str]) -> list[Record]:
             if found.written:
                 records.pop(found.case, None)
     whole = {case: record for case, record in records.items() if has_deviation(rounds[case])}
+    for record in whole.values():
+        record.notes.append("the run was killed: rounds without outputs")
     return [with_rounds(record, rounds[case]) for case, record in whole.items()]
 
 
@@ -5657,17 +5596,6 @@ def has_deviation(rounds: list[Round]) -> bool:
     return all(sum(len(timings[i].seconds) for timings in rounds) > 1 for i in rounds[0])
 
 
-def with_rounds(record: Record, rounds: list[Round]) -> Record:
-    """The record of a case whose run was killed, made from the rounds that were kept."""
-    case = Case(record.engine, record.precision, record.batch_size)
-    notes = [*record.notes, "the run was killed: rounds without outputs"]
-    result = Result(case, rounds=rounds, notes=notes)
-    timings = timings_of(result, record.unit)
-    return msgspec.structs.replace(
-        record, timings=timings, rounds=several(rounds), notes=result.notes
-    )
-
-
 class Report:
     """Judges, records and prints what was measured, whoever scheduled it."""
 
@@ -5680,20 +5608,20 @@ class Report:
 
     def add(self, job: Job, results: list[Result]) -> None:
         """Takes one case's results, one for each device; they are on disk when this returns."""
-        records = [self.write(job, result) for result in results]
-        for result, record in zip(results, records):
+        for result in results:
+            record = self.write(job, result)
             number = min(turn_of(self.cases, record) + 1, len(self.cases))
             title = result.case.title
             if record.device != record.device_kind:  # one of several
                 title += f" on {record.device}"
-            say(f"[{number}/{len(self.cases)}] {title}: {in_short(result, job.samples.unit)}")
+            say(f"[{number}/{len(self.cases)}] {title}: {in_short(record)}")
 
     def write(self, job: Job, result: Result) -> Record:
         """Judges and rates a result, and writes its record."""
         take_calibration(result, job.samples.unit)
         judge(result, job)
         rate(result, self.natives)
-        record = make_record(result, dataclasses.replace(job, case=result.case))
+        record = make_record(result, job)
         self.records.append(record)
         write_record(record, self.config)
         self.rounds.forget(result)
@@ -5724,17 +5652,16 @@ def take_calibration(result: Result, unit: str) -> None:
         result.notes += calibration_notes(result.calibration or {}, unit)
 
 
-def in_short(result: Result, unit: str) -> str:
+def in_short(record: Record) -> str:
     """A case's outcome in short: its speed and times native, or why there is none."""
     found = []
-    for inputs in result.timings:
-        rounds = loops_of(result.rounds, inputs)
-        speed = f"{typical(rounds, result.case.size).value:,.0f} {unit}/s"
+    for inputs, timing in record.timings.items():
+        speed = f"{timing.statistics['fps_typical']:,.0f} {record.unit}/s"
         if inputs == "host":
             speed += " from host"
-        rated = (result.times_native or {}).get(inputs)
+        rated = (record.times_native or {}).get(inputs)
         found.append(f"{speed}, {rated.value:.2f}x native" if rated else speed)
-    return "; ".join(found) or result.error or result.status
+    return "; ".join(found) or record.error or record.status
 
 
 def turn_of(cases: list[Case], record: Record) -> int:
@@ -5796,11 +5723,7 @@ SECONDS_TO_REACH = 8  # after which there is no network
 
 
 def load_with_weights(config: Config, loader: Worker | Here) -> Graph:
-    """The graph; the built-in network has trained weights if there are photographs and a network.
-
-    Raises:
-      UserError: it cannot be loaded, or --weights=imagenet was passed and they cannot be had.
-    """
+    """The graph; the built-in network has trained weights if there are photographs and a network."""
     if not built_in(config) or config.weights:
         return loader.ask("load_graph", config)
     config.weights = "random"
@@ -5878,11 +5801,7 @@ def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
 
 
 def settle_images(config: Config, graph: Graph, loader: Worker | Here) -> Graph:
-    """Settles what only images have: preprocessing, ImageNet's classes, pixels as the input.
-
-    Raises:
-      UserError: a flag for images, and the graph takes none.
-    """
+    """Settles what only images have: preprocessing, ImageNet's classes, pixels as the input."""
     config.imagenet = bool(graph.layout) and not config.labels
     if config.labels:
         class_names(config.labels)  # found out before the measuring
@@ -6699,11 +6618,7 @@ class Session:
         return True
 
     def find_largest_batch(self) -> Job:
-        """The job at the largest batch that fits: by doubling, then bisection.
-
-        Raises:
-          UserError: not even one image fits, or something else is wrong.
-        """
+        """The job at the largest batch that fits: by doubling, then bisection."""
         tried: dict[int, str] = {}
 
         def fits(size: int) -> bool:

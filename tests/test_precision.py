@@ -831,6 +831,40 @@ def test_a_real_inspectors_listing_is_read(bench):
     assert bench.plan_share(layers, "fp16")["executed_share_of_nodes"] == 0
 
 
+LISTED = re.compile(r"LayerType: (\w+), Inputs: \[(.*?)\], (?:Constants|Outputs): ")
+TYPED = re.compile(r"Datatype: (\w+)")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_plan_of_tensorrt_rtx_computes_in_its_precision(bench, onnx, monkeypatch, precision):
+    """Its inspector needs a GPU; its verbose log lists the layers of a plan without one, in the
+    inspector's words.
+    """
+    rtx = pytest.importorskip("tensorrt_rtx")
+    if bench.gpus():
+        pytest.skip("there is a GPU")
+    said = []
+
+    class Listening(rtx.ILogger):
+        errors = ()
+
+        def log(self, severity, text):
+            said.append(text)
+
+    monkeypatch.setattr(bench, "trt_logger", lambda trt: Listening())
+    case = bench.Case("tensorrt", precision, 4)
+    artifact = onnx.write(case)
+    job = bench.Job(case, onnx.config, onnx.graph, onnx.samples, artifact)
+    bench.build_plan(rtx, job, bench.read_unchanged(artifact.path, artifact.sha256))
+    listed = [
+        {"LayerType": kind, "Inputs": [{"Datatype": name} for name in TYPED.findall(inputs)]}
+        for kind, inputs in LISTED.findall("\n".join(said))
+    ]
+    share = bench.plan_share(bench.read_inspector(json.dumps({"Layers": listed})), precision)
+    assert share["executed_nodes"] >= 3 and share["unknown_nodes"] == 0
+    assert share["executed_share_of_nodes"] == 1
+
+
 def test_tf2onnx_writes_nodes_into_new_messages(precision):
     """Whose memory is given back; a message that is cleared keeps its own, optimiser after
     optimiser.

@@ -255,11 +255,8 @@ class PlacedSession(bench.Session):
     def start(self, job: Any) -> Any:
         return start_placed(job, self.placement, self.barrier, self.own)
 
-    def results(self) -> list[Any]:
-        if not self.result.machine:  # no process got as far as that
-            machine = bench.machine(self.job.config, self.job.case.engine)
-            self.result.machine = placed(machine, self.placement)
-        return super().results()
+    def machine(self) -> dict[str, Any]:
+        return placed(super().machine(), self.placement)
 
 
 NEIGHBOURS = "--spread: other devices ran other cases meanwhile, and share power and PCIe"

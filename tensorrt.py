@@ -1670,7 +1670,7 @@ def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
 
 
 def image_paths(folder: str, flag: str) -> list[Path]:
-    """The images below a folder, one of each class folder in turn, so that a few show many classes."""
+    """The images below a folder, one of each class folder in turn: a few show many classes."""
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: pass a folder of images with {flag}")
     groups = collections.defaultdict(list)
@@ -1918,19 +1918,16 @@ def random_samples(config: Config, graph: Graph, count: int) -> Samples:
     refuse_too_many(graph, count)
     ranges = by_input(config.input_range, "--input_range", graph.inputs)
     generator = np.random.default_rng(config.seed)
-    arrays: Feed = {}
-    whole: Feed = {}
-    for tensor in graph.inputs:
-        shape = closed_shape(graph, tensor)
-        low_high = random_range(tensor, ranges.get(tensor.name))
-        alone = not graph.batched
-        if alone or tensor.name in graph.batched:
-            arrays[tensor.name] = random_array(generator, tensor, (count, *shape), low_high)
-        else:
-            whole[tensor.name] = random_array(generator, tensor, shape, low_high)
     names = [f"random {index}" for index in range(count)]
+    samples = Samples({}, names, random=True, alone=not graph.batched)
+    for tensor in graph.inputs:
+        has_rows = samples.alone or tensor.name in graph.batched
+        shape = (count, *closed_shape(graph, tensor)) if has_rows else closed_shape(graph, tensor)
+        limits = random_range(tensor, ranges.get(tensor.name))
+        place = samples.arrays if has_rows else samples.whole
+        place[tensor.name] = random_array(generator, tensor, shape, limits)
     say(f"no --samples: random data is fed, {random_text(graph, ranges)}")
-    return Samples(arrays, names, random=True, whole=whole, alone=not graph.batched)
+    return samples
 
 
 def random_text(graph: Graph, ranges: dict[str, str]) -> str:
@@ -2943,6 +2940,10 @@ class Engine:
         """The same for running it."""
         return self.why_not_build(precision)
 
+    def why_not_by_itself(self) -> str | None:
+        """Why --engine=auto does not take what could run."""
+        return None
+
     def version(self) -> str:
         return version_of("tensorflow", "tensorflow-cpu") or "missing"
 
@@ -3100,6 +3101,9 @@ class Xla(Engine):
         if precision == "fp16" and not gpus():
             return "no NVIDIA GPU: auto_mixed_precision changes nothing on a CPU"
         return super().why_not_build(precision)
+
+    def why_not_by_itself(self) -> str | None:
+        return None if gpus() else "auto takes XLA only where there is a GPU"
 
     def build(self, job: Job) -> Artifact:
         if job.case.precision == "fp32":
@@ -3308,6 +3312,10 @@ class OnnxRuntime(Engine):
         if not reason and precision == "int8" and self.provider().startswith("CUDA"):
             return "ONNX Runtime has no INT8 convolution on GPUs: pip install tensorrt"
         return reason
+
+    def why_not_by_itself(self) -> str | None:
+        leaves = gpus() and self.provider().startswith("CPU")
+        return "would leave the GPU: pip install onnxruntime-gpu" if leaves else None
 
     @staticmethod
     def provider() -> str:
@@ -4408,14 +4416,18 @@ def median_interval(values: Any, confidence: float = 0.95) -> tuple[float, float
     k = 0
     n = len(ordered)
     while k < n // 2:
-        outside += 2 * math.exp(
-            math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
-        )
+        outside += 2 * binomial(k, n, 0.5)
         if outside > 1 - confidence:
             break
         k += 1
     k = max(k, 1)
     return float(ordered[k - 1]), float(ordered[n - k])
+
+
+def binomial(k: int, n: int, share: float) -> float:
+    """The probability that k of n values lie under the quantile of that share."""
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
 
 
 def clock_notes(clocks: dict[str, Any]) -> list[str]:
@@ -4553,8 +4565,7 @@ def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | Non
     beyond = 0.0
     bound = None
     for k in range(n, 0, -1):
-        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        beyond += math.exp(ways + k * math.log(P99) + (n - k) * math.log1p(-P99))
+        beyond += binomial(k, n, P99)
         if beyond > 1 - confidence:
             break
         bound = k
@@ -5723,23 +5734,23 @@ SECONDS_TO_REACH = 8  # after which there is no network
 
 
 def load_with_weights(config: Config, loader: Worker | Here) -> Graph:
-    """The graph; the built-in network has trained weights if there are photographs and a network."""
+    """The graph; the built-in one has trained weights if there are photographs and a network."""
     if not built_in(config) or config.weights:
         return loader.ask("load_graph", config)
     config.weights = "random"
     if not (config.image_file or config.image_dir):
         return loader.ask("load_graph", config)
-    without = "random ones are taken, whose predictions mean nothing"
     if reason := why_no_download():
-        say(f"the trained weights cannot be downloaded ({reason}): {without}")
-        return loader.ask("load_graph", config)
-    config.weights = "imagenet"
-    try:
-        return loader.ask("load_graph", config)
-    except UserError as error:
-        say(f"{error}: {without}")
-        config.weights = "random"
-        return loader.ask("load_graph", config)
+        why = f"the trained weights cannot be downloaded ({reason})"
+    else:
+        config.weights = "imagenet"
+        try:
+            return loader.ask("load_graph", config)
+        except UserError as error:
+            why = str(error)
+    say(f"{why}: random ones are taken, whose predictions mean nothing")
+    config.weights = "random"
+    return loader.ask("load_graph", config)
 
 
 def why_no_download() -> str | None:
@@ -5878,15 +5889,7 @@ def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
     for name in AUTO:
         engine = ENGINES[name]
         reason = engine.why_not_build(precision) if build_only else engine.why_not(precision)
-        if not reason and name == "xla" and not gpus():
-            reason = "auto takes XLA only where there is a GPU"
-        if (
-            not reason
-            and name == "onnxruntime"
-            and gpus()
-            and OnnxRuntime.provider().startswith("CPU")
-        ):
-            reason = "would leave the GPU: pip install onnxruntime-gpu"
+        reason = reason or engine.why_not_by_itself()
         if not reason:
             return name, "; ".join(reasons) or "first choice"
         reasons.append(f"{name}: {reason}")
@@ -6733,8 +6736,11 @@ class Session:
                 f"opened {self.opened} times: the cases do not fit into memory together"
             )
         if not self.result.machine:  # no process got as far as that
-            self.result.machine = machine(self.job.config, self.job.case.engine)
+            self.result.machine = self.machine()
         return [self.result]
+
+    def machine(self) -> dict[str, Any]:
+        return machine(self.job.config, self.job.case.engine)
 
     def rounds_by_device(self) -> list[list[Round]]:
         """The rounds that belong to each of the results."""

@@ -2055,10 +2055,10 @@ def load_graph(config: Config) -> Graph:
     if path is None:
         path = Path(config.output_dir) / name
         write_atomically(path, data)
-    loaded = import_graph(graph_def)
+    loaded = import_graph(without_large_constants(graph_def))
     inputs, outputs = describe_graph(config, loaded, signature)
     layout = layout_of(inputs) if not config.samples else ""
-    scaling = scaling_ops(tf, loaded, inputs[0]) if layout else ""
+    scaling = scaling_ops(tf, graph_def, loaded, inputs[0]) if layout else ""
     half = half_share(graph_def)["share_of_nodes"]
     return Graph(str(path), name, inputs, outputs, layout, sha256, scaling, half)
 
@@ -2169,20 +2169,17 @@ def freeze(tf: Any, config: Config) -> tuple[Any, Signature]:
 
     Loops stay the functions that TensorFlow 2 makes of them: XLA and tf2onnx want them so.
     """
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
     function, owner = (
         savedmodel_function(tf, config) if config.savedmodel_dir else keras_function(tf, config)
     )
     try:
-        frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+        graph_def, inputs = constants_for_variables(function)
     except Exception as error:  # TensorFlow raises many classes here
         raise UserError(
             f"the model cannot be frozen ({one_line(error)}): export it for inference first"
         ) from error
     del owner  # the variables lived as long as it did
-    inputs = [tensor.name for tensor in frozen.inputs]
-    outputs = [tensor.name for tensor in frozen.outputs]
+    outputs = [tensor.name for tensor in function.outputs]
     # TensorFlow flattens a dict in the order of its keys, but for signatures of TensorFlow 1.
     keys = getattr(function, "_arg_keywords", None)
     if keys is None or len(keys) != len(inputs):
@@ -2191,7 +2188,26 @@ def freeze(tf: Any, config: Config) -> tuple[Any, Signature]:
         dict(zip(keys, inputs, strict=True)),
         dict(zip(sorted(function.structured_outputs), outputs, strict=True)),
     )
-    return frozen.graph.as_graph_def(), signature
+    ends = [name.partition(":")[0] for name in (*inputs, *outputs)]
+    return tf.compat.v1.graph_util.extract_sub_graph(graph_def, ends), signature
+
+
+def constants_for_variables(function: Any) -> tuple[Any, list[str]]:
+    """A concrete function's GraphDef with constants for its variables, and its inputs' names.
+
+    It is what convert_variables_to_constants_v2 makes a function of once more, which takes as long
+    again and eight times the memory.
+    """
+    from tensorflow.python.framework import convert_to_constants
+
+    data = convert_to_constants._FunctionConverterDataInEager(
+        func=function, lower_control_flow=False, aggressive_inlining=False
+    )
+    graph_def, converted = convert_to_constants._replace_variables_by_constants(data)
+    captures = function.graph.internal_captures
+    constant = {captures[index].name for index in converted}
+    inputs = [tensor.name for tensor in function.inputs if tensor.name not in constant]
+    return graph_def, inputs
 
 
 def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
@@ -2319,6 +2335,36 @@ def built_in_model(tf: Any, config: Config) -> Any:
         raise UserError(f"Keras cannot load {what}: {one_line(error)}") from error
     finally:
         socket.setdefaulttimeout(before)
+
+
+LARGE = 1 << 12  # numbers in a constant; shapes, which are inferred from constants, have a few
+EMPTIED = "_emptied_constant"  # the attribute that has the name of such a constant
+
+
+def without_large_constants(graph_def: Any) -> Any:
+    """A copy of a GraphDef whose large constants have no values, which reads as zeros.
+
+    Ops, names, types and shapes are as before, in a thousandth of the memory.
+    """
+    sketch = type(graph_def)(versions=graph_def.versions, library=graph_def.library)
+    for node in graph_def.node:
+        if node.op != "Const" or size_of(node.attr["value"].tensor) < LARGE:
+            sketch.node.append(node)
+            continue
+        empty = sketch.node.add(name=node.name, op=node.op, device=node.device, input=node.input)
+        for key, value in node.attr.items():
+            if key != "value":
+                empty.attr[key].CopyFrom(value)
+        tensor = node.attr["value"].tensor
+        empty.attr["value"].tensor.dtype = tensor.dtype
+        empty.attr["value"].tensor.tensor_shape.CopyFrom(tensor.tensor_shape)
+        empty.attr[EMPTIED].s = node.name.encode()
+    return sketch
+
+
+def size_of(tensor: Any) -> int:
+    """How many values a TensorProto has."""
+    return math.prod(side.size for side in tensor.tensor_shape.dim)
 
 
 def import_graph(graph_def: Any) -> Any:
@@ -2609,13 +2655,16 @@ RESIZING = {"ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic"}  # to a 
 PIXEL_RANGE = 200.0
 
 
-def scaling_ops(tf: Any, graph: Any, source: Tensor) -> str:
+def scaling_ops(tf: Any, graph_def: Any, graph: Any, source: Tensor) -> str:
     """The arithmetic that scales pixels of 0 to 255 at the start of a graph, or "".
 
     Followed from the input as long as one op after the other takes it alone, with constants; then
     black and white are sent through. What makes pixels small (Rescaling, Normalization) or takes a
     mean of pixels from them is a scaling; what would make them larger, as 2x - 1 does, expects
     another range.
+
+    Args:
+      graph: the tf.Graph of graph_def, for which no values of constants are needed.
     """
     tensor = graph.get_tensor_by_name(source.name)
     ops = []
@@ -2630,9 +2679,11 @@ def scaling_ops(tf: Any, graph: Any, source: Tensor) -> str:
     if not ops or math.prod(shape) > LARGEST_IMAGE:
         return ""
     black = np.zeros(shape, source.dtype)
+    start = tf.compat.v1.graph_util.extract_sub_graph(graph_def, [tensor.op.name])
     try:
-        with tf.compat.v1.Session(graph=graph) as session:
-            low, high = (session.run(tensor, {source.name: black + level}) for level in (0, 255))
+        with tf.compat.v1.Session(graph=import_graph(start)) as session:
+            feeds = ({source.name: black + level} for level in (0, 255))
+            low, high = (session.run(tensor.name, feed) for feed in feeds)
     # TensorFlow raises many classes; what is wrong with the graph is told when it runs
     except Exception:
         return ""
@@ -2970,15 +3021,13 @@ class TensorFlowRunner:
         self.device = "/GPU:0" if tf.config.get_visible_devices("GPU") else "/CPU:0"
         graph_def = parse_graph_def(read_unchanged(artifact.path, artifact.sha256))
         self.refuse_channels_first(graph_def, job.graph)
-        wrapped = tf.compat.v1.wrap_function(
-            lambda: tf.graph_util.import_graph_def(graph_def, name=""), []
-        )
         self.inputs = job.graph.input_names
         self.outputs = job.graph.output_names
-        inner = wrapped.prune(self.inputs, self.outputs)
-        outer = tf.function(inner, jit_compile=compiled or None, autograph=False)
         specs = [tf.TensorSpec(feed[name].shape, feed[name].dtype) for name in self.inputs]
+        inner = graph_function(tf, graph_def, self.inputs, self.outputs)
+        outer = tf.function(inner, jit_compile=compiled or None, autograph=False)
         self.step = outer.get_concrete_function(*specs)
+        fill_constants(inner, graph_def)
         with tf.device(self.device):
             self.resident = [tf.identity(tf.constant(feed[name])) for name in self.inputs]
         self.facts: dict[str, Any] = {}
@@ -3043,6 +3092,33 @@ class TensorFlowRunner:
 
         with concurrent.futures.ThreadPoolExecutor(STEPS_AHEAD) as threads:
             list(threads.map(serve, range(STEPS_AHEAD)))
+
+
+def graph_function(tf: Any, graph_def: Any, inputs: list[str], outputs: list[str]) -> Any:
+    """A graph as a function from its inputs to its outputs, whose large constants are empty yet.
+
+    TensorFlow's Python takes every constant through a dozen copies on the way from a graph to a
+    function that can be called: 438 MB of them took 11 s and 5 GB.
+    """
+    sketch = without_large_constants(graph_def)
+    whole = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(sketch, name=""), [])
+    return whole.prune(inputs, outputs)
+
+
+def fill_constants(function: Any, graph_def: Any) -> None:
+    """Gives the large constants of a `graph_function` their values, before it is first called."""
+    from tensorflow.python.eager import context
+
+    functions = context.context()
+    # A copy of TensorFlow's own: `function.function_def` is kept as long as the function.
+    definition = functions.get_function_def(function.name)
+    nodes = {node.name: node for node in graph_def.node}
+    for node in definition.node_def:
+        if EMPTIED in node.attr:
+            name = node.attr.pop(EMPTIED).s.decode()
+            node.attr["value"].CopyFrom(nodes[name].attr["value"])
+    functions.remove_function(function.name)
+    functions.add_function_def(definition)
 
 
 def has_machine_code(tf: Any, capability: str) -> bool:

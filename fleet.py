@@ -233,7 +233,7 @@ def start_placed(
 ) -> Any:
     """The process of a job on a placement, with its own artifacts: a plan is for one GPU."""
     folder = str(Path(job.config.output_dir, str(placement)))
-    config = bench.Config(**{**vars(job.config), "output_dir": folder})
+    config = job.config.but(output_dir=folder)
     job = dataclasses.replace(job, config=config)
     return bench.start(config, PlacedCase, job, placement, barrier, own)
 
@@ -724,7 +724,7 @@ def unpacked(folder: Path, parts: dict[str, Any], samples: Any, files: tuple[byt
         path = folder / Path(told[name].path).name
         path.write_bytes(data)
         told[name] = dataclasses.replace(told[name], path=str(path))
-    config = bench.Config(**{**parts["config"], "output_dir": str(folder)})
+    config = bench.Config(**parts["config"]).but(output_dir=str(folder))
     return bench.Job(**told, config=config, samples=samples)
 
 

@@ -123,6 +123,10 @@ class UserError(Exception):
 class Config(types.SimpleNamespace):
     """The flags' values by their names; picklable, so that a case's process has them too."""
 
+    def but(self, **changes: Any) -> Config:
+        """The same flags, with other values of some."""
+        return Config(**{**vars(self), **changes})
+
 
 Feed = dict[str, np.ndarray]  # arrays by the names of a graph's tensors: a step's inputs or outputs
 
@@ -4363,33 +4367,26 @@ class Clocks(threading.Thread):
         return {**facts, "samples": len(self.samples), "cost_share": self.cost / self.seconds}
 
 
-class Surroundings:
-    """What else the machine did meanwhile, as a context: two readings, and nothing between."""
+def surroundings(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Cores that others used, or the hypervisor took; waiting for cores; programs on the GPU.
 
-    def __enter__(self) -> Surroundings:
-        self.before = counters()
-        return self
+    `waited_share` is the share of the time in which something waited for a core. What nothing
+    tells here is left out.
 
-    def __exit__(self, *_: object) -> None:
-        self.after = counters()
-
-    def facts(self) -> dict[str, float]:
-        """Cores that others used, or the hypervisor took; waiting for cores; programs on the GPU.
-
-        `waited_share` is the share of the time in which something waited for a core. What nothing
-        tells here is left out.
-        """
-        gone = {name: self.after[name] - before for name, before in self.before.items()}
-        seconds = gone.pop("seconds")
-        facts = {}
-        if "busy" in gone:
-            facts["other_cores"] = max(0.0, gone["busy"] - gone["own"]) / seconds
-            facts["stolen_cores"] = gone["stolen"] / seconds
-        if "waited" in gone:
-            facts["waited_share"] = gone["waited"] / seconds
-        if gpus():
-            facts["gpu_programs"] = gpu_neighbours()
-        return facts
+    Args:
+      before, after: two readings of `counters`, and nothing between them but what was measured.
+    """
+    gone = {name: after[name] - value for name, value in before.items()}
+    seconds = gone.pop("seconds")
+    facts = {}
+    if "busy" in gone:
+        facts["other_cores"] = max(0.0, gone["busy"] - gone["own"]) / seconds
+        facts["stolen_cores"] = gone["stolen"] / seconds
+    if "waited" in gone:
+        facts["waited_share"] = gone["waited"] / seconds
+    if gpus():
+        facts["gpu_programs"] = gpu_neighbours()
+    return facts
 
 
 def counters() -> dict[str, float]:
@@ -5247,7 +5244,7 @@ def counting_notes(
 def counting_remedy(step: int, classes: int, config: Config) -> str:
     """What moves the indices of class ids by `step`."""
     for name in ("labels_are_zero_indexed", "ids_are_one_indexed"):
-        turned = Config(**{**vars(config), name: not getattr(config, name)})
+        turned = config.but(**{name: not getattr(config, name)})
         if indices_of([0], classes, turned)[0] - indices_of([0], classes, config)[0] == step:
             return f"leave out --{name}" if getattr(config, name) else f"pass --{name}"
     return "check --label, or the names of the class folders"
@@ -6196,14 +6193,16 @@ class OpenCase:
             what = f"{self.job.case.title}{' from host' * (inputs == 'host')}, round {self.turn}"
             with progress(what, count) as advance:
                 self.meet()
-                with Surroundings() as around, Clocks() as clocks:
+                before = counters()
+                with Clocks() as clocks:
                     seconds = time_steps(step, count, self.clock, advance)
                     with clocks.paused():
                         self.meet()
                     (total,) = time_steps(burst, 1, self.clock)
+                after = counters()
             images = count * self.job.case.size
             facts = clocks.facts(2 * images, sum(seconds) + total)
-            facts["surroundings"] = around.facts()
+            facts["surroundings"] = surroundings(before, after)
             timings[inputs] = Timing(seconds, images / total, first_run, facts)
             self.step_seconds[inputs] = float(np.median(seconds))
         if not self.same:
@@ -6407,7 +6406,7 @@ def limit_memory(share: int) -> None:
 
 def once(config: Config, **changes: Any) -> Config:
     """The same flags for a run whose timings do not matter."""
-    return Config(**{**vars(config), "num_loops": 1, "num_warmup": 0, "rounds": 1, **changes})
+    return config.but(num_loops=1, num_warmup=0, rounds=1, **changes)
 
 
 def outputs_of(runner: Runner, feed: Feed, graph: Graph, size: int) -> Feed:

@@ -147,13 +147,9 @@ def test_what_else_the_machine_did_by_hand(bench, monkeypatch):
     """
     before = {"seconds": 10.0, "busy": 50.0, "stolen": 1.0, "own": 4.0, "waited": 7.0}
     after = {"seconds": 12.0, "busy": 53.0, "stolen": 1.1, "own": 5.6, "waited": 7.5}
-    readings = iter([before, after])
-    monkeypatch.setattr(bench, "counters", lambda: next(readings))
     monkeypatch.setattr(bench, "gpus", list)
-    with bench.Surroundings() as around:
-        pass
     expected = {"other_cores": 0.7, "stolen_cores": 0.05, "waited_share": 0.25}
-    assert around.facts() == pytest.approx(expected)
+    assert bench.surroundings(before, after) == pytest.approx(expected)
 
 
 @needs_proc
@@ -169,9 +165,7 @@ def test_the_kernels_counts(bench):
 def test_a_counter_that_is_not_there_is_left_out(bench, monkeypatch):
     monkeypatch.setattr(bench.Path, "read_text", lambda self: (_ for _ in ()).throw(OSError()))
     monkeypatch.setattr(bench, "gpus", list)
-    with bench.Surroundings() as around:
-        pass
-    assert around.facts() == {}
+    assert bench.surroundings(bench.counters(), bench.counters()) == {}
 
 
 @pytest.mark.parametrize(

@@ -4164,8 +4164,10 @@ class Onnx:
         start = time.perf_counter()
         path = Path(self.config.output_dir) / case.file_name(self.graph, ".onnx")
         with waiting(f"Writing {path.name}"):
-            model, coverage = self.model(case.engine, case.precision)
-            return write_artifact(path, model.SerializeToString(), start, coverage)
+            model, facts = self.model(case.engine, case.precision)
+            if case.precision == "int8":
+                facts = {**facts, "calibration": self.calibration.facts}
+            return write_artifact(path, model.SerializeToString(), start, facts)
 
 
 # ------------------------------------------------------------------------------------------- timing
@@ -6011,14 +6013,7 @@ class OnnxWriter:
             return None
         job = Job(case, self.onnx.config, self.onnx.graph, self.onnx.samples)
         answer = job.path(".onnx.built.json")
-        return built_once(answer, question_of_onnx(job), lambda: self.write_anew(case))
-
-    def write_anew(self, case: Case) -> Artifact:
-        """Exports, and calibrates where the precision wants it."""
-        artifact = self.onnx.write(case)
-        if case.precision == "int8":
-            artifact.facts["calibration"] = self.onnx.calibration.facts
-        return artifact
+        return built_once(answer, question_of_onnx(job), lambda: self.onnx.write(case))
 
 
 class OnnxSource:

@@ -411,12 +411,13 @@ def schedule_together(jobs: list[Any], placements: list[Placement]) -> Iterator[
 Measured = tuple[Any, list[Any]]  # a job, and its results
 
 
-def compared_with_native(measured: Iterator[Measured], natives: int) -> Iterator[Measured]:
-    """Adds native's outputs to cases that are done in any order, from native's own process.
+def compared_with_native(
+    measured: Iterator[Measured], natives: int, reference: bench.Feed | None = None
+) -> Iterator[Measured]:
+    """Adds native's outputs to cases that are done in any order: the reference, or a case's own.
 
     Holds them back until one of so many native cases is done; on Ctrl-C it yields what it holds.
     """
-    reference = None
     held: list[Measured] = []
 
     def compared() -> Iterator[Measured]:
@@ -440,16 +441,10 @@ def compared_with_native(measured: Iterator[Measured], natives: int) -> Iterator
 
 def schedule_spread(jobs: list[Any], placements: list[Placement]) -> Iterator[Any]:
     """Different cases at the same time, each on the first placement that is free."""
-    measured = measure_spread(jobs, placements)
-    if natives := count_natives(jobs):
-        return compared_with_native(measured, natives)
     first = functools.partial(PlacedSession, placement=placements[0])
-    reference = bench.untimed_reference(jobs, first)
-    return ((job, bench.with_reference(results, reference)) for job, results in measured)
-
-
-def count_natives(jobs: list[Any]) -> int:
-    return sum(job.case.precision == "native" for job in jobs)
+    natives = bench.count_natives(jobs)
+    reference = None if natives else bench.untimed_reference(jobs, first)
+    return compared_with_native(measure_spread(jobs, placements), natives, reference)
 
 
 def measure_spread(jobs: list[Any], placements: list[Placement]) -> Iterator[Measured]:
@@ -542,15 +537,12 @@ class Cluster:
                 session.fail(bench.UserError(job.error))
                 yield job, session.results()
         ready = [job for job in jobs if not job.error]
-        if natives := count_natives(ready) * len(nodes):
-            measured = self.run(list(itertools.product(ready, nodes)))
-            yield from compared_with_native(measured, natives)
-            return
-        reference = self.reference(jobs)
-        for job, results in self.run(list(itertools.product(ready, nodes))):
-            yield job, bench.with_reference(results, reference)
+        natives = bench.count_natives(ready) * len(nodes)
+        reference = None if natives else self.reference(jobs)
+        measured = self.run(list(itertools.product(ready, nodes)))
+        yield from compared_with_native(measured, natives, reference)
 
-    def reference(self, jobs: list[Any]) -> dict[str, np.ndarray] | None:
+    def reference(self, jobs: list[Any]) -> bench.Feed | None:
         """Native's outputs, computed by any node."""
         if not jobs or jobs[0].config.build_only:
             return None

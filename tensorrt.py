@@ -6844,7 +6844,7 @@ def schedule(
       reference: native's outputs, where they are known; else they are computed where no case gives
         them.
     """
-    if reference is None and no_native(jobs):
+    if reference is None and not count_natives(jobs):
         reference = untimed_reference(jobs, session)
     for group in in_groups(jobs):
         with Turns(list(map(session, group)), reference) as turns:
@@ -6864,6 +6864,7 @@ class Turns:
     def __init__(self, sessions: list[Session], reference: Feed | None) -> None:
         self.sessions = sessions
         self.waiting = list(sessions)
+        self.native = native_of(sessions)
         self.reference = reference
 
     def next(self) -> Iterator[Session]:
@@ -6883,9 +6884,9 @@ class Turns:
             self.waiting.remove(one)
             self.ask_for_outputs(one)
             one.finish()
-            if native := native_of(self.sessions):
-                self.ask_for_outputs(native)
-                self.reference = native.result.outputs or self.reference
+            if self.native:
+                self.ask_for_outputs(self.native)
+                self.reference = self.native.result.outputs or self.reference
             with uninterrupted():
                 yield one.job, self.results(one)
 
@@ -6909,10 +6910,8 @@ class Turns:
                     yield one.job, self.results(one)
 
     def results(self, one: Session) -> list[Result]:
-        native = native_of(self.sessions)
-        return with_reference(
-            one.results(), self.reference, native.rounds_by_device() if native else None
-        )
+        beside = self.native.rounds_by_device() if self.native else None
+        return with_reference(one.results(), self.reference, beside)
 
     def __enter__(self) -> Turns:
         return self
@@ -6922,9 +6921,9 @@ class Turns:
             one.close()
 
 
-def no_native(jobs: list[Job]) -> bool:
-    """Whether native is none of the jobs."""
-    return all(job.case.precision != "native" for job in jobs)
+def count_natives(jobs: list[Job]) -> int:
+    """How many of the jobs are native's."""
+    return sum(job.case.precision == "native" for job in jobs)
 
 
 def expected_end(sessions: list[Session]) -> str:

@@ -282,6 +282,7 @@ class Team(bench.Session):
                 self.close()
                 return
             member.fail(error)
+        self.job = self.members[0].job
         self.result.rounds = max((member.rounds for member in self.members), key=len)
         self.over = all(member.over for member in self.members)
 
@@ -336,10 +337,10 @@ class Team(bench.Session):
     def use(self, job: Any) -> None:
         """Switches to a job at another batch size."""
         self.job = job
-        self.result = bench.Result(job.case)
+        self.result = bench.Result()
         for member in self.members:
             member.job = job
-            member.result = bench.Result(job.case)
+            member.result = bench.Result()
 
     def makes_room(self, error: Exception, others: list[Any]) -> bool:
         before = self.job
@@ -535,7 +536,7 @@ class Cluster:
             if job.error:
                 session = bench.Session(job)
                 session.fail(bench.UserError(job.error))
-                yield job, session.results()
+                yield session.job, session.results()
         ready = [job for job in jobs if not job.error]
         natives = bench.count_natives(ready) * len(nodes)
         reference = None if natives else self.reference(jobs)
@@ -563,7 +564,7 @@ class Cluster:
                     bench.say(f"{job.case} was lost with {name}: tried once more")
                     waiting[self.submit_job(job, node)] = job, node, False
                 else:
-                    yield job, [lost(job, name, error)]
+                    yield job if job.case.batch_size else job.at(1), [lost(job, name, error)]
             else:
                 yield self.taken(job, answer)
 
@@ -576,7 +577,7 @@ class Cluster:
 
     def taken(self, job: Any, answer: tuple[str, Any]) -> tuple[Any, list[Any]]:
         """What a node found, with its name."""
-        node, found = answer
+        node, (case, found) = answer
         name = self.names.get(node, node[:6])
         results = list(map(unpacked_result, found))
         for result in results:
@@ -589,7 +590,7 @@ class Cluster:
                 "node": name,
                 "versions": {**facts["versions"], "ray": self.ray.__version__},
             }
-        return dataclasses.replace(job, case=results[0].case), results
+        return dataclasses.replace(job, case=msgspec.convert(case, bench.Case)), results
 
 
 def join_cluster(address: str) -> Any:
@@ -636,10 +637,9 @@ def names_of(nodes: list[dict[str, Any]]) -> dict[str, str]:
 def lost(job: Any, name: str, error: BaseException) -> Any:
     """The failed row of a case whose node gave no answer."""
     text = f"{name} gave no answer: {type(error).__name__}, {bench.one_line(error)}"
-    result = bench.Result(job.case if job.case.batch_size else job.at(1).case, "failed", text)
     machine = bench.machine(job.config, "")
-    result.machine = {**machine, "device": f"lost ({name})", "device_kind": "lost", "gpu": None}
-    return result
+    machine |= {"device": f"lost ({name})", "device_kind": "lost", "gpu": None}
+    return bench.Result("failed", text, machine=machine)
 
 
 def on_node(script: dict[str, bytes], work: str, *data: Any) -> tuple[str, Any]:
@@ -683,8 +683,8 @@ def choose_there(_: str, config: dict[str, Any], batch_sizes: list[int | None]) 
 
 def run_there(
     folder: str, parts: dict[str, Any], samples: dict[str, Any], *files: bytes
-) -> list[dict[str, Any]]:
-    """A job on all GPUs that Ray gave its task: the results; files come to `folder`."""
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A job on all GPUs that Ray gave its task: the case and results; files come to `folder`."""
     # Ray runs its workers at niceness 15; only root may change it
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)
@@ -692,14 +692,14 @@ def run_there(
     placements = [Placement(gpu=gpu["index"]) for gpu in bench.gpus()] or [Placement()]
     job = unpacked(Path(folder), parts, bench.samples_of(samples), files)
     team = functools.partial(Team, placements=placements)
-    ((_, results),) = bench.schedule([job], team, {})
+    ((job, results),) = bench.schedule([job], team, {})
     if nice := os.getpriority(os.PRIO_PROCESS, 0):
         for result in results:
             result.notes.append(
                 f"ran at niceness {nice}, behind all else on the node: start Ray there with "
                 "RAY_worker_niceness=0"
             )
-    return list(map(packed_result, results))
+    return msgspec.to_builtins(job.case), list(map(packed_result, results))
 
 
 # Of a job, those that travel as they are.

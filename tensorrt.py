@@ -344,7 +344,6 @@ class Result(Found, eq=False):
     `native_rounds` has native's rounds of the same turns.
     """
 
-    case: Case
     status: Literal["ok", "built", "failed"] = "ok"
     error: str = ""
     artifact: Artifact | None = None
@@ -4972,10 +4971,10 @@ class TimesNative(msgspec.Struct, forbid_unknown_fields=True):
 Natives = dict[tuple[int, str], list[Round]]
 
 
-def rate(result: Result, natives: Natives) -> None:
+def rate(result: Result, case: Case, natives: Natives) -> None:
     """Adds times native to a result: from the same turns, else from native's on its device."""
-    key = (result.case.size, result.machine["device"])
-    if result.case.precision == "native":
+    key = (case.size, result.machine["device"])
+    if case.precision == "native":
         natives[key] = result.rounds
         return
     native = result.native_rounds or natives.get(key)
@@ -5014,11 +5013,11 @@ def judge(result: Result, job: Job) -> None:
     if best := predictions(outputs[main], kind, config):
         result.predictions = best
     result.notes += meaning_notes(outputs[main], kind, config)
-    natives = native_outputs_to_tell_of(result, outputs, config)
+    natives = native_outputs_to_tell_of(result, outputs, job)
     result.notes += unsure(natives.get(main), kind, job.samples, config)
     if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
-    elif result.reference is not None and result.case.precision != "native":
+    elif result.reference is not None and job.case.precision != "native":
         judge_agreement(result, outputs, result.reference, job)
     judge_accuracy(result, outputs[main], kind, job)
 
@@ -5037,11 +5036,11 @@ def main_output(kinds: dict[str, str]) -> str:
 UNSURE = 0.2
 
 
-def native_outputs_to_tell_of(result: Result, outputs: Feed, config: Config) -> Feed:
+def native_outputs_to_tell_of(result: Result, outputs: Feed, job: Job) -> Feed:
     """Native's outputs, for native's own record, or for every record where native is no case."""
-    if result.case.precision == "native":
+    if job.case.precision == "native":
         return outputs
-    if "native" in config.precisions:
+    if "native" in job.config.precisions:
         return {}
     return result.reference or {}
 
@@ -5126,7 +5125,7 @@ def judge_agreement(result: Result, outputs: Feed, reference: Feed, job: Job) ->
         if kinds[name] in CLASS_KINDS:
             found.changed = changed_classes(*pair, changed, samples, config)
         if not is_same(found):
-            note = agreement_note(result.case.precision, found, len(pair[0]), samples.unit)
+            note = agreement_note(job.case.precision, found, len(pair[0]), samples.unit)
             result.notes.append(note + of_which)
         by_output[name] = found
     if by_output:
@@ -5390,7 +5389,7 @@ def with_rounds(record: Record, rounds: list[Round]) -> Record:
 def make_record(result: Result, job: Job) -> Record:
     """A case's record."""
     config = job.config
-    case = result.case
+    case = job.case
     recorded = {*RECORDED_FLAGS, "weights"} if built_in(config) else {*RECORDED_FLAGS}
     now = datetime.datetime.now(datetime.timezone.utc)
     found = {name: getattr(result, name) for name in Found.__struct_fields__}
@@ -5588,7 +5587,7 @@ class RoundsOnDisk:
         Raises:
           UserError: it cannot be written.
         """
-        key = self.key(result)
+        key = self.key(job, result)
         lines: list[dict[str, Any]] = []
         if key not in self.unwritten:
             record = make_record(msgspec.structs.replace(result, rounds=[]), job)
@@ -5603,12 +5602,13 @@ class RoundsOnDisk:
                 f"--output_dir"
             ) from error
 
-    def forget(self, result: Result) -> None:
+    def forget(self, job: Job, result: Result) -> None:
         """Says that a case's record is written."""
-        self.unwritten.discard(self.key(result))
+        key = self.key(job, result)
+        self.unwritten.discard(key)
         # The record is there: at worst the next run writes it again.
         with contextlib.suppress(OSError):
-            self.write([{"case": self.key(result), "written": True}])
+            self.write([{"case": key, "written": True}])
 
     def write(self, lines: list[dict[str, Any]]) -> None:
         with self.lock:
@@ -5617,8 +5617,8 @@ class RoundsOnDisk:
             os.fsync(self.file.fileno())
 
     @staticmethod
-    def key(result: Result) -> str:
-        return f"{result.case} on {result.machine.get('device', '')}"
+    def key(job: Job, result: Result) -> str:
+        return f"{job.case} on {result.machine.get('device', '')}"
 
     def __enter__(self) -> RoundsOnDisk:
         return self
@@ -5697,7 +5697,7 @@ class Report:
         for result in results:
             record = self.write(job, result)
             number = min(turn_of(self.cases, record) + 1, len(self.cases))
-            title = result.case.title
+            title = job.case.title
             if record.device != record.device_kind:  # one of several
                 title += f" on {record.device}"
             say(f"[{number}/{len(self.cases)}] {title}: {in_short(record)}")
@@ -5706,11 +5706,11 @@ class Report:
         """Judges and rates a result, and writes its record."""
         take_calibration(result, job.samples.unit)
         judge(result, job)
-        rate(result, self.natives)
+        rate(result, job.case, self.natives)
         record = make_record(result, job)
         self.records.append(record)
         write_record(record, self.config)
-        self.rounds.forget(result)
+        self.rounds.forget(job, result)
         return record
 
     def __enter__(self) -> Report:
@@ -6617,7 +6617,7 @@ class Session:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.result = Result(job.case)
+        self.result = Result()
         self.worker: Worker | Here | None = None
         self.seconds: list[float] = []  # that each round took
         self.opened = 0
@@ -6658,7 +6658,6 @@ class Session:
             raise UserError(self.job.error)
         if self.job.case.batch_size is None:
             self.job = self.find_largest_batch()
-            self.result.case = self.job.case
         say_in_lines(
             f"{self.job.case.title}: "
             f"{'is opened again' if self.opened else 'build, first run, warm-up'}"
@@ -6687,7 +6686,7 @@ class Session:
         if not self.job.tried or self.rounds or self.job.case.batch_size == 1:
             return False
         self.job = self.smaller(error)
-        self.result = Result(self.job.case)
+        self.result = Result()
         return True
 
     def find_largest_batch(self) -> Job:
@@ -6768,8 +6767,8 @@ class Session:
     def fail(self, error: Exception) -> None:
         """Ends the case: failed, or with the rounds that there are."""
         self.over = True
-        if self.result.case.batch_size is None:  # none was found
-            self.result.case = self.job.at(1).case
+        if self.job.case.batch_size is None:  # none was found
+            self.job = self.job.at(1)
         if self.rounds:
             self.judged = True  # outputs are not asked of what has failed
             self.result.notes.append(f"round {len(self.rounds) + 1} failed: {why_it_ended(error)}")

@@ -182,7 +182,7 @@ def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting):
     fitting(0)
     session = bench.Session(job)
     session.take_turn([session])
-    assert (session.result.status, session.result.case.batch_size) == ("failed", 1)
+    assert (session.result.status, session.job.case.batch_size) == ("failed", 1)
     assert "out of memory" in session.result.error
     tried = fitting(0, "no such op")
     session = bench.Session(job)
@@ -211,14 +211,13 @@ def test_a_batch_that_fits_only_in_its_try_is_made_smaller(bench, job, fitting):
     turns(session)
     (result,) = session.results()
     assert result.status == "ok"
-    assert session.job.case == result.case
-    assert 850 <= result.case.batch_size <= 950
+    assert 850 <= session.job.case.batch_size <= 950
     assert "not when measured" in result.batch_sizes_tried[1000]
     fitting(1000, measured=0)
     session = bench.Session(job)
     turns(session)
     (result,) = session.results()
-    assert (result.status, result.case.batch_size) == ("failed", 1)
+    assert (result.status, session.job.case.batch_size) == ("failed", 1)
     assert "out of memory" in result.error
 
 
@@ -373,21 +372,20 @@ def test_the_reference_takes_a_small_step_where_the_largest_is_to_be_found(bench
     assert bench.reference_job([unknown, known]).case.batch_size == 64
 
 
-def result_at(bench, case, placement, throughput):
+def result_at(bench, placement, throughput):
     timing = bench.Timing([0.1] * 4, throughput, 0.1)
     machine = {"device": f"GPU ({placement})", "device_kind": "GPU"}
-    return bench.Result(case, rounds=[{"device": timing}], machine=machine)
+    return bench.Result(rounds=[{"device": timing}], machine=machine)
 
 
 def test_the_sum_is_of_those_that_came_through(fleet, bench, halves):
-    case = bench.Case("native", "native", 8)
-    results = [result_at(bench, case, place, speed) for place, speed in zip(halves, (70.0, 80.0))]
+    results = [result_at(bench, place, speed) for place, speed in zip(halves, (70.0, 80.0))]
     fleet.add_up(results)
     for result in results:
         devices = ["GPU (cpu0of2)", "GPU (cpu1of2)"]
         assert result.together == bench.Together(devices, {"device": 150.0})
         assert not result.notes
-    results.append(bench.Result(case, "failed", "lost"))
+    results.append(bench.Result("failed", "lost"))
     fleet.add_up(results)
     assert "only 2 of 3" in results[0].notes[0]
     assert results[2].together is None
@@ -407,7 +405,7 @@ def test_spread_cases_never_share_a_placement(fleet, bench, job, halves, monkeyp
             both.wait(30)  # the first two are under way at the same time
         with lock:
             busy.remove(placement)
-        yield job, [result_at(bench, job.case, placement, 1.0)]
+        yield job, [result_at(bench, placement, 1.0)]
 
     monkeypatch.setattr(bench, "schedule", work)
     monkeypatch.setattr(bench, "untimed_reference", lambda *_: None)
@@ -421,7 +419,7 @@ def test_spread_cases_never_share_a_placement(fleet, bench, job, halves, monkeyp
 
 def done(bench, job, precision, outputs=None):
     case = bench.Case(precision, precision, 8)
-    return bench.dataclasses.replace(job, case=case), [bench.Result(case, outputs=outputs)]
+    return bench.dataclasses.replace(job, case=case), [bench.Result(outputs=outputs)]
 
 
 def references(measured):

@@ -127,10 +127,8 @@ def test_nothing_agrees_with_nan(bench):
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=net.pb"])
     graph = image_graph(bench, 1, 1, 3)
     nothing = {"y:0": np.full((1, 3), np.nan)}
-    result = bench.Result(
-        bench.Case("xla", "fp16", 1), outputs={"y:0": np.ones((1, 3))}, reference=nothing
-    )
-    bench.judge(result, bench.Job(result.case, config, graph, images))
+    result = bench.Result(outputs={"y:0": np.ones((1, 3))}, reference=nothing)
+    bench.judge(result, bench.Job(bench.Case("xla", "fp16", 1), config, graph, images))
     assert result.agreement is None
     assert any("nothing to agree with" in note for note in result.notes)
 
@@ -170,7 +168,7 @@ def test_changed_images_are_named(bench):
         image_graph(bench, 1, 1, 3), outputs=(bench.Tensor("y:0", op="Softmax"),)
     )
     case = bench.Case("xla", "fp16", 7)
-    result = bench.Result(case, outputs={"y:0": ours}, reference={"y:0": theirs})
+    result = bench.Result(outputs={"y:0": ours}, reference={"y:0": theirs})
     bench.judge(result, bench.Job(case, config, graph, images))
     changed = result.agreement.outputs["y:0"].changed
     assert changed[6] == bench.ChangedImage(image="6.jpg", native="class 6", now="class 7")
@@ -196,7 +194,7 @@ def test_any_number_of_images_is_judged(bench):
     config = bench.parse_flags(["tensorrt.py", "--frozen_graph=net.pb"])
     graph = image_graph(bench, 1, 1, 3)
     case = bench.Case("xla", "fp16", 8)
-    result = bench.Result(case, outputs={"y:0": theirs}, reference={"y:0": theirs})
+    result = bench.Result(outputs={"y:0": theirs}, reference={"y:0": theirs})
     bench.judge(result, bench.Job(case, config, graph, images))
     assert result.agreement.images == result.accuracy.images == 90
 

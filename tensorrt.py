@@ -1670,7 +1670,7 @@ def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
 
 
 def image_paths(folder: str, flag: str) -> list[Path]:
-    """The images below a folder, one of each class folder in turn, so that a few show many classes."""
+    """The images below a folder, of each class folder in turn, so that a few show many classes."""
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: pass a folder of images with {flag}")
     groups = collections.defaultdict(list)
@@ -5799,7 +5799,7 @@ SECONDS_TO_REACH = 8  # after which there is no network
 
 
 def load_with_weights(config: Config, loader: Worker | Here) -> Graph:
-    """The graph; the built-in network has trained weights if there are photographs and a network."""
+    """The graph; the built-in network is trained if there are photographs and a network."""
     if not built_in(config) or config.weights:
         return loader.ask("load_graph", config)
     config.weights = "random"

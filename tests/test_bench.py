@@ -232,10 +232,15 @@ def test_the_encoder_s_speed_is_asked_for_by_the_command_line(script, bench):
     """Every word is a flag of the program's; the fastest case of a batch size is told."""
     bert = script("bert")
     given = types.SimpleNamespace(
-        length=128, engine="xla,onnxruntime", batch_size="1,8", output_dir="out"
+        length=128,
+        engine="xla,onnxruntime",
+        precisions="fp16,int8",
+        batch_size="1,8",
+        output_dir="out",
     )
     words = bert.command(given, "encoder", ["--num_loops=5"])
     config = bench.parse_flags(words[1:])
+    assert config.fp16 and config.int8 and not config.fp32
     assert config.batch_sizes == [1, 8] and config.engine == ["xla", "onnxruntime"]
     assert config.input_shape == ["ids:128", "mask:128", "types:128"]
     rated = [("fp32", 8, 1.5), ("fp16", 8, 3.25), ("fp16", 1, 9.0)]

@@ -94,7 +94,7 @@ def test_planted_engines_take_longer_in_every_step(script, monkeypatch):
     assert ticks(slower.prefetch(None, 3)) == pytest.approx(37.5, abs=0.9)
 
 
-def test_planted_engines_are_what_the_program_opens(script, monkeypatch, tmp_path, forms):
+def test_planted_engines_are_what_the_program_opens(script, monkeypatch, tmp_path, net):
     """A run of one case of 4 steps: the first run, 4 waited steps, a burst, and what reads outputs
     work longer.
     """
@@ -102,8 +102,7 @@ def test_planted_engines_are_what_the_program_opens(script, monkeypatch, tmp_pat
     worked = []
     monkeypatch.setattr(planted, "work_on", worked.append)
     flags = [
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
+        *net,
         "--batch_size=2",
         "--num_loops=4",
         "--num_warmup=0",
@@ -128,11 +127,10 @@ def test_a_moment_belongs_to_what_began_last(script):
     assert sum(seconds.values()) == pytest.approx(12)
 
 
-def test_notes_come_from_every_process(forms, tmp_path):
+def test_notes_come_from_every_process(net, tmp_path):
     """Loading, opening and the rounds are done by processes of their own."""
     flags = [
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
+        *net,
         "--batch_size=1",
         "--num_loops=4",
         "--num_warmup=1",

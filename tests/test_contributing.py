@@ -38,7 +38,7 @@ def test_the_way_is_at_most_eight_functions_long():
     assert 5 < len(re.findall(r"^\| `", section("One case's way"), re.M)) <= 8
 
 
-def test_a_case_goes_that_way(bench, forms, tmp_path, monkeypatch):
+def test_a_case_goes_that_way(bench, net, tmp_path, monkeypatch):
     """The frames above the timed loop, in one process: those of the text but for the pipe between
     two processes.
     """
@@ -56,11 +56,7 @@ def test_a_case_goes_that_way(bench, forms, tmp_path, monkeypatch):
         return real(step, count, *given)
 
     monkeypatch.setattr(bench, "time_steps", noting)
-    words = [
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        f"--output_dir={tmp_path}",
-    ]
+    words = [*net, f"--output_dir={tmp_path}"]
     assert not bench.main(
         ["tensorrt.py", *words, "--noisolate", "--batch_size=2", "--num_loops=4", "--num_warmup=1"]
     )
@@ -87,16 +83,11 @@ def with_numpy(tmp_path):
     return tmp_path
 
 
-def test_an_engine_is_added_by_the_text(with_numpy, forms):
+def test_an_engine_is_added_by_the_text(with_numpy, net):
     """The trained network runs in NumPy, keeps native's answers, and never as a precision that the
     engine has not.
     """
-    words = [
-        sys.executable,
-        "tensorrt.py",
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-    ]
+    words = [sys.executable, "tensorrt.py", *net]
     words += ["--batch_size=4", "--num_loops=10", "--num_warmup=1", "--output_dir=out"]
     words += ["--native", "--fp32", "--int8", "--engine=numpy"]
     done = subprocess.run(words, cwd=with_numpy, capture_output=True, text=True, env=os.environ)

@@ -84,7 +84,7 @@ def engine(bench, monkeypatch):
 
 
 @pytest.mark.parametrize("inputs", ["device", "host"])
-def test_a_known_time_is_measured_to_one_percent(bench, main, forms, engine, monkeypatch, inputs):
+def test_a_known_time_is_measured_to_one_percent(bench, main, net, engine, monkeypatch, inputs):
     """In the median of three rounds: on a busy machine one may be interrupted between the two looks
     at the clock.
     """
@@ -96,7 +96,7 @@ def test_a_known_time_is_measured_to_one_percent(bench, main, forms, engine, mon
         "measure_round",
         lambda case, steps: begun.append(len(runner.known)) or real(case, steps),
     )
-    flags = [f"--frozen_graph={forms['frozen_graph']}", "--preprocessing=none", "--batch_size=4"]
+    flags = [*net, "--batch_size=4"]
     ran = main(*flags, f"--inputs={inputs}", "--rounds=3")
     assert ran.status == 0, ran.err
     steps, bursts = [], []
@@ -113,14 +113,9 @@ def test_a_known_time_is_measured_to_one_percent(bench, main, forms, engine, mon
     assert np.median(bursts) == pytest.approx(1, rel=0.01)
 
 
-def test_unfinished_work_is_caught(main, forms, engine):
+def test_unfinished_work_is_caught(main, net, engine):
     engine(HastyRunner())
-    ran = main(
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--batch_size=4",
-        "--num_loops=30",
-    )
+    ran = main(*net, "--batch_size=4", "--num_loops=30")
     assert ran.status == 1
     assert "reported its steps done too early" in ran.records[0]["error"]
     assert ran.records[0]["timings"] == {}
@@ -176,17 +171,9 @@ def test_outputs_that_mean_nothing_get_a_sentence(main, graph_file, build, sente
     assert sentence is None or sentence in ran.out
 
 
-def test_files_of_other_runs_are_never_taken(main, forms, tmp_path):
+def test_files_of_other_runs_are_never_taken(main, net, tmp_path):
     """Whatever lies in the output folder under an artifact's name is written anew."""
-    flags = [
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--native",
-        "--fp32",
-        "--int8",
-        "--engine=onnxruntime",
-        "--batch_size=4",
-    ]
+    flags = [*net, "--native", "--fp32", "--int8", "--engine=onnxruntime", "--batch_size=4"]
     names = ["onnxruntime_fp32_net.onnx", "onnxruntime_int8_net.onnx", "calibration_net.json"]
     for name in names:
         (tmp_path / name).write_bytes(b"of another model")

@@ -228,15 +228,10 @@ def test_the_abort_that_is_guarded_against_is_real(bench):
     assert "getInferLibVersion symbol not found" in ran.stderr
 
 
-def test_tftrt_asked_for_is_a_failed_row_with_the_reason(main, forms, bench):
+def test_tftrt_asked_for_is_a_failed_row_with_the_reason(main, net, bench):
     if not bench.TfTrt().why_not("fp16"):
         pytest.skip("TF-TRT runs here")
-    ran = main(
-        f"--frozen_graph={forms['frozen_graph']}",
-        "--preprocessing=none",
-        "--fp16",
-        "--engine=tftrt",
-    )
+    ran = main(*net, "--fp16", "--engine=tftrt")
     assert ran.status == 1
     assert [record["status"] for record in ran.records] == ["failed"]
     assert "tftrt cannot run FP16: " in ran.records[0]["error"]

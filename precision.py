@@ -22,7 +22,6 @@ import io
 import json
 import logging
 import math
-import os
 import shutil
 import tempfile
 import warnings
@@ -50,7 +49,6 @@ INT8_KERNELS = (
     "MatMulInteger",
 )
 FP16_MAX = 65504.0  # largest finite float16 (IEEE 754 binary16)
-FAST_EXPORT = "TF2ONNX_CATCH_ERRORS"  # the environment variable
 PERCENTILE = 99.999  # of a tensor's absolute values, as in ONNX Runtime
 HISTOGRAM_BINS = 4096  # at least 2048 of them, as TensorRT has, over the values that there are
 SMALLEST_TOP = 1e-30  # of a histogram; smaller values are nothing to int8, and their bins to NumPy
@@ -146,10 +144,11 @@ def export(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) 
 
 @contextlib.contextmanager
 def fresh_protos() -> Iterator[None]:
-    """Has tf2onnx write each node into a new message when it writes it anew.
+    """Has tf2onnx write each node into a new message when it writes it anew, and no constant.
 
     It clears the old one, whose memory protobuf keeps, after each of two dozen optimisers: without
-    this an export takes thirty times the size of the graph.
+    this an export takes thirty times the size of the graph. What it makes a model of are constants'
+    attributes, never their messages.
     """
     from onnx import NodeProto
     from tf2onnx.graph import Node
@@ -157,6 +156,8 @@ def fresh_protos() -> Iterator[None]:
     write = Node.update_proto
 
     def write_anew(node: Any, *rest: Any) -> None:
+        if node.is_const():
+            return
         old = node._op
         node._op = NodeProto(name=old.name, op_type=old.op_type, domain=old.domain)
         write(node, *rest)
@@ -174,24 +175,58 @@ def convert(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int)
     The first try is a fast one, in which an optimiser of tf2onnx that fails fails the export. The
     second copies the whole model before each optimiser, and goes without those that fail.
     """
-    import tf2onnx
-    from tensorflow.core.framework import graph_pb2
+    from tf2onnx.tf_utils import compress_graph_def
 
     teach_erfc()
+    graph = optimized(graph_def, inputs, outputs)
+    constants = compress_graph_def(graph)  # tf2onnx's, for TensorFlow not to copy them
+    try:
+        return converted(graph, constants, inputs, outputs, opset, catch_errors=False)
+    except Exception:  # whatever the optimiser raised; a handler's error is raised again below
+        return converted(graph, constants, inputs, outputs, opset, catch_errors=True)
+
+
+def optimized(graph_def: bytes, inputs: list[str], outputs: list[str]) -> Any:
+    """The GraphDef in float32, its functions inlined and its constants folded by grappler."""
+    import tensorflow as tf
+    from tensorflow.core.framework import graph_pb2
+    from tf2onnx import tf_loader
+
     graph = graph_pb2.GraphDef.FromString(graph_def)
     allow_inlining(graph)
     make_float32(graph)
-    try:
-        os.environ[FAST_EXPORT] = "FALSE"  # tf2onnx looks whether it is set, not at its value
-        model, _ = tf2onnx.convert.from_graph_def(
-            graph, input_names=inputs, output_names=outputs, opset=opset
+    with tf.device("/cpu:0"), tf.Graph().as_default():
+        return tf_loader.tf_optimize(inputs, outputs, graph)
+
+
+def converted(
+    graph: Any,
+    constants: dict[str, bytes],
+    inputs: list[str],
+    outputs: list[str],
+    opset: int,
+    catch_errors: bool,
+) -> Any:
+    """tf2onnx's model of an optimised GraphDef.
+
+    It is what tf2onnx.convert.from_graph_def does, but for TensorFlow's copies of the graph.
+    """
+    import tensorflow as tf
+    from tf2onnx.optimizer import optimize_graph
+    from tf2onnx.tfonnx import process_tf_graph
+
+    with tf.Graph().as_default() as whole:
+        tf.graph_util.import_graph_def(graph, name="")
+        made = process_tf_graph(
+            whole,
+            opset=opset,
+            input_names=inputs,
+            output_names=outputs,
+            const_node_values=constants,
+            continue_on_error=True,
         )
-    except Exception:  # whatever the optimiser raised; a handler's error is raised again below
-        del os.environ[FAST_EXPORT]
-        model, _ = tf2onnx.convert.from_graph_def(
-            graph, input_names=inputs, output_names=outputs, opset=opset
-        )
-    return model
+    made = optimize_graph(made, catch_errors)
+    return made.make_model("converted by tensorrt.py")
 
 
 def allow_inlining(graph: Any) -> None:
@@ -522,7 +557,7 @@ def to_fp16(model: Any, ranges: Ranges) -> Any:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = keep_in_float32(model, ranges)
-    kept = kept_in_float32(model.SerializeToString())
+    kept = kept_nodes(model)
     model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
     drop_round_trips(model)
     return sorted_nodes(model)
@@ -536,22 +571,23 @@ def keep_in_float32(model: Any, ranges: Ranges) -> Any:
     from onnx import ModelProto, helper
 
     names = [node.name for node in model.graph.node if overflows(node, ranges)]
-    model = ModelProto.FromString(model.SerializeToString())
-    helper.set_model_props(model, {KEPT: json.dumps(names)})
-    return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    helper.set_model_props(copy, {KEPT: json.dumps(names)})
+    return copy
 
 
 def kept_in_float32(data: bytes) -> list[str]:
     """Names of the nodes of a serialised model that must not compute in float16."""
     from onnx import ModelProto
 
-    model = ModelProto.FromString(data)
-    return [
-        name
-        for entry in model.metadata_props
-        if entry.key == KEPT
-        for name in json.loads(entry.value)
-    ]
+    return kept_nodes(ModelProto.FromString(data))
+
+
+def kept_nodes(model: Any) -> list[str]:
+    """Names of the nodes that a model's metadata keeps in float32."""
+    found = {entry.key: entry.value for entry in model.metadata_props}
+    return json.loads(found.get(KEPT, "[]"))
 
 
 def overflows(node: Any, ranges: Ranges) -> bool:

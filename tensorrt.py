@@ -2053,6 +2053,7 @@ def load_graph(config: Config) -> Graph:
         path = None
         name = frozen_name(config)
         data = graph_def.SerializeToString(deterministic=True)
+        refuse_over_protobuf(data, "the frozen model")
     sha256 = hashlib.sha256(data).hexdigest()
     name = free_name(Path(config.output_dir), name, sha256)
     if path is None:
@@ -2139,6 +2140,19 @@ def graph_def_of(graph: Graph) -> Any:
     return parse_graph_def(read_unchanged(graph.path, graph.sha256))
 
 
+MOST_BYTES = (1 << 31) - 1  # of a message that protobuf reads
+
+
+def refuse_over_protobuf(data: bytes, what: str | Path) -> None:
+    """Refuses a GraphDef that nothing could read: protobuf writes larger messages all the same."""
+    if len(data) > MOST_BYTES:
+        raise UserError(
+            f"{what} has {len(data) / 1e9:.1f} GB as one graph, and protobuf, which TensorFlow's "
+            f"graphs are written in, reads {MOST_BYTES / 1e9:.1f}: pass a smaller model, or one "
+            "with float16 weights"
+        )
+
+
 def parse_graph_def(data: bytes, path: str | Path = "") -> Any:
     """The GraphDef in a file's bytes.
 
@@ -2151,6 +2165,7 @@ def parse_graph_def(data: bytes, path: str | Path = "") -> Any:
 
     if not data:
         raise UserError(f"{path} is empty: pass a frozen GraphDef")
+    refuse_over_protobuf(data, path)
     for magic, what in FOREIGN.items():
         if data.startswith(magic):
             raise UserError(f"{path} is {what}: --frozen_graph takes a binary GraphDef")
@@ -3206,14 +3221,12 @@ class Xla(Engine):
 
 def auto_mixed_precision(graph: Graph) -> Any:
     """The graph after grappler's auto_mixed_precision: float16 where that is safe."""
-    import tensorflow as tf
-    from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+    from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
     from tensorflow.python.grappler import tf_optimizer
 
-    loaded = import_graph(graph_def_of(graph))
-    meta = tf.compat.v1.train.export_meta_graph(
-        graph_def=loaded.as_graph_def(), graph=loaded, clear_devices=True
-    )
+    meta = meta_graph_pb2.MetaGraphDef(graph_def=graph_def_of(graph))
+    for node in meta.graph_def.node:
+        node.device = ""
     # Where grappler looks for what to keep.
     meta.collection_def["train_op"].node_list.value.extend(graph.output_names)
     config = config_pb2.ConfigProto()
@@ -4258,6 +4271,15 @@ def plan_rounds(loops: int, rounds: int | None) -> list[int]:
     """The steps of each round: `loops` in all, as evenly as possible."""
     rounds = min(loops, rounds or min(LEAST_ROUNDS, max(1, loops // LEAST_STEPS)))
     return [loops // rounds + (turn < loops % rounds) for turn in range(rounds)]
+
+
+def return_memory() -> None:
+    """Gives back to the system what was freed: other cases' processes live beside this one.
+
+    TensorFlow frees five times the graph's size when it has optimised it, of which glibc keeps all.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library has none
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def come_to_rest() -> None:
@@ -6165,6 +6187,7 @@ class OpenCase:
         warmup = self.job.config.num_warmup
         with waiting(f"First run of {self.job.case.title}"):
             (first_run,) = time_steps(step, 1, self.clock)
+        return_memory()
         with waiting(f"Warming up {self.job.case.title}"):
             if warmup is None:
                 self.step_seconds[inputs] = warm_up(step, self.clock)

@@ -2,6 +2,7 @@
 trained on.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -282,3 +283,72 @@ def test_trained_networks_name_the_photographs(main, shared, name):
         )
         assert ran.status == 0, ran.err
         assert re.search(rf"Precision:  native \[['\"]{label}", ran.out), ran.out
+
+
+def test_a_graph_that_protobuf_could_not_read_is_one_line(main, bench, forms, monkeypatch):
+    """The limit is 2 GB, which a test does not write."""
+    monkeypatch.setattr(bench, "MOST_BYTES", 1000)
+    for flag in ("savedmodel_dir", "frozen_graph"):
+        form = {"savedmodel_dir": "tf2"}.get(flag, flag)
+        ran = main("--native", "--noisolate", f"--{flag}={forms[form]}", "--batch_size=1")
+        assert ran.status == 2
+        assert "protobuf, which TensorFlow's graphs are written in, reads 0.0" in ran.err
+        assert "Traceback" not in ran.err
+
+
+def large_graph(tf):
+    """y = relu(x w) + b, of which only b is small; a constant has the name of the argument."""
+    random = np.random.default_rng(0)
+    weights = random.normal(size=(100, 100)).astype(np.float32)
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 100], name="X")
+        product = tf.matmul(x, tf.constant(weights, name="x"))
+        tf.add(tf.nn.relu(product), random.normal(size=100).astype(np.float32), name="y")
+    return graph.as_graph_def()
+
+
+def test_tensorflow_gets_large_constants_last_and_whole(bench):
+    """The function that runs is, node by node, the one that TensorFlow makes of the whole graph."""
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+
+    graph_def = large_graph(tf)
+    names = ["X:0"], ["y:0"]
+    load = functools.partial(tf.graph_util.import_graph_def, graph_def, name="")
+    whole = tf.compat.v1.wrap_function(load, []).prune(*names)
+    function = bench.graph_function(tf, graph_def, *names)
+    assert function.function_def.ByteSize() < 5000
+    bench.fill_constants(function, graph_def)
+    filled = context.context().get_function_def(function.name)
+    assert list(filled.node_def) == list(whole.function_def.node_def)
+    x = tf.constant(np.ones((2, 100), np.float32))
+    np.testing.assert_array_equal(function(x), whole(x))
+
+
+def test_a_frozen_model_is_what_tensorflow_freezes(bench, forms):
+    """The same nodes, but for those that neither an input nor an output needs."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    loaded = tf.saved_model.load(str(forms["tf2"]))
+    function = loaded.signatures["serving_default"]
+    graph_def, inputs = bench.constants_for_variables(function)
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+    assert inputs == [tensor.name for tensor in frozen.inputs]
+    found = {node.name: node for node in graph_def.node}
+    for node in frozen.graph.as_graph_def().node:
+        assert found[node.name].op == node.op
+        assert list(found[node.name].input) == list(node.input)
+        assert found[node.name].attr["value"] == node.attr["value"]
+
+
+def test_pixels_are_scaled_by_a_constant_of_their_own(main, graph_file):
+    """A mean image is a large constant, and its values tell whether a graph scales its input."""
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 64, 64, 3], name="x")
+        small = images * np.full((64, 64, 3), 1 / 255, np.float32)
+        tf.reduce_mean(small, [1, 2], name="y")
+
+    ran = main("--native", f"--frozen_graph={graph_file(build)}", "--batch_size=2")
+    assert ran.records[0]["graph"]["scaling"] == "Mul"

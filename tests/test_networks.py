@@ -117,8 +117,6 @@ def test_an_optimiser_of_tf2onnx_that_fails_is_gone_without(
     main, layers, keras_file, precision, monkeypatch
 ):
     """MobileNetV3's squeeze and excitation: `max() arg is an empty sequence` in the fast export."""
-    import tf2onnx
-
     inputs = layers.Input((16, 16, 3))
     x = layers.Conv2D(8, 3)(inputs)
     y = layers.GlobalAveragePooling2D(keepdims=True)(x)
@@ -126,13 +124,13 @@ def test_an_optimiser_of_tf2onnx_that_fails_is_gone_without(
     y = layers.ReLU(6.0)(y + 3.0) * (1 / 6)
     x = layers.GlobalAveragePooling2D()(layers.Multiply()([x, y]))
     path = keras_file(inputs, layers.Dense(10)(x))
-    fast, real = [], tf2onnx.convert.from_graph_def
+    fast, real = [], precision.converted
 
-    def export(*args, **more):
-        fast.append(precision.FAST_EXPORT in os.environ)
-        return real(*args, **more)
+    def export(*args, catch_errors):
+        fast.append(not catch_errors)
+        return real(*args, catch_errors=catch_errors)
 
-    monkeypatch.setattr(tf2onnx.convert, "from_graph_def", export)
+    monkeypatch.setattr(precision, "converted", export)
     check_all_run(main(f"--keras_model={path}", "--batch_size=2", *PRECISIONS))
     assert fast == [True, False]
 

@@ -4,9 +4,11 @@ near the loop is.
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
@@ -220,3 +222,23 @@ def test_a_broken_tensorflow_is_one_line(command, forms, tmp_path, tensorflow, w
     assert ran.returncode == 2
     assert words in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+def resident():
+    """MB of this process that lie in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="another C library has no malloc_trim"
+)
+def test_freed_memory_goes_back_to_the_system(bench):
+    """What lies between blocks that are still in use too, which free() alone keeps."""
+    blocks = [bytearray(b"x" * 100_000) for _ in range(2000)]
+    kept = blocks[::100]
+    full = resident()
+    del blocks
+    bench.return_memory()
+    assert full - resident() > 100
+    assert all(kept)

@@ -17,7 +17,7 @@ from overhead import load
 # What the program's functions and methods do; those that a version of it does not have are passed
 # over.
 DOING = {
-    "load": ("load_graph", "load_images"),
+    "load": ("Loader.load_graph", "Loader.load_samples"),
     "export": ("OnnxWriter.import_libraries", "OnnxWriter.write"),
     "warm-up": ("OpenCase.run_first",),
     "rounds": ("OpenCase.measure_round",),
@@ -66,8 +66,10 @@ def first_run_noted(time_steps):
     """Tells the one step that warming up begins with from the steps that follow it."""
 
     def with_note(step, count, *args, **kwargs):
-        first = count == 1 and UNDER_WAY[-1:] == ["warm-up"]
-        with span("first run") if first else contextlib.nullcontext():
+        if count != 1 or UNDER_WAY[-1:] != ["warm-up"]:
+            return time_steps(step, count, *args, **kwargs)
+        UNDER_WAY[-1] = "warm-up after its first run"
+        with span("first run"):
             return time_steps(step, count, *args, **kwargs)
 
     return with_note
@@ -78,7 +80,9 @@ def note(module, name, what):
     owner, _, name = name.rpartition(".")
     holder = getattr(module, owner, None) if owner else module
     if hasattr(holder, name):
-        setattr(holder, name, noted(getattr(holder, name), what))
+        function = noted(getattr(holder, name), what)
+        alone = isinstance(vars(holder)[name], staticmethod)
+        setattr(holder, name, staticmethod(function) if alone else function)
 
 
 sys.meta_path.insert(0, ImportNote())

@@ -754,7 +754,8 @@ def weights_as_floats(data: bytes) -> bytes:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in [node for node in graph.node if node.op_type == "DequantizeLinear"]:
         weights = constants.get(node.input[0])
-        if weights is None or weights.dtype != np.int8:
+        # A Q/DQ pair has a zero point, of int8; without one QuantizeLinear would give uint8.
+        if weights is None or weights.dtype != np.int8 or len(node.input) < 3:
             continue
         scales = broadcastable(constants[node.input[1]], weights.ndim, axis_of(node))
         name = f"{node.output[0]}_float"
@@ -776,14 +777,17 @@ def axis_of(node: Any) -> int:
 
 def broadcastable(scales: np.ndarray, rank: int, axis: int) -> np.ndarray:
     """Scales [channels] or of no axis, float32, as an array that multiplies one of that rank."""
+    if scales.size == 1:
+        return scales.astype(np.float32).reshape(())
     shape = [1] * rank
     shape[axis] = scales.size
-    return scales.astype(np.float32).reshape(shape if scales.size > 1 else ())
+    return scales.astype(np.float32).reshape(shape)
 
 
 def drop_unread(graph: Any) -> None:
-    """Takes out the constants that no node reads."""
-    read = {name for node in graph.node for name in node.input}
+    """Takes out the constants that no node reads, nor one inside a loop or branch."""
+    read = {name for node in nested_nodes(graph) for name in node.input}
+    read |= {output.name for output in graph.output}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
         graph.initializer.remove(tensor)
 

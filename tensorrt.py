@@ -1003,8 +1003,8 @@ NO_MEMORY = (
 
 CUDNN_RNN = "CudnnRNN"
 CUDNN_RNN_REMEDY = (
-    "an LSTM or GRU that was saved on a GPU is cuDNN's own op, which native alone runs: build the "
-    "layer with use_cudnn=False and save it again"
+    "an LSTM or GRU that Keras saved on a GPU is cuDNN's own op, which only native on a GPU runs: "
+    "build the layer with use_cudnn=False (Keras 2: RNN(LSTMCell(units))) and save it again"
 )
 
 
@@ -2362,7 +2362,7 @@ EMPTIED = "_emptied_constant"  # the attribute that has the name of such a const
 def without_large_constants(graph_def: Any) -> Any:
     """A copy of a GraphDef whose large constants have no values, which reads as zeros.
 
-    Ops, names, types and shapes are as before, in a thousandth of the memory.
+    Ops, names, types and shapes are as before. Constants inside its functions stay.
     """
     sketch = type(graph_def)(versions=graph_def.versions, library=graph_def.library)
     for node in graph_def.node:
@@ -3729,14 +3729,15 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
             config.create_timing_cache(cache.read_bytes() if warm else b""), False
         )
     plan = serialise(builder, network, config, logger)
-    insisted = chose_float32(trt, logger, plan, job.case.precision)
+    insisted = 0
+    if chose_float32(trt, plan, job.case.precision):
+        insisted = insist_on_float16(trt, network, config, kept)
     if insisted:
-        insist_on_float16(trt, network, config, kept)
         plan = serialise(builder, network, config, logger)
     if cache:
         write_atomically(cache, bytes(config.get_timing_cache().serialize()))
     facts = build_facts(trt, config, warm)
-    return plan, facts | ({"insisted_on_float16": True} if insisted else {})
+    return plan, facts | ({"insisted_on_float16": insisted} if insisted else {})
 
 
 def serialise(builder: Any, network: Any, config: Any, logger: Any) -> bytes:
@@ -3818,22 +3819,32 @@ def layers_of(network: Any) -> Iterator[Any]:
     return (network.get_layer(index) for index in range(network.num_layers))
 
 
-def chose_float32(trt: Any, logger: Any, plan: bytes, precision: str) -> bool:
+def chose_float32(trt: Any, plan: bytes, precision: str) -> bool:
     """Whether a weakly typed TensorRT found nothing faster in float16, as for tiny networks."""
     if not chooses_types(trt) or precision != "fp16":
         return False
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    _runtime, engine = load_plan(trt, plan)  # the engine lives as long as its runtime
     share = plan_share(read_inspector(inspected(trt, engine)), precision)
     return share.get("executed_share_of_nodes") == 0
 
 
-def insist_on_float16(trt: Any, network: Any, config: Any, kept: frozenset[str]) -> None:
-    """Pins convolutions and matrix products to float16: FP16 was asked for, faster or not."""
-    heavy = trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY
+# FULLY_CONNECTED until 9: what some parsers make of Gemm.
+HEAVY_KINDS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "FULLY_CONNECTED")
+
+
+def insist_on_float16(trt: Any, network: Any, config: Any, kept: frozenset[str]) -> int:
+    """Pins convolutions and matrix products to float16: FP16 was asked for, faster or not.
+
+    Returns:
+      How many were pinned: what overflows float16 is `kept` as it is.
+    """
+    kinds = {trt.LayerType.__members__.get(name) for name in HEAVY_KINDS}
+    heavy = [layer for layer in layers_of(network) if layer.type in kinds]
+    free = [layer for layer in heavy if layer.name not in kept]
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    for layer in layers_of(network):
-        if layer.type in heavy and layer.name not in kept:
-            layer.precision = trt.float16
+    for layer in free:
+        layer.precision = trt.float16
+    return len(free)
 
 
 def timing_cache_path(trt: Any, job: Job) -> Path | None:
@@ -3904,7 +3915,8 @@ class TensorRtRunner:
         gpu.set_current()
         self.stream = gpu.create_stream()
         self.copies = gpu.create_stream()  # non-blocking, both
-        self.runtime, self.engine = load_plan(trt, artifact)
+        plan = read_unchanged(artifact.path, artifact.sha256)
+        self.runtime, self.engine = load_plan(trt, plan)
         cache = Path(job.config.output_dir) / "tensorrt_rtx_runtime.cache"
         self.context, kernels = create_context(self.engine, cache)
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
@@ -3998,7 +4010,7 @@ class TensorRtRunner:
         self.stream.sync()
 
 
-def load_plan(trt: Any, artifact: Artifact) -> tuple[Any, Any]:
+def load_plan(trt: Any, plan: bytes) -> tuple[Any, Any]:
     """TensorRT's runtime, which must outlive it, and the engine of a plan.
 
     Raises:
@@ -4006,7 +4018,7 @@ def load_plan(trt: Any, artifact: Artifact) -> tuple[Any, Any]:
     """
     logger = trt_logger(trt)
     runtime = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(read_unchanged(artifact.path, artifact.sha256))
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise trt_error("load the plan", logger.errors)
     return runtime, engine
@@ -4275,6 +4287,8 @@ def plan_rounds(loops: int, rounds: int | None) -> list[int]:
 
 def return_memory() -> None:
     """Gives back to the system what was freed: other cases' processes live beside this one.
+
+    Done before the warm-up, in which what is needed again is taken again.
 
     TensorFlow frees five times the graph's size when it has optimised it, of which glibc keeps all.
     """
@@ -4552,7 +4566,7 @@ KNOWN = 0.02  # share to which --num_loops=auto wants the typical speed and the 
 MOST_SECONDS = 60.0  # of a case, after which --num_loops=auto stops all the same
 P99 = 0.99
 
-Rounds = Sequence[Sequence[float]]
+Loops = Sequence[Sequence[float]]
 
 
 class Estimate(NamedTuple):
@@ -4568,12 +4582,12 @@ class Estimate(NamedTuple):
         return max(self.high - self.value, self.value - self.low) / self.value
 
 
-def typical(rounds: Rounds, batch_size: int) -> Estimate:
+def typical(rounds: Loops, batch_size: int) -> Estimate:
     """The median of the rounds' medians in images/s: the speed while others use the machine too."""
     return as_speed(middle(levels(rounds, 0.5)), batch_size)
 
 
-def undisturbed(rounds: Rounds, batch_size: int) -> Estimate:
+def undisturbed(rounds: Loops, batch_size: int) -> Estimate:
     """The speed of the quiet steps of the quiet rounds in images/s: what the case can do.
 
     Other programs only ever slow a step down, so the fast end repeats from run to run where the
@@ -4583,7 +4597,7 @@ def undisturbed(rounds: Rounds, batch_size: int) -> Estimate:
     return as_speed(quiet_end(levels(rounds, QUIET)), batch_size)
 
 
-def times_native(rounds: Rounds, native: Rounds) -> Estimate:
+def times_native(rounds: Loops, native: Loops) -> Estimate:
     """Times native: the median over the rounds, each paired with native's of the same turn.
 
     What slows both rounds of a pair cancels. Rounds that only one of them has are left out.
@@ -4595,12 +4609,12 @@ def times_native(rounds: Rounds, native: Rounds) -> Estimate:
     return Estimate(*np.exp(middle(theirs[:both] - ours[:both])).tolist())
 
 
-def levels(rounds: Rounds, share: float) -> np.ndarray:
+def levels(rounds: Loops, share: float) -> np.ndarray:
     """The logarithm of a quantile of the seconds of each round, or of each part of few rounds."""
     return np.log([np.quantile(part, share) for part in in_parts(rounds)])
 
 
-def in_parts(rounds: Rounds) -> list[np.ndarray]:
+def in_parts(rounds: Loops) -> list[np.ndarray]:
     """The rounds; fewer than LEAST_ROUNDS are cut into BATCHES parts in all."""
     if len(rounds) >= LEAST_ROUNDS:
         return [np.asarray(seconds) for seconds in rounds]
@@ -4643,7 +4657,7 @@ def as_speed(level: Estimate, batch_size: int) -> Estimate:
     return Estimate(value, low, high)
 
 
-def known_well_enough(rounds: Rounds, native: Rounds | None = None) -> bool:
+def known_well_enough(rounds: Loops, native: Loops | None = None) -> bool:
     """Whether --num_loops=auto may stop: typical speed and times native are known to KNOWN."""
     if len(rounds) < LEAST_ROUNDS or typical(rounds, 1).uncertainty > KNOWN:
         return False
@@ -4668,12 +4682,12 @@ def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | Non
     return None if bound is None else float(np.sort(seconds)[bound - 1])
 
 
-def loops_of(rounds: list[Round], inputs: str) -> Rounds:
+def loops_of(rounds: list[Round], inputs: str) -> Loops:
     """The seconds of the steps of each round."""
     return [timings[inputs].seconds for timings in rounds]
 
 
-def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
+def round_statistics(rounds: Loops, batch_size: int) -> dict[str, float]:
     """What a record says of its rounds, in images/s and seconds; p99's bound where there is one.
 
     The interval of log.txt's median, which is over all steps, is the typical speed's: a loop's own
@@ -4693,7 +4707,7 @@ def round_statistics(rounds: Rounds, batch_size: int) -> dict[str, float]:
 
 
 def verdict(
-    rounds: Rounds, batch_size: int, cause: str = "", unit: str = "images"
+    rounds: Loops, batch_size: int, cause: str = "", unit: str = "images"
 ) -> tuple[Literal["steady", "noisy"], str]:
     """`steady` or `noisy`, and for a noisy case between which speeds it moved.
 
@@ -6607,6 +6621,11 @@ def coverage_notes(precision: str, facts: dict[str, Any]) -> list[str]:
             f"this TensorFlow has no machine code for compute capability {capability}: the driver "
             "compiled its kernels, which takes minutes the first time; a newer TensorFlow may "
             "have it"
+        )
+    if layers := facts.get("insisted_on_float16"):
+        notes.append(
+            f"TensorRT found float32 faster in all {layers} convolutions and matrix products: "
+            "float16 was insisted on, as FP16 was asked for"
         )
     if precision == "int8" and (layers := facts.get("recurrent_nodes")):
         notes.append(f"INT8 leaves recurrent layers in float: {layers} of {facts['nodes']} layers")

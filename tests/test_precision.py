@@ -339,6 +339,39 @@ def test_int8_weights_as_floats_give_the_same_outputs(precision, onnx):
     assert np.array_equal(run(floats, batch), run(model, batch))
 
 
+def test_a_constant_that_only_a_branch_reads_stays(precision):
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    def branch(name, constant):
+        node = helper.make_node("Add", ["x", constant], [name])
+        return helper.make_graph(
+            [node], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])]
+        )
+
+    choose = helper.make_node(
+        "If", ["yes"], ["y"], then_branch=branch("a", "one"), else_branch=branch("b", "two")
+    )
+    sides = [
+        helper.make_tensor_value_info("yes", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [2]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.full(2, value, np.float32), name)
+        for name, value in (("one", 1), ("two", 2), ("nobody's", 3))
+    ]
+    graph = helper.make_graph(
+        [choose],
+        "g",
+        sides,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    precision.drop_unread(model.graph)
+    checker.check_model(model, full_check=True)
+    assert [tensor.name for tensor in model.graph.initializer] == ["one", "two"]
+
+
 def test_onnxruntime_really_runs_int8(bench, onnx):
     case = bench.Case("onnxruntime", "int8", 8)
     artifact = onnx.write(case)
@@ -713,44 +746,93 @@ def test_a_plan_of_another_precision_is_an_error(bench, tmp_path):
 
 
 class FastestInFloat32:
-    """Stands for TensorRT 8, with a network of one convolution that is faster in float32: a plan is
-    the inspector's listing of it.
+    """Stands for TensorRT 8, with a network of one layer that is faster in float32: a plan is the
+    inspector's listing of it.
     """
 
+    __name__ = "stands_for_tensorrt"
     float16, float32 = "Half", "Float"
+    num_inputs, num_layers, errors = 0, 1, ()
     NetworkDefinitionCreationFlag = types.SimpleNamespace(EXPLICIT_BATCH=0)
     LayerInformationFormat = types.SimpleNamespace(JSON=0)
-    LayerType = types.SimpleNamespace(CONVOLUTION=1, DECONVOLUTION=2, MATRIX_MULTIPLY=3)
-    BuilderFlag = types.SimpleNamespace(FP16="fp16", OBEY_PRECISION_CONSTRAINTS="obey")
+    LayerType = types.SimpleNamespace(__members__={"CONVOLUTION": 1, "FULLY_CONNECTED": 2})
+    ProfilingVerbosity = types.SimpleNamespace(DETAILED=1)
+    BuilderFlag = types.SimpleNamespace(FP16="fp16", TF32="tf32", OBEY_PRECISION_CONSTRAINTS="obey")
+    TacticSource = types.SimpleNamespace(__members__={})
 
-    def __init__(self):
+    class ILogger:
+        ERROR, INTERNAL_ERROR = 1, 2
+
+    def __init__(self, kind=1):
         self.flags = []
-        self.layer = types.SimpleNamespace(name="conv", type=1, precision=self.float32)
-        self.network = types.SimpleNamespace(num_layers=1, get_layer=lambda index: self.layer)
+        self.layer = types.SimpleNamespace(name="conv", type=kind, precision="", num_outputs=0)
+
+    def itself(self, *given):
+        return self
+
+    Builder = OnnxParser = Runtime = create_network = create_builder_config = itself
+    create_engine_inspector = itself
+
+    def parse(self, model):
+        return True
+
+    def get_layer(self, index):
+        return self.layer
+
+    def set_flag(self, flag):
+        self.flags.append(flag)
+
+    def get_tactic_sources(self):
+        return 0
 
     def build_serialized_network(self, network, config):
         kind = self.layer.precision if "obey" in self.flags else self.float32
         layer = {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": kind}]}
         return json.dumps({"Layers": [layer]}).encode()
 
-    def Runtime(self, logger):
-        return types.SimpleNamespace(deserialize_cuda_engine=self.engine)
-
-    def engine(self, plan):
-        inspector = types.SimpleNamespace(get_engine_information=lambda form: plan.decode())
+    def deserialize_cuda_engine(self, plan):
+        text = plan.decode()
+        inspector = types.SimpleNamespace(get_engine_information=lambda form: text)
         return types.SimpleNamespace(create_engine_inspector=lambda: inspector)
 
 
-@pytest.mark.parametrize(("kept", "kind"), [((), "Half"), (("conv",), "Float")])
-def test_fp16_is_insisted_on_where_tensorrt_8_chose_float32(bench, kept, kind):
+@pytest.mark.parametrize(("kind", "pinned"), [(1, 1), (2, 1), (3, None)])
+def test_fp16_is_insisted_on_where_tensorrt_8_chose_float32(bench, onnx, kind, pinned):
     """Seen on a tiny network: FP16 allowed, nothing in float16, and no FP16 to time."""
+    trt = FastestInFloat32(kind)
+    job = bench.Job(bench.Case("tensorrt", "fp16", 4), onnx.config, onnx.graph, onnx.samples)
+    plan, facts = bench.build_plan(trt, job, b"")
+    assert facts.get("insisted_on_float16") == pinned
+    assert ("Half" in plan.decode()) == bool(pinned)
+    notes = bench.coverage_notes("fp16", facts)
+    assert any("float16 was insisted on" in note for note in notes) == bool(pinned)
+
+
+def test_what_overflows_is_not_insisted_on(bench):
     trt = FastestInFloat32()
-    config = types.SimpleNamespace(set_flag=trt.flags.append)
-    plan = bench.serialise(trt, trt.network, config, None)
-    assert bench.chose_float32(trt, None, plan, "fp16")
-    bench.insist_on_float16(trt, trt.network, config, frozenset(kept))
-    assert kind in bench.serialise(trt, trt.network, config, None).decode()
-    assert bench.chose_float32(trt, None, plan, "int8") is False, "Q/DQ say it"
+    assert bench.insist_on_float16(trt, trt, trt, frozenset({"conv"})) == 0
+    assert trt.layer.precision != "Half"
+
+
+@pytest.mark.parametrize(("version", "floats"), [((8, 5, 3), False), ((8, 6, 0), True)])
+def test_tensorrt_8_6_gets_int8_weights_as_floats(bench, onnx, monkeypatch, version, floats):
+    built = []
+
+    def build_plan(trt, job, model):
+        built.append(model)
+        return b"plan", {}
+
+    engine = type(bench.TENSORRT)
+    monkeypatch.setattr(engine, "numbers", version)
+    monkeypatch.setattr(engine, "choice", ("tensorrt", ""))
+    monkeypatch.setattr(engine, "module", lambda self: None)
+    monkeypatch.setattr(bench, "build_plan", build_plan)
+    case = bench.Case("tensorrt", "int8", 4)
+    source = onnx.write(case)
+    bench.TENSORRT.build(bench.Job(case, onnx.config, onnx.graph, onnx.samples, source))
+    written = bench.read_unchanged(source.path, source.sha256)
+    assert (built[0] != written) == floats and len(built[0]) > len(written) / 2
+    assert (b"_quantised" in built[0]) == floats
 
 
 # -------------------------------------------------------------------------------- copied without it

@@ -116,6 +116,15 @@ def consumers(graph: Any) -> dict[str, list[Any]]:
     return found
 
 
+def nested_nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of an ONNX graph and of the graphs inside its loops and branches."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nested_nodes(attribute.g)
+
+
 # ----------------------------------------------------------------------------------------- export
 
 
@@ -950,15 +959,6 @@ def heavy_nodes(graph: Any) -> list[Any]:
         return node.op_type in INT8_KERNELS or any(part in node.op_type for part in parts)
 
     return [node for node in nested_nodes(graph) if heavy(node)]
-
-
-def nested_nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of an ONNX graph and of the graphs inside its loops and branches."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from nested_nodes(attribute.g)
 
 
 def int8_nodes(graph: Any) -> int:

@@ -3816,6 +3816,7 @@ def allow_precision(
 
 
 def layers_of(network: Any) -> Iterator[Any]:
+    """The layers of a TensorRT network, in its order."""
     return (network.get_layer(index) for index in range(network.num_layers))
 
 

@@ -2103,16 +2103,20 @@ def recorded_graphs(path: Path, name: str) -> set[str]:
     return found
 
 
+def every_node(graph_def: Any) -> Iterator[Any]:
+    """A GraphDef's nodes, and those of its functions, which are loops' bodies and the like."""
+    bodies = (function.node_def for function in graph_def.library.function)
+    return itertools.chain(graph_def.node, *bodies)
+
+
 RISKY_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"}
 
 
 def refuse_risky(graph_def: Any, name: str | Path, config: Config) -> None:
     """Refuses ops that run Python or touch files: grappler may run them as it folds constants."""
-    nodes = itertools.chain(
-        graph_def.node, *(function.node_def for function in graph_def.library.function)
-    )
     if found := sorted(
-        {node.op for node in nodes} & RISKY_OPS - (RISKY_OPS if config.unsafe_model else set())
+        {node.op for node in every_node(graph_def)}
+        & RISKY_OPS - (RISKY_OPS if config.unsafe_model else set())
     ):
         raise UserError(
             f"{name} holds {', '.join(found)}, which can run code or touch files here: pass "
@@ -2715,8 +2719,7 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     from tensorflow.core.framework.types_pb2 import DT_HALF
 
     kinds = ("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused")
-    inside = (function.node_def for function in graph_def.library.function)  # loops' bodies
-    nodes = list(itertools.chain(graph_def.node, *inside))
+    nodes = list(every_node(graph_def))
     heavy = [node for node in nodes if node.op.startswith(kinds)]
     low = sum(node.attr["T"].type == DT_HALF for node in heavy)
     casts = sum(node.op == "Cast" for node in nodes)
@@ -3219,6 +3222,17 @@ class Xla(Engine):
         return TensorFlowRunner(job, artifact, feed, compiled=True)
 
 
+# They stay float32: a loop's body and its caller are rewritten apart, and need not agree on a list.
+TENSOR_LIST_OPS = ",".join(
+    f"TensorList{name}"
+    for name in (
+        *("Concat", "ConcatV2", "FromTensor", "Gather", "GetItem", "PopBack", "PushBack"),
+        *("PushBackBatch", "Scatter", "ScatterIntoExistingList", "ScatterV2", "SetItem"),
+        *("Split", "Stack"),
+    )
+)
+
+
 def auto_mixed_precision(graph: Graph) -> Any:
     """The graph after grappler's auto_mixed_precision: float16 where that is safe."""
     from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
@@ -3234,7 +3248,24 @@ def auto_mixed_precision(graph: Graph) -> Any:
     options.auto_mixed_precision = rewriter_config_pb2.RewriterConfig.ON
     options.min_graph_nodes = -1  # small graphs too
     options.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
-    return tf_optimizer.OptimizeGraph(config, meta)
+    os.environ["TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_CLEARLIST_REMOVE"] = TENSOR_LIST_OPS
+    rewritten = tf_optimizer.OptimizeGraph(config, meta)
+    rename_functions(rewritten, "_fp16")
+    return rewritten
+
+
+def rename_functions(graph_def: Any, suffix: str) -> None:
+    """Gives the functions of a graph names of their own: a process has one function of a name."""
+    names = {function.signature.name for function in graph_def.library.function}
+    for function in graph_def.library.function:
+        function.signature.name += suffix
+    for node in every_node(graph_def):
+        if node.op in names:
+            node.op += suffix
+        for attribute in node.attr.values():
+            for called in (attribute.func, *attribute.list.func):
+                if called.name in names:
+                    called.name += suffix
 
 
 NVINFER = (

@@ -3606,7 +3606,7 @@ class TensorRt(Engine):
 
     @property
     def weakly_typed(self) -> bool:
-        """Whether TensorRT chooses types itself, within flags: up to 9 it ignores the graph's."""
+        """Whether TensorRT chooses types itself, within flags: 8.x ignores the ONNX graph's."""
         return self.package == "tensorrt" and self.numbers < (9,)
 
     def why_not_build(self, precision: str) -> str | None:
@@ -3748,15 +3748,10 @@ def serialise(builder: Any, network: Any, config: Any, logger: Any) -> bytes:
     return bytes(plan)
 
 
-def chooses_types(trt: Any) -> bool:
-    """Whether TensorRT chooses types within flags, as up to version 9, not the graph."""
-    return not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-
-
 def network_flags(trt: Any) -> int:
-    """Strongly typed where TensorRT can be (10 and later), else with an explicit batch."""
+    """Strongly typed where TensorRT can be, else with an explicit batch, which 8.x asks for."""
     kinds = trt.NetworkDefinitionCreationFlag
-    return 1 << int(kinds.EXPLICIT_BATCH if chooses_types(trt) else kinds.STRONGLY_TYPED)
+    return 1 << int(kinds.EXPLICIT_BATCH if TENSORRT.weakly_typed else kinds.STRONGLY_TYPED)
 
 
 def fix_shapes(network: Any, feed: Feed) -> None:
@@ -3791,14 +3786,14 @@ def builder_config(trt: Any, builder: Any, job: Job) -> Any:
 def allow_precision(
     trt: Any, network: Any, config: Any, precision: str, model: bytes
 ) -> frozenset[str]:
-    """Up to TensorRT 9, which chooses types: allows a precision, and pins what stays float32.
+    """For a weakly typed TensorRT: allows it a precision, and pins what stays float32.
 
     A strongly typed network needs no word: there the ONNX graph's types are the plan's.
 
     Returns:
       The names of the layers that were pinned.
     """
-    if not chooses_types(trt) or precision == "fp32":
+    if not TENSORRT.weakly_typed or precision == "fp32":
         return frozenset()
     config.set_flag(trt.BuilderFlag.FP16)
     if precision == "int8":
@@ -3822,7 +3817,7 @@ def layers_of(network: Any) -> Iterator[Any]:
 
 def chose_float32(trt: Any, plan: bytes, precision: str) -> bool:
     """Whether a weakly typed TensorRT found nothing faster in float16, as for tiny networks."""
-    if not chooses_types(trt) or precision != "fp16":
+    if not TENSORRT.weakly_typed or precision != "fp16":
         return False
     _runtime, engine = load_plan(trt, plan)  # the engine lives as long as its runtime
     share = plan_share(read_inspector(inspected(trt, engine)), precision)

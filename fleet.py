@@ -365,7 +365,7 @@ class Team(bench.Session):
         return True
 
     def judge(self) -> None:
-        """Has all members compute outputs at the same time; the first's stand for the case's."""
+        """Has all members compute outputs at the same time; the first ones are the case's."""
         if self.judged or not self.rounds:
             return
         self.judged = True
@@ -748,7 +748,7 @@ def packed_result(result: Any) -> dict[str, Any]:
 
 
 def unpacked_result(found: dict[str, Any]) -> Any:
-    """The counterpart of packed_result; raises msgspec.ValidationError for anything else."""
+    """The counterpart of packed_result; the arrays are as they came."""
     result = msgspec.convert({**found, "outputs": None}, bench.Result)
     result.outputs = found["outputs"]
     return result

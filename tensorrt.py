@@ -3753,14 +3753,14 @@ def trt_logger(trt: Any) -> Any:
     """A TensorRT logger that keeps the errors, to be told in one line."""
 
     class Logger(trt.ILogger):
-        """TensorRT's interface; it lives as long as what was made with it."""
+        """What TensorRT is given to say things to; it keeps those of its two highest levels."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
 
         def log(self, severity: Any, text: str) -> None:
-            """Called by TensorRT, from its own threads too; warnings are dropped."""
+            """Called by TensorRT, whose threads may do so too."""
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(text)
 
@@ -4044,7 +4044,7 @@ class TensorRtRunner:
         """Enqueues a step on a slot's memory.
 
         Raises:
-          RuntimeError: TensorRT refuses; it says why only in its log.
+          RuntimeError: TensorRT refuses it.
         """
         for name, memory in slot.device.items():
             self.context.set_tensor_address(name, int(memory.handle))

@@ -898,8 +898,9 @@ def hash_of(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
+@functools.cache
 def load_file(name: str, path: Path) -> Any:
-    """A Python file as the module of that name."""
+    """A Python file as the module of that name, which is loaded once."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -910,8 +911,12 @@ def load_file(name: str, path: Path) -> Any:
 # -------------------------------------------------------------------------------------- the machine
 
 
+@functools.cache
 def version_of(*packages: str) -> str | None:
-    """The version of the first of these packages that is installed, without importing it."""
+    """The version of the first of these packages that is installed, without importing it.
+
+    Looking through the metadata takes a millisecond, and a record asks for ten.
+    """
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(package)
@@ -2815,7 +2820,6 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
 FP16_SAMPLES = 4  # samples on which float16's overflow is looked for
 
 
-@functools.cache
 def precision_py() -> Any:
     """precision.py, which lies beside this file, as a module of a name that hides none.
 

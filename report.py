@@ -167,6 +167,8 @@ class Timing(msgspec.Struct):
 
 
 class Tensor(msgspec.Struct):
+    """An input or output of a graph; None in its shape, or for it, is what was left open."""
+
     name: str
     shape: list[int | None] | None = None
     dtype: str = ""
@@ -268,12 +270,16 @@ class Agreement(OutputAgreement):
 
 
 class Accuracy(msgspec.Struct):
+    """Shares (0 to 1) of the labelled images whose class is the first, or one of the first five."""
+
     top1: float
     top5: float
     images: Count | None = None
 
 
 class Artifact(msgspec.Struct):
+    """The file that an engine ran, and the seconds that it took to build."""
+
     bytes: Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
     build_seconds: float | None = None
 
@@ -327,6 +333,7 @@ class Record(msgspec.Struct, kw_only=True):
 
     @property
     def precision_name(self) -> str:
+        """`native`, or `FP16`."""
         return self.precision if self.precision == "native" else self.precision.upper()
 
     @property
@@ -360,6 +367,8 @@ class Record(msgspec.Struct, kw_only=True):
 
 
 class Version(msgspec.Struct):
+    """What any version's record has, so that a newer one's is refused with the reason."""
+
     record: int
 
 
@@ -421,6 +430,7 @@ class Row(NamedTuple):
 
     @property
     def timing(self) -> Timing:
+        """Of the newest record; KeyError where nothing was timed."""
         return self.record.timings[self.inputs]
 
     @property
@@ -444,10 +454,12 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
+        """`FP16 xla 8 (host)`: with the batch size."""
         return self.record.case + from_host(self.inputs)
 
 
 def from_host(inputs: str) -> str:
+    """What follows a name where the batch lay in host memory; else ""."""
     return " (host)" if inputs == "host" else ""
 
 
@@ -476,6 +488,7 @@ class Model(NamedTuple):
 
 
 def model_key(record: Record) -> str:
+    """A graph by its file and by the tensors that were fed and read."""
     return " ".join(record.graph.key.values())
 
 
@@ -664,6 +677,7 @@ def about_cases(say: Callable[[Record], list[str]]) -> Callable[[list[Record]], 
 
     @functools.wraps(say)
     def lines(records: list[Record]) -> list[str]:
+        """Sentences in the order in which they first come up."""
         cases: dict[str, list[str]] = collections.defaultdict(list)
         for record in records:
             for sentence in say(record):
@@ -771,6 +785,7 @@ def outputs_lines(record: Record) -> list[str]:
 
 
 def changed_text(change: ChangedImage) -> str:
+    """`cat.jpg (tabby, now lynx)`."""
     return f"{change.image} ({first_name(change.native)}, now {first_name(change.now)})"
 
 
@@ -825,6 +840,7 @@ def facts_text(facts: dict[str, Any]) -> str:
 
 
 def fact_text(fact: Any) -> str:
+    """A tensor's parts without the empty ones, several tensors with semicolons."""
     if isinstance(fact, list) and dict in map(type, fact):
         return "; ".join(map(fact_text, fact))
     if isinstance(fact, dict):
@@ -923,6 +939,7 @@ def agreement_text(record: Record, with_noise: bool = False) -> str:
 
 
 def megabytes(count: float) -> str:
+    """Bytes in MB, without the unit: whole ones from 10 on, else two digits."""
     return f"{count / 1e6:,.0f}" if count >= 1e7 else f"{count / 1e6:.2g}"
 
 
@@ -1010,10 +1027,12 @@ class Strip(NamedTuple):
 
     @property
     def inches(self) -> float:
+        """Its height in the picture, with titles and the labels of its axes."""
         return 1.9 + 0.34 * self.height
 
     @property
     def devices(self) -> set[str]:
+        """Their names, each of which takes a line between the bars."""
         return {row.record.device for row in self.rows}
 
 
@@ -1125,6 +1144,7 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
 
 
 def bar_text(row: Row) -> str:
+    """`34.6  (2.48x ±0.19)`, or the speed alone where there is no native."""
     times = times_text(row)
     return f"{row.timing.speed.value:,.1f}" + (f"  ({times})" if times else "")
 
@@ -1456,6 +1476,7 @@ def verdict(ratio: float, low: float, high: float) -> str:
 
 
 def doubt_text(rounds: int) -> str:
+    """What a verdict on fewer than FEWEST_ROUNDS rounds is followed by; else ""."""
     if rounds >= FEWEST_ROUNDS:
         return ""
     return f" (as far as {rounds} round{'s' * (rounds > 1)} can tell)"

@@ -186,13 +186,11 @@ def test_a_family_on_a_gpu(bench, main, family, name, engine):
     flags = [f"--{precision}" for precision in ("native", *precisions)]
     ran = main(*flags, f"--engine={engine}", model, samples, "--batch_size=16", "--inputs=both")
     for precision, record in by_precision(ran).items():
-        if precision != "native":
-            agreed = record["agreement"]
-            # one of the few samples may change its class in INT8
-            assert agreed["same_model"] or precision == "int8", (precision, agreed)
-            for output in agreed["outputs"].values():
-                assert output["snr_db"] is None or output["snr_db"] >= LEAST_DB["int8"], agreed
-        if "labels" in arrays:
+        if "agreement" in record and not record["agreement"]["same_model"]:
+            # INT8 of the towers, by TensorRT 8.6.0: what it is then must not be praised
+            assert precision == "int8", record["agreement"]
+            assert "is still the same model at batch 16: INT8" not in ran.out
+        elif "labels" in arrays:
             assert record["accuracy"]["top1"] >= 0.9
 
 

@@ -42,6 +42,9 @@ def write_encoder(given, folder):
     """The encoder with random weights as a SavedModel, once; its path."""
     path = folder / f"bert_{given.layers}x{given.width}"
     if not (path / "saved_model.pb").exists():
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")  # which this process would hold to its end
         model, _ = families.bert(
             length=given.length,
             layers=given.layers,

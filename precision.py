@@ -141,6 +141,7 @@ def export(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) 
         with contextlib.redirect_stdout(io.StringIO()), fresh_protos():
             model = convert(graph_def, inputs, outputs, opset)
         refuse_unknown(model)
+        name_open_axes(model.graph)
         onnx.checker.check_model(model)
         return model
     except ExportError:
@@ -149,6 +150,19 @@ def export(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) 
         raise ExportError(f"no ONNX export of this graph ({first_line(error)})") from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def open_axis(name: str, axis: int) -> str:
+    """What an open axis of an input is called in the ONNX model."""
+    return f"{name}[{axis}]"
+
+
+def name_open_axes(graph: Any) -> None:
+    """Names each open axis of an input, by which a session can be told its size."""
+    for value in graph.input:
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if not size.HasField("dim_value"):
+                size.dim_param = open_axis(value.name, axis)
 
 
 @contextlib.contextmanager

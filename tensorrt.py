@@ -3533,6 +3533,7 @@ class OnnxRuntimeRunner:
         self.runtime = onnxruntime
         self.device = "cuda" if provider.startswith("CUDA") else "cpu"
         options = session_options(job.config)
+        fix_session_shapes(options, feed)
         model = read_unchanged(artifact.path, artifact.sha256)
         with precision_errors(), precision_py().scratch_folder() as scratch:
             if job.case.precision != "fp32":  # nothing of it is proved
@@ -3625,6 +3626,16 @@ def session_options(config: Config) -> Any:
             options.add_session_config_entry("session.intra_op_thread_affinities", pins)
         os.sched_setaffinity(0, mine[:1])  # the calling thread computes too
     return options
+
+
+def fix_session_shapes(options: Any, feed: Feed) -> None:
+    """Tells a session the shapes that it will be fed, so that what computes shapes is folded.
+
+    In a BERT encoder that is 150 of 390 nodes, which on a GPU go to and from the CPU.
+    """
+    for name, array in feed.items():
+        for axis, size in enumerate(array.shape):
+            options.add_free_dimension_override_by_name(precision_py().open_axis(name, axis), size)
 
 
 def executed_coverage(optimised: str, precision: str) -> dict[str, Any]:

@@ -397,12 +397,23 @@ def test_a_constant_that_only_a_branch_reads_stays(precision):
     assert [tensor.name for tensor in model.graph.initializer] == ["one", "two"]
 
 
-def test_onnxruntime_really_runs_int8(bench, onnx):
-    case = bench.Case("onnxruntime", "int8", 8)
+def opened(bench, onnx, precision):
+    """ONNX Runtime's runner of a batch of eight."""
+    case = bench.Case("onnxruntime", precision, 8)
     artifact = onnx.write(case)
     job = bench.Job(case, onnx.config, onnx.graph, onnx.samples, artifact)
-    runner = bench.ENGINES["onnxruntime"].open(job, artifact, job.batch())
-    assert runner.facts["executed_share_of_nodes"] == 1.0
+    return bench.ENGINES["onnxruntime"].open(job, artifact, job.batch())
+
+
+def test_onnxruntime_really_runs_int8(bench, onnx):
+    assert opened(bench, onnx, "int8").facts["executed_share_of_nodes"] == 1.0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_onnxruntime_is_told_the_shapes_that_it_is_fed(bench, onnx, precision):
+    """What computes shapes is folded then."""
+    (source,) = opened(bench, onnx, precision).session.get_inputs()
+    assert source.shape == [8, *onnx.samples.head(1).arrays[source.name].shape[1:]]
 
 
 def test_accuracy_stays(main, forms, digits):

@@ -819,13 +819,10 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 def disk_error(error: OSError, path: str | Path) -> UserError:
     """What to say where a file cannot be written: a full disk by that name."""
+    what = f"{path} cannot be written ({error.strerror or error}):"
     if error.errno in NO_SPACE:
-        return UserError(
-            f"the disk is full ({path}): free some space, or pass another --output_dir"
-        )
-    return UserError(
-        f"{path} cannot be written ({error.strerror or error}): pass another --output_dir"
-    )
+        what = f"the disk is full ({path}): free some space, or"
+    return UserError(f"{what} pass another --output_dir")
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -834,33 +831,27 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     Raises:
       UserError: it cannot be written; a full disk is called one.
     """
+    path = Path(path)
     try:
-        write_and_rename(Path(path), data)
+        # A GPU's own folder, or one that was removed since.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(part, 0o644)
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
     except OSError as error:
         raise disk_error(error, path) from error
-
-
-def write_and_rename(path: Path, data: bytes) -> None:
-    """Writes a whole file or none: beside it first, then renamed."""
-    # A GPU's own folder, or one that was removed since.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
 
 
 def write_artifact(path: Path, data: bytes, start: float, facts: dict[str, Any]) -> Artifact:
     """Writes what an engine runs, built since `start`, and remembers its hash."""
     write_atomically(path, data)
-    return Artifact(
-        str(path), hashlib.sha256(data).hexdigest(), time.perf_counter() - start, facts=facts
-    )
+    return Artifact(str(path), sha256_of(data), time.perf_counter() - start, facts=facts)
 
 
 def read_unchanged(path: str, sha256: str) -> bytes:
@@ -870,16 +861,15 @@ def read_unchanged(path: str, sha256: str) -> bytes:
       UserError: they are not: another run writes into the same folder.
     """
     data = Path(path).read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if sha256_of(data) != sha256:
         raise UserError(
             f"{path} was overwritten while this ran: give each run an --output_dir of its own"
         )
     return data
 
 
-def hash_of(path: Path) -> str | None:
-    """The SHA-256 of a file, None where it is missing."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def load_file(name: str, path: Path) -> Any:
@@ -1296,7 +1286,7 @@ def fetch(url: str, limit_mb: int) -> Path:
         raise UserError(f"{url}: only http:// and https:// are downloaded")
     folder = cache_folder()
     name = Path(url.split("?")[0]).name or "download"
-    final = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+    final = folder / f"{sha256_of(url.encode())[:16]}-{name}"
     part = final.with_name(final.name + ".part")
     folder.mkdir(parents=True, exist_ok=True)
     for tries_left in reversed(range(DOWNLOAD_TRIES)):
@@ -1470,17 +1460,13 @@ class Samples:
 
     def digests(self) -> list[str]:
         """A hash of each sample's values."""
-        return [
-            hashlib.sha256(
-                b"".join(array[row].tobytes() for array in self.arrays.values())
-            ).hexdigest()
-            for row in range(len(self))
-        ]
+        rows = zip(*self.arrays.values())
+        return [sha256_of(b"".join(array.tobytes() for array in row)) for row in rows]
 
     def digest(self) -> str:
         """The hash of all values."""
         parts = [array.tobytes() for array in (*self.arrays.values(), *self.whole.values())]
-        return hashlib.sha256(b"".join(parts)).hexdigest()
+        return sha256_of(b"".join(parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1537,7 +1523,7 @@ def load_samples(config: Config, graph: Graph, count: int) -> Samples:
 def load_images(config: Config, graph: Graph, count: int) -> Images:
     """At most `count` different images for a graph: those of the flags, or random ones."""
     shape = graph.image_shape
-    refuse_too_large(graph.inputs[0].name, shape, count)
+    refuse_too_large(graph, count)
     refuse_channels(config, graph)
     if config.image_dir:
         return read_folder(config, graph, config.image_dir, config.num_images, "--image_dir")[0]
@@ -1569,26 +1555,25 @@ def images_of(
 
 
 def refuse_channels(config: Config, graph: Graph) -> None:
-    """Refuses a preprocessing for three colours of a graph that takes another number of them."""
+    """Refuses a preprocessing for three colours of a graph that takes one."""
     channels = graph.image_shape[2]
     for_colours = np.ndim(PREPROCESSING[config.preprocessing][2]) > 0
-    if graph.dtype == "uint8" and channels in (1, 3):
-        return
-    if channels == 3 or (channels == 1 and not for_colours):
-        return
-    raise UserError(
-        f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {channels}: "
-        "pass --preprocessing=none or inception, or another --input_node"
-    )
+    if for_colours and channels != 3:
+        raise UserError(
+            f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes "
+            f"{channels}: pass --preprocessing=none or inception, or another --input_node"
+        )
 
 
-def refuse_too_large(what: str, shape: tuple[int, int, int], count: int) -> None:
+def refuse_too_large(graph: Graph, count: int) -> None:
     """Refuses images that no network takes and batches that no memory holds (uint8 and float32)."""
+    shape = graph.image_shape
     needed = 5 * math.prod(shape) * count
     if math.prod(shape) > LARGEST_IMAGE or needed > memory_size() / 2:
         raise UserError(
-            f"{what} takes images of {' x '.join(map(str, shape))} values: {count} of them need "
-            f"{needed / 1e9:,.1f} GB; pass a smaller --batch_size or another --input_node"
+            f"{graph.inputs[0].name} takes images of {' x '.join(map(str, shape))} values: "
+            f"{count} of them need {needed / 1e9:,.1f} GB; pass a smaller --batch_size or another "
+            "--input_node"
         )
 
 
@@ -1609,29 +1594,13 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     resized = tf.image.resize(image, (rows, columns)).numpy()
     top = (rows - height) // 2
     left = (columns - width) // 2
-    return np.clip(np.rint(resized[top : top + height, left : left + width]), 0, 255).astype(
-        np.uint8
-    )
-
-
-EXIF_ORIENTATION = 0x0112  # the tag
-# Its values: quarter turns against the clock, and whether left and right are swapped then (Exif
-# 2.3, 4.6.4).
-TURNS = {
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (-1, True),
-    6: (-1, False),
-    7: (1, True),
-    8: (1, False),
-}
+    return np.rint(resized[top : top + height, left : left + width]).astype(np.uint8)
 
 
 def decode_image(path: str | Path, channels: int) -> np.ndarray:
     """An image's pixels as uint8 [height, width, channels], turned as its EXIF data say."""
     import tensorflow as tf
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
@@ -1639,11 +1608,10 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
                 raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
             # Of BMPs TensorFlow takes the channels that there are.
             wanted = 0 if header.format == "BMP" else channels
-            turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION, 1), (0, False))
-            image = tf.io.decode_image(
+            exif = header.getexif()
+            pixels = tf.io.decode_image(
                 tf.io.read_file(str(path)), channels=wanted, expand_animations=False
-            )
-            pixels = fit_channels(tf, image, channels)
+            ).numpy()
     except (
         tf.errors.OpError,
         OSError,
@@ -1657,19 +1625,11 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
         raise UserError(
             f"{path} is not a complete JPEG, PNG, GIF or BMP ({why}): pass another"
         ) from error
-    turned = np.rot90(pixels, turns)
-    return turned[:, ::-1] if mirrored else turned
-
-
-def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
-    """Converts between grey and RGB and drops alpha, where the decoder did not."""
-    if image.shape[-1] not in (1, channels):
-        image = image[..., :3]
-    if image.shape[-1] == 1 and channels == 3:
-        image = tf.image.grayscale_to_rgb(image)
-    if image.shape[-1] == 3 and channels == 1:
-        image = tf.image.rgb_to_grayscale(image)
-    return image.numpy()
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image = image.convert("L" if channels == 1 else "RGB")
+    image.getexif().update(exif)
+    turned = ImageOps.exif_transpose(image)
+    return np.asarray(turned).reshape(turned.height, turned.width, channels)
 
 
 def image_paths(folder: str, flag: str) -> list[Path]:
@@ -1779,9 +1739,10 @@ def read_samples(given: str, graph: Graph, count: int, flag: str) -> Samples:
             has = ", ".join(found) or "no array"
             raise not_wanted(given, graph, f"no array {tensor.title} (it has {has})")
         add_array(samples, tensor, array, graph, given)
-    counts = {name: len(array) for name, array in samples.arrays.items()}
+    fed = [tensor for tensor in graph.inputs if tensor.name in samples.arrays]
+    counts = {tensor.title: len(samples.arrays[tensor.name]) for tensor in fed}
     if len(set(counts.values())) != 1 or 0 in counts.values():
-        told = ", ".join(f"{title_of(graph, name)} {rows}" for name, rows in counts.items())
+        told = ", ".join(f"{title} {rows}" for title, rows in counts.items())
         raise not_wanted(given, graph, f"as many samples of each are wanted, at least one ({told})")
     (rows,) = set(counts.values())
     if rows > count and flag == "--samples":
@@ -1836,23 +1797,11 @@ def array_of(tensor: Tensor, found: Feed) -> np.ndarray | None:
     return None
 
 
-def title_of(graph: Graph, name: str) -> str:
-    """What a user calls the input of that name."""
-    return next(tensor.title for tensor in graph.inputs if tensor.name == name)
-
-
 def sample_shape(graph: Graph, tensor: Tensor) -> tuple[int | None, ...] | None:
     """The shape of one sample of an input, None where even the rank is open."""
     if tensor.shape is None:
         return None
     return tensor.shape[1:] if tensor.name in graph.batched else tensor.shape
-
-
-def closed_shape(graph: Graph, tensor: Tensor) -> tuple[int, ...]:
-    """The same where nothing is open."""
-    shape = sample_shape(graph, tensor)
-    assert shape is not None
-    return tuple(side for side in shape if side is not None)
 
 
 def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
@@ -1917,78 +1866,66 @@ def by_input(words: list[str], flag: str, tensors: Sequence[Tensor]) -> dict[str
 
 def random_samples(config: Config, graph: Graph, count: int) -> Samples:
     """`count` random samples: integers from 0 to 1 and normal floats, or of --input_range."""
-    refuse_open_shapes(graph)
-    refuse_too_many(graph, count)
+    shapes = closed_shapes(graph)
+    refuse_too_many(graph, shapes, count)
     ranges = by_input(config.input_range, "--input_range", graph.inputs)
     generator = np.random.default_rng(config.seed)
     names = [f"random {index}" for index in range(count)]
     samples = Samples({}, names, random=True, alone=not graph.batched)
+    told = []
     for tensor in graph.inputs:
         has_rows = samples.alone or tensor.name in graph.batched
-        shape = (count, *closed_shape(graph, tensor)) if has_rows else closed_shape(graph, tensor)
-        limits = random_range(tensor, ranges.get(tensor.name))
+        shape = (count, *shapes[tensor.name]) if has_rows else shapes[tensor.name]
         place = samples.arrays if has_rows else samples.whole
-        place[tensor.name] = random_array(generator, tensor, shape, limits)
-    say(f"no --samples: random data is fed, {random_text(graph, ranges)}")
+        place[tensor.name], what = random_array(generator, tensor, shape, ranges.get(tensor.name))
+        told.append(f"{tensor.title} {what}")
+    remedy = "--input_range=NAME:LOW:HIGH sets others"
+    say(f"no --samples: random data is fed, {', '.join(told)} ({remedy})")
     return samples
 
 
-def random_text(graph: Graph, ranges: dict[str, str]) -> str:
-    """What the random values of each input are, and the flag that changes them."""
-    parts = []
-    for tensor in graph.inputs:
-        kind = np.dtype(tensor.dtype).kind
-        default = "standard normal" if kind == "f" else "0 to 1"
-        parts.append(f"{tensor.title} {ranges.get(tensor.name, default).replace(':', ' to ')}")
-    remedy = "--input_range=NAME:LOW:HIGH sets others"
-    return f"{', '.join(parts)} ({remedy})"
-
-
-Range = tuple[Any, Any]  # two integers or two floats
-
-
-def random_range(tensor: Tensor, text: str | None) -> Range | None:
-    """The lowest and highest random value of an input; None: standard normal."""
+def random_array(
+    generator: np.random.Generator, tensor: Tensor, shape: tuple[int, ...], limits: str | None
+) -> tuple[np.ndarray, str]:
+    """Random values of an input's type, and which: standard normal, or `LOW:HIGH`, inclusive."""
     kind = np.dtype(tensor.dtype)
-    if text is None:
-        return None if kind.kind == "f" else (0, 1)
-    try:
-        low, high = (float(word) if kind.kind == "f" else int(word) for word in text.split(":"))
-        limits = np.finfo(kind) if kind.kind == "f" else np.iinfo(integers_like(kind))
-        if limits.min <= low <= high <= limits.max:
+    if kind.kind == "f" and limits is None:
+        return generator.standard_normal(shape, np.float32).astype(kind), "standard normal"
+    drawn = np.dtype(np.uint8) if kind.kind == "b" else kind
+    limits = limits or "0:1"
+    low, high = random_range(tensor, drawn, limits)
+    if kind.kind == "f":
+        values = generator.uniform(low, high, shape)
+    else:
+        values = generator.integers(low, high, shape, drawn, endpoint=True)
+    return values.astype(kind), limits.replace(":", " to ")
+
+
+def random_range(tensor: Tensor, drawn: np.dtype, text: str) -> tuple[Any, Any]:
+    """The lowest and highest random value of an input, from `LOW:HIGH`."""
+    number, limits = (float, np.finfo) if drawn.kind == "f" else (int, np.iinfo)
+    with contextlib.suppress(ValueError):
+        low, high = map(number, text.split(":"))
+        if limits(drawn).min <= low <= high <= limits(drawn).max:
             return low, high
-    except ValueError:
-        pass
     raise UserError(
-        f"--input_range={tensor.title}:{text}: pass NAME:LOW:HIGH with two numbers of type {kind}"
+        f"--input_range={tensor.title}:{text}: pass NAME:LOW:HIGH with two numbers of type "
+        f"{tensor.dtype}"
     )
 
 
-def integers_like(kind: np.dtype) -> np.dtype:
-    """The type in which random values of a type that is no float are drawn."""
-    return np.dtype(np.uint8) if kind.kind == "b" else kind
+def closed_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """The shape of a sample of each input by its name.
 
-
-def random_array(
-    generator: np.random.Generator, tensor: Tensor, shape: tuple[int, ...], limits: Range | None
-) -> np.ndarray:
-    """Random values of an input's type: standard normal ones, or from limits, both inclusive."""
-    kind = np.dtype(tensor.dtype)
-    if limits is None:
-        return np.asarray(generator.standard_normal(shape, np.float32), kind)
-    if kind.kind == "f":
-        return np.asarray(generator.uniform(*limits, shape), kind)
-    low, high = limits
-    whole = generator.integers(low, high, shape, integers_like(kind), endpoint=True)
-    return np.asarray(whole, kind)
-
-
-def refuse_open_shapes(graph: Graph) -> None:
-    """Refuses to guess dimensions: the error lists the inputs and the flag to pass."""
+    Raises:
+      UserError: a dimension is open; the error lists the inputs and the flag to pass.
+    """
+    shapes = {}
     asked = []
     for tensor in graph.inputs:
         shape = sample_shape(graph, tensor)
-        if shape is None or None in shape:
+        shapes[tensor.name] = tuple(side for side in shape or () if side is not None)
+        if shape != shapes[tensor.name]:
             sides = "N" if shape is None else "x".join(str(side or "N") for side in shape)
             asked.append(f"{tensor.title}:{sides}")
     if asked:
@@ -1996,14 +1933,15 @@ def refuse_open_shapes(graph: Graph) -> None:
             f"{graph.name} takes {inputs_text(graph.inputs)}: pass --samples=FILE.npz, or "
             f"--input_shape={','.join(asked)} with numbers for N, for random data"
         )
+    return shapes
 
 
-def refuse_too_many(graph: Graph, count: int) -> None:
+def refuse_too_many(graph: Graph, shapes: dict[str, tuple[int, ...]], count: int) -> None:
     """Refuses random samples that no memory holds."""
-    needed = 0
-    for tensor in graph.inputs:
-        size = math.prod(closed_shape(graph, tensor)) * np.dtype(tensor.dtype).itemsize
-        needed += 2 * count * size
+    sizes = (
+        math.prod(shapes[tensor.name]) * np.dtype(tensor.dtype).itemsize for tensor in graph.inputs
+    )
+    needed = 2 * count * sum(sizes)
     if needed > memory_size() / 2:
         raise UserError(
             f"{count} samples of {graph.name} ({inputs_text(graph.inputs)}) need "
@@ -6379,8 +6317,9 @@ def question_of_onnx(job: Job) -> dict[str, Any]:
     case = job.case
     flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
     writers = ("tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu")
+    files = [HERE / "tensorrt.py", HERE / "precision.py"]
     return {
-        "program": [VERSION, *(hash_of(HERE / name) for name in ("tensorrt.py", "precision.py"))],
+        "program": [VERSION, *(sha256_of(path.read_bytes()) for path in files if path.exists())],
         "graph": [job.graph.sha256, job.graph.input_names, job.graph.output_names],
         "samples": samples_in(job),
         "case": [case.engine, case.precision],

@@ -1992,7 +1992,7 @@ def load_graph(config: Config) -> Graph:
         name = frozen_name(config)
         data = graph_def.SerializeToString(deterministic=True)
         refuse_over_protobuf(data, "the frozen model")
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = sha256_of(data)
     name = free_name(Path(config.output_dir), name, sha256)
     if path is None:
         path = Path(config.output_dir) / name
@@ -2019,7 +2019,7 @@ def free_name(folder: Path, name: str, sha256: str) -> str:
     """
     holders = set()
     with contextlib.suppress(OSError):
-        holders.add(hashlib.sha256((folder / name).read_bytes()).hexdigest())
+        holders.add(sha256_of((folder / name).read_bytes()))
     with contextlib.suppress(OSError):
         holders |= recorded_graphs(folder / "results.jsonl", name)
     if not holders - {sha256}:
@@ -2046,16 +2046,18 @@ RISKY_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile"
 
 def refuse_risky(graph_def: Any, name: str | Path, config: Config) -> None:
     """Refuses ops that run Python or touch files: grappler may run them as it folds constants."""
-    nodes = itertools.chain(
-        graph_def.node, *(function.node_def for function in graph_def.library.function)
-    )
-    if found := sorted(
-        {node.op for node in nodes} & RISKY_OPS - (RISKY_OPS if config.unsafe_model else set())
-    ):
+    found = sorted({node.op for node in all_nodes(graph_def)} & RISKY_OPS)
+    if found and not config.unsafe_model:
         raise UserError(
             f"{name} holds {', '.join(found)}, which can run code or touch files here: pass "
             "--unsafe_model if you trust it"
         )
+
+
+def all_nodes(graph_def: Any) -> Iterator[Any]:
+    """The nodes of a GraphDef and of the functions in it, such as loops' bodies."""
+    inside = (function.node_def for function in graph_def.library.function)
+    return itertools.chain(graph_def.node, *inside)
 
 
 def read_graph(path: str | Path) -> bytes:
@@ -2450,9 +2452,6 @@ def is_number(tensor: Any) -> bool:
     return tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
 
 
-FEEDABLE = "float16, float32, float64, bool or integers"  # what TensorFlow and NumPy both have
-
-
 def refuse_unfeedable(tensor: Any) -> None:
     """Refuses an input that NumPy has no type for; of strings with what their decoding gives."""
     kind = tensor.dtype
@@ -2464,7 +2463,8 @@ def refuse_unfeedable(tensor: Any) -> None:
         remedy = f"pass --input_node={behind}, the tensor behind the decoding"
         if not behind:
             remedy = "pass --input_node with a tensor behind the decoding"
-    raise UserError(f"input {tensor.op.name} takes {kind.name}, not {FEEDABLE}: {remedy}")
+    feedable = "float16, float32, float64, bool or integers"
+    raise UserError(f"input {tensor.op.name} takes {kind.name}, not {feedable}: {remedy}")
 
 
 # Of strings: how many there are, not what they hold.
@@ -2547,27 +2547,9 @@ def tensor_of(tensor: Any, key: str = "") -> Tensor:
 
 def candidates_text(tensors: list[Any], keys: dict[str, str]) -> str:
     """Tensors as an error lists them, by their keys where they have one; the first eight."""
-    names = described(keys, [tensor.name for tensor in tensors])
-    return (
-        ", ".join(
-            f"{names[tensor.name]} {shape_text(tensor.shape)} {tensor.dtype.name}"
-            for tensor in tensors[:8]
-        )
-        or "none"
-    )
-
-
-def shape_text(shape: Any) -> str:
-    """A tf.TensorShape as people read it, with ? for what is open."""
-    if shape.rank is None:
-        return "?"
-    return "[" + ", ".join("?" if n is None else str(n) for n in shape.as_list()) + "]"
-
-
-def described(keys: dict[str, str], candidates: list[str]) -> dict[str, str]:
-    """What a user calls each candidate: its key, where it has one that says more than its name."""
-    by_name = {name: key for key, name in keys.items()}
-    return {name: by_name.get(name, name) for name in candidates}
+    titles = {name: key for key, name in keys.items()}
+    some = (tensor_of(tensor, titles.get(tensor.name, tensor.name)) for tensor in tensors[:8])
+    return ", ".join(map(str, some)) or "none"
 
 
 def asked_tensors(
@@ -2578,22 +2560,19 @@ def asked_tensors(
     Args:
       keys: names of tensors by their keys in a signature or model.
     """
+    titles = {name: key for key, name in keys.items()}
+    known = [titles.get(name, name) for name in candidates]
     words = dict.fromkeys(word.strip() for word in asked.split(","))
-    return [asked_tensor(graph, keys.get(word, word), role, candidates, keys) for word in words]
+    return [asked_tensor(graph, keys.get(word, word), role, known) for word in words]
 
 
-def asked_tensor(
-    graph: Any, asked: str, role: str, candidates: list[str], keys: dict[str, str]
-) -> Any:
+def asked_tensor(graph: Any, asked: str, role: str, known: list[str]) -> Any:
     """The tensor of that name, with or without its index; a UserError names similar ones."""
     names = {op.name for op in graph.get_operations() if op.outputs}
     name, _, index = asked.partition(":")
     if name not in names:
-        known = described(keys, candidates).values()
-        close = (
-            ", ".join(dict.fromkeys([*known, *difflib.get_close_matches(name, names, n=3)]))
-            or "none"
-        )
+        similar = dict.fromkeys([*known, *difflib.get_close_matches(name, names, n=3)])
+        close = ", ".join(similar) or "none"
         raise UserError(f"no node {asked!r} in the graph (closest: {close}): pass --{role}_node")
     tensors = graph.get_operation_by_name(name).outputs
     if not (index or "0").isdecimal() or int(index or 0) >= len(tensors):
@@ -2653,8 +2632,7 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     from tensorflow.core.framework.types_pb2 import DT_HALF
 
     kinds = ("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused")
-    inside = (function.node_def for function in graph_def.library.function)  # loops' bodies
-    nodes = list(itertools.chain(graph_def.node, *inside))
+    nodes = list(all_nodes(graph_def))
     heavy = [node for node in nodes if node.op.startswith(kinds)]
     low = sum(node.attr["T"].type == DT_HALF for node in heavy)
     casts = sum(node.op == "Cast" for node in nodes)
@@ -2699,9 +2677,13 @@ def with_pixels_in_front(config: Config, graph: Graph) -> Graph:
     path = Path(config.output_dir) / f"uint8_{graph.name}"
     write_atomically(path, data)
     source = Tensor(pixels.name, shape, "uint8", "Placeholder")
-    sha256 = hashlib.sha256(data).hexdigest()
     return dataclasses.replace(
-        graph, path=str(path), inputs=(source,), layout="NHWC", sha256=sha256, origin=graph.sha256
+        graph,
+        path=str(path),
+        inputs=(source,),
+        layout="NHWC",
+        sha256=sha256_of(data),
+        origin=graph.sha256,
     )
 
 
@@ -4702,7 +4684,7 @@ def class_names(path: str | Path) -> dict[str, str]:
 def names_of_classes(config: Config, classes: int) -> dict[str, str]:
     """Names by class id for an output of so many classes: --labels, else ImageNet's where it fits.
 
-    None where the file was not copied along.
+    Empty where labellist.json was not copied along.
     """
     if config.labels:
         return class_names(config.labels)
@@ -4820,36 +4802,25 @@ def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any], list[int]]:
-    """Agreement of two outputs [images, classes] on the classes, and which images changed theirs.
+    """Agreement of two outputs [images or pixels, classes] on the first class; which rows changed.
 
-    An image whose first two outputs in `theirs` are nearer than SAME_OUTPUT of its largest is
+    A row whose first two outputs in `theirs` are nearer than SAME_OUTPUT of its largest is
     undecided: rounding of any kind may turn it, so it is neither the same nor changed. top1: share
-    of the decided images with the same first class; top5: mean share of the five best in common,
-    over all images.
+    of the decided rows with the same first class.
     """
-    count = min(5, ours.shape[1])
-    best = top_k(ours, count)
-    wanted = top_k(theirs, count)
-    common = [len(set(mine) & set(native)) / count for mine, native in zip(best, wanted)]
-    first, second = (np.take_along_axis(theirs, wanted[:, at : at + 1], 1)[:, 0] for at in (0, 1))
+    second, first = np.partition(theirs, -2, axis=1)[:, -2:].T
     decided = first - second >= SAME_OUTPUT * np.max(np.abs(theirs), axis=1)
-    equal = best[:, 0] == wanted[:, 0]
+    equal = ours.argmax(axis=1) == theirs.argmax(axis=1)
     counts = counts_of(equal, decided)
-    changed = np.flatnonzero(decided & ~equal).tolist()
-    return {**counts, "top1": share_same(counts), "top5": float(np.mean(common))}, changed
+    top1 = counts["same"] / counts["decided"] if counts["decided"] else None
+    return {**counts, "top1": top1}, np.flatnonzero(decided & ~equal).tolist()
 
 
-def map_agreement(ours: np.ndarray, theirs: np.ndarray, axis: int) -> dict[str, Any]:
-    """Agreement of two maps on the class of each pixel, with classes along an axis.
-
-    Undecided pixels are as in class_agreement. top1: share of the decided that keep their class.
-    """
-    classes = theirs.shape[axis]
-    ours, theirs = (np.moveaxis(values, axis, -1).reshape(-1, classes) for values in (ours, theirs))
-    second, first = np.partition(theirs, classes - 2, axis=1)[:, -2:].T
-    decided = first - second >= SAME_OUTPUT * np.max(np.abs(theirs), axis=1)
-    counts = counts_of(ours.argmax(axis=1) == theirs.argmax(axis=1), decided)
-    return {**counts, "top1": share_same(counts)}
+def top5_agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The mean share of the five best classes that two outputs [images, classes] have in common."""
+    count = min(5, ours.shape[1])
+    both = zip(top_k(ours, count), top_k(theirs, count))
+    return float(np.mean([len({*mine} & {*native}) / count for mine, native in both]))
 
 
 def score_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, int]:
@@ -4863,11 +4834,6 @@ def counts_of(equal: np.ndarray, decided: np.ndarray) -> dict[str, int]:
     same = int(np.sum(equal & decided))
     sure = int(np.sum(decided))
     return {"same": same, "decided": sure, "undecided": equal.size - sure}
-
-
-def share_same(counts: dict[str, Any]) -> float | None:
-    """The share of the decided that stayed the same; None where nothing was decided."""
-    return counts["same"] / counts["decided"] if counts["decided"] else None
 
 
 class ChangedImage(msgspec.Struct, forbid_unknown_fields=True):
@@ -4924,14 +4890,16 @@ def output_agreement(
     found: dict[str, Any] = numeric_agreement(*rows)
     if kind in CLASS_KINDS:
         classes, changed = class_agreement(*rows)
-        found |= classes
+        found |= {**classes, "top5": top5_agreement(*rows)}
     elif kind == "scores":
         found |= score_agreement(*rows)
     elif kind == "ids":
         equal = rows[0] == rows[1]
         found |= counts_of(equal, np.ones_like(equal))
     elif kind == "class_map":
-        found |= map_agreement(ours, theirs, class_axis(theirs, named) or -1)
+        axis = class_axis(theirs, named) or -1
+        pixels = (np.moveaxis(values, axis, -1) for values in (ours, theirs))
+        found |= class_agreement(*(each.reshape(-1, each.shape[-1]) for each in pixels))[0]
     return OutputAgreement(kind, **found), changed
 
 
@@ -5150,9 +5118,7 @@ def is_same(found: OutputAgreement) -> bool:
 
 def keeps_decisions(found: OutputAgreement) -> bool:
     """Whether SAME_TOP1 of the decisions are native's; true of an output that decides nothing."""
-    if not found.decided or found.same is None:
-        return True
-    return found.same / found.decided >= SAME_TOP1
+    return not found.decided or (found.same or 0) / found.decided >= SAME_TOP1
 
 
 DECIDED = {"scores": "decisions", "ids": "values", "class_map": "pixels"}  # others: samples
@@ -5514,7 +5480,6 @@ def check_output_dir(folder: str) -> None:
       UserError: the folder cannot be made or written.
     """
     try:
-        os.makedirs(folder, exist_ok=True)
         for name in ("log.txt", "results.jsonl"):
             append(Path(folder) / name, "")
     except OSError as error:
@@ -5652,9 +5617,8 @@ class UnfinishedLine(msgspec.Struct):
 
 def has_deviation(rounds: list[Round]) -> bool:
     """Whether rounds have the two steps that statistics need."""
-    if not rounds:
-        return False
-    return all(sum(len(timings[i].seconds) for timings in rounds) > 1 for i in rounds[0])
+    whole = joined(rounds).values()
+    return bool(whole) and all(len(timing.seconds) > 1 for timing in whole)
 
 
 class Report:
@@ -5670,23 +5634,18 @@ class Report:
     def add(self, job: Job, results: list[Result]) -> None:
         """Takes one case's results, one for each device; they are on disk when this returns."""
         for result in results:
-            record = self.write(job, result)
+            take_calibration(result, job.samples.unit)
+            judge(result, job)
+            rate(result, job.case, self.natives)
+            record = make_record(result, job)
+            self.records.append(record)
+            write_record(record, self.config)
+            self.rounds.forget(job, result)
             number = min(turn_of(self.cases, record) + 1, len(self.cases))
             title = job.case.title
             if record.device != record.device_kind:  # one of several
                 title += f" on {record.device}"
             say(f"[{number}/{len(self.cases)}] {title}: {in_short(record)}")
-
-    def write(self, job: Job, result: Result) -> Record:
-        """Judges and rates a result, and writes its record."""
-        take_calibration(result, job.samples.unit)
-        judge(result, job)
-        rate(result, job.case, self.natives)
-        record = make_record(result, job)
-        self.records.append(record)
-        write_record(record, self.config)
-        self.rounds.forget(job, result)
-        return record
 
     def __enter__(self) -> Report:
         return self
@@ -6010,22 +5969,18 @@ class OnnxSource:
             self.writer = Worker(OnnxWriter)
             self.writer.request("import_libraries")
 
-    def ask(self, model: Model, case: Case) -> Artifact | None:
-        """Asks the process, which is started first where none lives."""
-        self.writer = self.writer or start(self.config, OnnxWriter)
-        if not self.told:
-            self.writer.ask("take", self.config, model.graph, model.samples)
-            self.told = True
-        return self.writer.ask("write", case)
-
     def write(self, model: Model, case: Case) -> tuple[Artifact | None, str]:
         """The file that a case's engine builds from, if it takes one, or why there is none."""
         if case.engine == "none":
             return None, case.why
         if not ENGINES[case.engine].needs_onnx:
             return None, ""
+        self.writer = self.writer or start(self.config, OnnxWriter)
         try:
-            return self.ask(model, case), ""
+            if not self.told:
+                self.writer.ask("take", self.config, model.graph, model.samples)
+                self.told = True
+            return self.writer.ask("write", case), ""
         except UserError as error:
             return None, str(error)
         except CaseError as error:
@@ -6095,7 +6050,7 @@ class OpenCase:
         """
         case = self.job.case
         config = self.job.config
-        engine = ENGINES[self.job.case.engine]
+        engine = ENGINES[case.engine]
         if reason := engine.why_not_build(case.precision):
             raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
         kernels = Kernels(config) if case.engine == "xla" and gpus() else None
@@ -6805,13 +6760,8 @@ class Session:
 
 def in_groups(jobs: list[Job]) -> list[list[Job]]:
     """Groups of jobs that are measured in turn: one group per batch size, or per search for one."""
-    groups: list[list[Job]] = []
-    for job in jobs:
-        size = job.case.batch_size
-        if not groups or size is None or size != groups[-1][0].case.batch_size:
-            groups.append([])
-        groups[-1].append(job)
-    return groups
+    groups = itertools.groupby(jobs, lambda job: job.case.batch_size or id(job))
+    return [list(group) for _, group in groups]
 
 
 def schedule(

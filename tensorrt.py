@@ -818,7 +818,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_error(error: OSError, path: str | Path) -> UserError:
-    """What to say where a file cannot be written: a full disk by that name."""
+    """What to say where a file cannot be written."""
     what = f"{path} cannot be written ({error.strerror or error}):"
     if error.errno in NO_SPACE:
         what = f"the disk is full ({path}): free some space, or"
@@ -826,7 +826,7 @@ def disk_error(error: OSError, path: str | Path) -> UserError:
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Writes the whole file or nothing: under another name beside it, then renamed.
+    """Writes the whole file or nothing: beside it first, then renamed.
 
     Raises:
       UserError: it cannot be written; a full disk is called one.
@@ -849,16 +849,16 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def write_artifact(path: Path, data: bytes, start: float, facts: dict[str, Any]) -> Artifact:
-    """Writes what an engine runs, built since `start`, and remembers its hash."""
+    """Writes what an engine runs, built since `start`."""
     write_atomically(path, data)
     return Artifact(str(path), sha256_of(data), time.perf_counter() - start, facts=facts)
 
 
 def read_unchanged(path: str, sha256: str) -> bytes:
-    """A file's bytes, provided that they are still what this run wrote or loaded.
+    """A file's bytes, as this run wrote or loaded them.
 
     Raises:
-      UserError: they are not: another run writes into the same folder.
+      UserError: they are others: another run writes into the same folder.
     """
     data = Path(path).read_bytes()
     if sha256_of(data) != sha256:
@@ -1264,7 +1264,6 @@ DOWNLOAD_TIMEOUT = (10, 60)  # seconds: to connect, and between two pieces
 
 
 def is_url(text: str) -> bool:
-    """Whether a flag names an address instead of a path."""
     return "://" in text
 
 
@@ -1274,11 +1273,10 @@ def cache_folder() -> Path:
 
 
 def fetch(url: str, limit_mb: int) -> Path:
-    """Downloads a file once and returns its path in the cache folder; resumes partial downloads.
+    """A file in the cache folder, downloaded once; resumes partial downloads.
 
     Raises:
-      UserError: not http(s), no answer, an error status, a web page instead of a file, a wrong
-        length or too much.
+      UserError: not http(s), no answer, an error status, a web page, a wrong length or too much.
     """
     import requests
 
@@ -1310,7 +1308,7 @@ def fetch(url: str, limit_mb: int) -> Path:
 
 
 def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
-    """Requests what `part` still lacks and appends it; starts over if the server cannot resume."""
+    """Appends to `part` what it still lacks; starts over if the server cannot resume."""
     import requests
 
     have = part.stat().st_size if part.exists() else 0
@@ -1350,7 +1348,7 @@ def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
 
 
 def refuse_over(limit_mb: int, size: int, url: str) -> None:
-    """Raises a UserError where a download or archive is larger than the limit, in MB."""
+    """Refuses a download or archive of a `size` in bytes over the limit in MB."""
     if size > limit_mb << 20:
         raise UserError(
             f"{url} is over {limit_mb} MB: pass a larger --max_download_mb if you trust it"
@@ -1358,7 +1356,7 @@ def refuse_over(limit_mb: int, size: int, url: str) -> None:
 
 
 def fetch_savedmodel(url: str, limit_mb: int) -> Path:
-    """Downloads and unpacks a .tar.gz and returns the folder in it that holds saved_model.pb."""
+    """The folder with saved_model.pb in a .tar.gz, which is downloaded and unpacked once."""
     archive = fetch(url, limit_mb)
     folder = archive.with_name(archive.name + ".unpacked")
     if not folder.exists():
@@ -1418,10 +1416,10 @@ LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """What is fed: arrays by the inputs' names, a sample in each row; the rows' names, class ids.
+    """What is fed: arrays by the inputs' names, a sample a row; the rows' names and class ids.
 
-    `whole` has the inputs without an axis of samples, which are the same in every step. `alone`:
-    the graph has no batch, so that a step takes one row, without its axis.
+    `whole` has the inputs without an axis of samples, the same in every step. `alone`: the graph
+    has no batch, so that a step takes one row, without its axis.
     """
 
     arrays: Feed
@@ -1445,7 +1443,6 @@ class Samples:
         return {**feed, **{name: array.copy() for name, array in self.whole.items()}}
 
     def head(self, count: int) -> Samples:
-        """The first `count` samples."""
         return dataclasses.replace(
             self,
             arrays={name: array[:count] for name, array in self.arrays.items()},
@@ -1464,16 +1461,15 @@ class Samples:
         return [sha256_of(b"".join(array.tobytes() for array in row)) for row in rows]
 
     def digest(self) -> str:
-        """The hash of all values."""
         parts = [array.tobytes() for array in (*self.arrays.values(), *self.whole.values())]
         return sha256_of(b"".join(parts))
 
 
 @dataclasses.dataclass(frozen=True)
 class Images(Samples):
-    """Samples of one input: uint8 pixels [n, height, width, channels], and how a graph takes them.
+    """Samples of one input: uint8 pixels [n, height, width, channels].
 
-    Its batches are preprocessed, unless the graph's input is uint8, and have its layout.
+    Its batches have the graph's layout and are preprocessed, unless its input is uint8.
     """
 
     preprocessing: str = "none"
@@ -1521,7 +1517,7 @@ def load_samples(config: Config, graph: Graph, count: int) -> Samples:
 
 
 def load_images(config: Config, graph: Graph, count: int) -> Images:
-    """At most `count` different images for a graph: those of the flags, or random ones."""
+    """The same for a graph of images."""
     shape = graph.image_shape
     refuse_too_large(graph, count)
     refuse_channels(config, graph)
@@ -1555,7 +1551,6 @@ def images_of(
 
 
 def refuse_channels(config: Config, graph: Graph) -> None:
-    """Refuses a preprocessing for three colours of a graph that takes one."""
     channels = graph.image_shape[2]
     for_colours = np.ndim(PREPROCESSING[config.preprocessing][2]) > 0
     if for_colours and channels != 3:
@@ -1578,10 +1573,9 @@ def refuse_too_large(graph: Graph, count: int) -> None:
 
 
 def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image as uint8 [height, width, channels]: resized by its shorter side, then cropped.
+    """An image as uint8 [height, width, channels]: its shorter side resized, the middle cut out.
 
-    This is the evaluation preprocessing of the official TensorFlow ResNets (bilinear, no
-    antialiasing).
+    As the official TensorFlow ResNets are evaluated: bilinear, no antialiasing.
     """
     import tensorflow as tf
 
@@ -1598,7 +1592,7 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def decode_image(path: str | Path, channels: int) -> np.ndarray:
-    """An image's pixels as uint8 [height, width, channels], turned as its EXIF data say."""
+    """An image as uint8 [height, width, channels], turned as its EXIF data say."""
     import tensorflow as tf
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -1651,10 +1645,9 @@ def image_paths(folder: str, flag: str) -> list[Path]:
 def read_folder(
     config: Config, graph: Graph, folder: str, count: int, flag: str
 ) -> tuple[Images, int]:
-    """Up to `count` images below a folder, and the number of files that could not be read.
+    """Up to `count` images below a folder, and how many files could not be read.
 
-    Images in folders named by class id or synset id have that class; one in another folder, and
-    none has a class.
+    Images in folders named by class id or synset id have that class; with one elsewhere none has.
     """
     root = Path(folder)
     in_turn = image_paths(folder, flag)
@@ -1677,7 +1670,7 @@ def read_folder(
 def read_images(
     in_turn: list[Path], shape: tuple[int, int, int], count: int, name: str
 ) -> tuple[list[np.ndarray], list[Path], int]:
-    """The pixels of the first `count` files that can be read, their paths, and how many cannot."""
+    """The pixels of the first `count` readable files, their paths, and how many were unreadable."""
     pixels: list[np.ndarray] = []
     paths: list[Path] = []
     unreadable = 0
@@ -1698,7 +1691,7 @@ def read_images(
 def folder_labels(
     root: Path, paths: list[Path], zero_indexed: bool, told: bool
 ) -> list[int] | None:
-    """The class ids of images by the folders that they lie in, or None where one tells none.
+    """The class ids of images by their folders, or None where one tells none.
 
     Args:
       told: whether a folder that looks like a class but is none is worth a sentence.
@@ -1714,11 +1707,7 @@ def folder_labels(
 
 
 def class_id(folder: str, zero_indexed: bool = False) -> int | None:
-    """The class id that a class folder is named by: `282`, or a synset such as `n02123045`.
-
-    A number is taken as it stands; a synset's is counted as labellist.json counts, or
-    `zero_indexed`.
-    """
+    """The class id that names a folder: `282` as it stands, or a synset such as `n02123045`."""
     if folder.isdecimal():
         return int(folder)
     synsets = (HERE / "synsets.txt").read_text().split() if re.fullmatch(r"n\d{8}", folder) else []
@@ -1726,7 +1715,7 @@ def class_id(folder: str, zero_indexed: bool = False) -> int | None:
 
 
 def read_samples(given: str, graph: Graph, count: int, flag: str) -> Samples:
-    """The first `count` samples in a .npz file or a folder of .npy files, for a graph's inputs.
+    """The first `count` samples in a .npz file or a folder of .npy files.
 
     Raises:
       UserError: no such file, or not the arrays that the graph takes.
@@ -1755,7 +1744,7 @@ def read_samples(given: str, graph: Graph, count: int, flag: str) -> Samples:
 def add_array(
     samples: Samples, tensor: Tensor, array: np.ndarray, graph: Graph, given: str
 ) -> None:
-    """Puts an input's array where it belongs: among the rows, or among what has none."""
+    """Puts an input's array among those with rows, or among those without."""
     shape = sample_shape(graph, tensor)
     array = as_type(array, tensor, graph, given)
     has_rows = samples.alone or tensor.name in graph.batched
@@ -1771,7 +1760,7 @@ def add_array(
 
 
 def read_arrays(given: str, flag: str) -> Feed:
-    """The arrays in a .npz file, or of the .npy files in a folder, by their names."""
+    """The arrays of a .npz file, or of the .npy files in a folder, by their names."""
     path = Path(given)
     if not path.exists():
         raise UserError(f"{given}: no such file: pass a .npz, or a folder of .npy, with {flag}")
@@ -1790,7 +1779,6 @@ def read_arrays(given: str, flag: str) -> Feed:
 
 
 def array_of(tensor: Tensor, found: Feed) -> np.ndarray | None:
-    """An input's array, by its key, its name, or its name without the index."""
     for name in (tensor.title, tensor.name, tensor.name.removesuffix(":0")):
         if name in found:
             return found[name]
@@ -1805,7 +1793,7 @@ def sample_shape(graph: Graph, tensor: Tensor) -> tuple[int | None, ...] | None:
 
 
 def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
-    """Whether an array's shape is one that an input takes."""
+    """Whether an input takes arrays of a shape."""
     if wanted is None:
         return True
     sides = zip(shape, wanted)
@@ -1826,7 +1814,7 @@ def as_type(array: np.ndarray, tensor: Tensor, graph: Graph, given: str) -> np.n
 
 
 def labels_in(found: Feed, graph: Graph, rows: int, given: str) -> list[int] | None:
-    """The class ids in the array `labels`, where no input has that name; None if there is none."""
+    """The class ids in the array `labels`, unless an input has that name."""
     labels = found.get("labels")
     if labels is None or any(array_of(tensor, found) is labels for tensor in graph.inputs):
         return None
@@ -1839,12 +1827,10 @@ def labels_in(found: Feed, graph: Graph, rows: int, given: str) -> list[int] | N
 
 
 def not_wanted(given: str, graph: Graph, what: str) -> UserError:
-    """An error on arrays, with what the graph takes."""
     return UserError(f"{given}: {what}: {graph.name} takes {inputs_text(graph.inputs)}")
 
 
 def inputs_text(tensors: Sequence[Tensor]) -> str:
-    """Inputs with their shapes and types, as an error lists them."""
     return ", ".join(map(str, tensors))
 
 
@@ -1887,7 +1873,7 @@ def random_samples(config: Config, graph: Graph, count: int) -> Samples:
 def random_array(
     generator: np.random.Generator, tensor: Tensor, shape: tuple[int, ...], limits: str | None
 ) -> tuple[np.ndarray, str]:
-    """Random values of an input's type, and which: standard normal, or `LOW:HIGH`, inclusive."""
+    """Random values of an input's type, from `LOW:HIGH`, both inclusive; and what they are."""
     kind = np.dtype(tensor.dtype)
     if kind.kind == "f" and limits is None:
         return generator.standard_normal(shape, np.float32).astype(kind), "standard normal"
@@ -1937,7 +1923,6 @@ def closed_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
 
 
 def refuse_too_many(graph: Graph, shapes: dict[str, tuple[int, ...]], count: int) -> None:
-    """Refuses random samples that no memory holds."""
     sizes = (
         math.prod(shapes[tensor.name]) * np.dtype(tensor.dtype).itemsize for tensor in graph.inputs
     )
@@ -1963,14 +1948,14 @@ FOREIGN = {
 
 
 class Signature(NamedTuple):
-    """Names of a model's input and output tensors by their keys; none for a graph without one."""
+    """Names of a model's input and output tensors by their keys, where it has some."""
 
     inputs: dict[str, str]
     outputs: dict[str, str]
 
 
 def load_graph(config: Config) -> Graph:
-    """The model that the flags name as a frozen graph on disk, its inputs and outputs found.
+    """The model that the flags name, as a frozen graph on disk.
 
     A frozen graph stays where it is; everything else is frozen into OUTPUT_DIR.
 
@@ -1988,13 +1973,12 @@ def load_graph(config: Config) -> Graph:
     else:
         with waiting("Freezing the graph"):
             graph_def, signature = freeze(tf, config)
-        path = None
         name = frozen_name(config)
         data = graph_def.SerializeToString(deterministic=True)
         refuse_over_protobuf(data, "the frozen model")
     sha256 = sha256_of(data)
     name = free_name(Path(config.output_dir), name, sha256)
-    if path is None:
+    if not given:
         path = Path(config.output_dir) / name
         write_atomically(path, data)
     loaded = import_graph(without_large_constants(graph_def))
@@ -2013,9 +1997,9 @@ def frozen_name(config: Config) -> str:
 
 
 def free_name(folder: Path, name: str, sha256: str) -> str:
-    """The graph's name, with eight digits of its hash if the folder has another graph of that name.
+    """The graph's name, with eight digits of its hash if the folder knows another of that name.
 
-    Which graphs those are is told by the graph that lies there, and by the records.
+    Which it knows is told by the graph that lies there, and by the records.
     """
     holders = set()
     with contextlib.suppress(OSError):
@@ -2028,7 +2012,7 @@ def free_name(folder: Path, name: str, sha256: str) -> str:
 
 
 def recorded_graphs(path: Path, name: str) -> set[str]:
-    """The hashes of graphs of that name in a results.jsonl; skips lines that are no records."""
+    """The hashes of graphs of that name in a results.jsonl."""
     found = set()
     with open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -2061,7 +2045,7 @@ def all_nodes(graph_def: Any) -> Iterator[Any]:
 
 
 def read_graph(path: str | Path) -> bytes:
-    """The bytes of a file that should hold a GraphDef; a UserError where there is none."""
+    """The bytes of a file that should hold a GraphDef."""
     if os.path.isdir(path):
         raise UserError(
             f"{path} is a folder: --frozen_graph takes a file, --savedmodel_dir a SavedModel's "
@@ -2076,7 +2060,6 @@ def read_graph(path: str | Path) -> bytes:
 
 
 def graph_def_of(graph: Graph) -> Any:
-    """The GraphDef of a loaded graph."""
     return parse_graph_def(read_unchanged(graph.path, graph.sha256))
 
 
@@ -2097,7 +2080,7 @@ def parse_graph_def(data: bytes, path: str | Path = "") -> Any:
     """The GraphDef in a file's bytes.
 
     Raises:
-      UserError: empty, truncated, or something else that is named where it is known.
+      UserError: empty, truncated, or something else, by its name where that is known.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.framework import graph_pb2
@@ -2153,8 +2136,8 @@ def freeze(tf: Any, config: Config) -> tuple[Any, Signature]:
 def constants_for_variables(function: Any) -> tuple[Any, list[str]]:
     """A concrete function's GraphDef with constants for its variables, and its inputs' names.
 
-    It is what convert_variables_to_constants_v2 makes a function of once more, which takes as long
-    again and eight times the memory.
+    convert_variables_to_constants_v2 would make a function of it once more, in twice the time and
+    eight times the memory.
     """
     from tensorflow.python.framework import convert_to_constants
 
@@ -2207,7 +2190,7 @@ def serving_graph(folder: Path) -> Any:
 
 
 def signature_key(signatures: Any, folder: Path) -> str:
-    """The key of a SavedModel's signature to take: the default one, else the first with outputs."""
+    """The signature to take of a SavedModel: the default one, else the first with outputs."""
     keys = [key for key, signature in signatures.items() if signature.outputs]
     keys = [key for key in keys if not key.startswith("__")]  # TensorFlow's own
     if not keys:
@@ -2218,7 +2201,7 @@ def signature_key(signatures: Any, folder: Path) -> str:
 
 
 def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
-    """A Keras file's model, or the built-in one, as a concrete function with named outputs."""
+    """A Keras file's or the built-in model as a concrete function with named outputs."""
     tf.keras.utils.set_random_seed(config.seed)
     model = load_keras(tf, config) if config.keras_model else built_in_model(tf, config)
     specs = {}
@@ -2239,7 +2222,7 @@ def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
 
 
 def keras_inputs(model: Any) -> dict[str, Any]:
-    """A Keras model's inputs by name: the keys of the dict that it takes, or the layers' names."""
+    """A Keras model's inputs by the keys of the dict that it takes, or the layers' names."""
     given = getattr(model, "_inputs_struct", None)  # in Keras 2 there is none, and no such keys
     if isinstance(given, dict):
         return given
@@ -2247,7 +2230,7 @@ def keras_inputs(model: Any) -> dict[str, Any]:
 
 
 def outputs_by_name(tf: Any, model: Any, outputs: Any) -> dict[str, Any]:
-    """A Keras model's outputs by name: a dict's keys, or the names of the layers behind them."""
+    """A Keras model's outputs by a dict's keys, or the names of the layers behind them."""
     if isinstance(outputs, dict):
         return outputs
     outputs = tf.nest.flatten(outputs)
@@ -2258,7 +2241,6 @@ def outputs_by_name(tf: Any, model: Any, outputs: Any) -> dict[str, Any]:
 
 
 def load_keras(tf: Any, config: Config) -> Any:
-    """The model in a Keras file."""
     path = config.keras_model
     if (Path(path) / "saved_model.pb").exists():
         raise UserError(f"{path} is a SavedModel's folder: pass it with --savedmodel_dir={path}")
@@ -2281,7 +2263,7 @@ def load_keras(tf: Any, config: Config) -> Any:
 
 
 def built_in_model(tf: Any, config: Config) -> Any:
-    """Keras's ResNet-50 v2; its trained weights are downloaded once, into Keras's own folder."""
+    """Keras's ResNet-50 v2; its weights are downloaded once, into Keras's own folder."""
     weights = "imagenet" if config.weights == "imagenet" else None
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT[1])  # Keras sets none
@@ -2424,7 +2406,7 @@ def find_inputs(config: Config, graph: Any, keys: dict[str, str], outputs: list[
 
 
 def inputs_behind(outputs: list[Any], asked: list[Any]) -> tuple[set[str], list[Any]]:
-    """Names of the tensors asked for that outputs depend on; other placeholders that they do on."""
+    """Which of the tensors asked for outputs depend on, and on which other placeholders."""
     names = {tensor.name for tensor in asked}
     waiting = list(outputs)
     seen = set()
@@ -2443,7 +2425,6 @@ def inputs_behind(outputs: list[Any], asked: list[Any]) -> tuple[set[str], list[
 
 
 def depends_on_input(tensor: Any) -> bool:
-    """Whether a tensor is computed from a placeholder."""
     return bool(inputs_behind([tensor], [])[1])
 
 
@@ -2472,7 +2453,7 @@ COUNTING = {"Shape", "ShapeN", "Size", "Rank"}
 
 
 def behind_decoding(tensor: Any) -> str:
-    """The name of the first tensor of numbers that is computed from one of strings, or "".
+    """The first tensor of numbers that is computed from one of strings, or "".
 
     Counters and what lies inside a loop are none.
     """
@@ -2492,7 +2473,7 @@ def behind_decoding(tensor: Any) -> str:
 
 
 def fill_shapes(config: Config, inputs: list[Tensor]) -> list[Tensor]:
-    """The inputs with the dimensions that --input_shape names; one of unknown rank is an image."""
+    """The inputs with the dimensions of --input_shape; one of unknown rank is an image."""
     asked = by_input(config.input_shape, "--input_shape", inputs)
     if len(inputs) == 1 and inputs[0].shape is None and not (asked or config.samples):
         return [dataclasses.replace(inputs[0], shape=(None, None, None, 3))]
@@ -2504,7 +2485,7 @@ def fill_shapes(config: Config, inputs: list[Tensor]) -> list[Tensor]:
 
 
 def with_sides(tensor: Tensor, text: str, batched: bool) -> Tensor:
-    """An input with the dimensions of --input_shape: `128` or `224x224x3`, without the batch."""
+    """An input with the dimensions `128` or `224x224x3`, without the batch."""
     sides = tuple(int(word) for word in text.split("x") if word.isdecimal())
     first: tuple[int | None, ...] = ()
     rest = tensor.shape
@@ -2520,7 +2501,7 @@ def with_sides(tensor: Tensor, text: str, batched: bool) -> Tensor:
 
 
 def layout_of(inputs: Sequence[Tensor]) -> str:
-    """`NHWC` or `NCHW` where the only input is a batch of images, "" where it is something else.
+    """`NHWC` or `NCHW` where the only input is a batch of images, else "".
 
     Images are float32 or uint8 of rank 4 with one or three channels.
     """
@@ -2546,7 +2527,7 @@ def tensor_of(tensor: Any, key: str = "") -> Tensor:
 
 
 def candidates_text(tensors: list[Any], keys: dict[str, str]) -> str:
-    """Tensors as an error lists them, by their keys where they have one; the first eight."""
+    """The first eight tensors as an error lists them, by their keys where they have one."""
     titles = {name: key for key, name in keys.items()}
     some = (tensor_of(tensor, titles.get(tensor.name, tensor.name)) for tensor in tensors[:8])
     return ", ".join(map(str, some)) or "none"
@@ -2691,7 +2672,7 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
     """The batch sizes to run: those asked for, or the one that the graph is fixed to.
 
     Raises:
-      UserError: the graph is fixed to another batch size than the one asked for.
+      UserError: the graph is fixed to another than the one asked for.
     """
     fixed = graph.fixed_batch
     if fixed is None or config.batch_sizes == [fixed]:
@@ -4681,27 +4662,19 @@ def class_names(path: str | Path) -> dict[str, str]:
     return {key: name for key, name in names.items() if name}
 
 
-def names_of_classes(config: Config, classes: int) -> dict[str, str]:
-    """Names by class id for an output of so many classes: --labels, else ImageNet's where it fits.
-
-    Empty where labellist.json was not copied along.
-    """
-    if config.labels:
-        return class_names(config.labels)
-    path = HERE / "labellist.json"
-    fitting = config.imagenet and classes in (1000, 1001)
-    return class_names(path) if fitting and path.exists() else {}
-
-
 def label_offset(classes: int, config: Config) -> int:
     """What turns an output's index into a class id: 1 if ImageNet's background is missing."""
     return int(config.ids_are_one_indexed or (config.imagenet and classes == 1000))
 
 
 def label_of(index: int, classes: int, config: Config) -> str:
-    """The name of an output's class; without names its number."""
+    """The name of an output's class: of --labels, or ImageNet's where it fits; else its number."""
     identity = index + label_offset(classes, config)
-    return names_of_classes(config, classes).get(str(identity), f"class {identity}")
+    path = config.labels
+    if config.imagenet and classes in (1000, 1001):
+        path = HERE / "labellist.json"
+    names = class_names(path) if path and os.path.exists(path) else {}
+    return names.get(str(identity), f"class {identity}")
 
 
 def rows_of(values: np.ndarray) -> np.ndarray:
@@ -4751,7 +4724,6 @@ def class_axis(values: np.ndarray, named: int = 0) -> int | None:
 
 
 def sum_to_one(values: np.ndarray, axis: int) -> bool:
-    """Whether no value is negative and all add up to one along an axis."""
     sums = values.sum(axis=axis, dtype=np.float64)
     return bool(np.all(values >= 0) and np.allclose(sums, 1, atol=SUMS_TO_ONE))
 
@@ -4830,7 +4802,7 @@ def score_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, int]:
 
 
 def counts_of(equal: np.ndarray, decided: np.ndarray) -> dict[str, int]:
-    """How many are the same, decided and undecided, of two arrays of booleans of one shape."""
+    """How many are the same, decided and undecided, of two arrays of booleans."""
     same = int(np.sum(equal & decided))
     sure = int(np.sum(decided))
     return {"same": same, "decided": sure, "undecided": equal.size - sure}
@@ -4936,7 +4908,7 @@ def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
 
 
 def accuracy(values: np.ndarray, indices: np.ndarray) -> Accuracy:
-    """Share of images [images, classes] whose class is the first, or one of the first five."""
+    """Accuracy of outputs [images, classes]."""
     hits = top_k(rows_of(values), 5) == indices[:, None]
     return Accuracy(float(hits[:, 0].mean()), float(hits.any(axis=1).mean()), len(indices))
 
@@ -4967,11 +4939,8 @@ def judge(result: Result, job: Job) -> None:
 
 def main_output(kinds: dict[str, str]) -> str:
     """The output whose classes are printed: the first with some, else scores, else the first."""
-    for wanted in (CLASS_KINDS, ("scores",)):
-        for name, kind in kinds.items():
-            if kind in wanted:
-                return name
-    return next(iter(kinds))
+    ranks = {"probabilities": 0, "logits": 0, "scores": 1}
+    return min(kinds, key=lambda name: ranks.get(kinds[name], 2))
 
 
 # Photographs whose best class is under it suggest that the network sees other pixels than in
@@ -4980,7 +4949,7 @@ UNSURE = 0.2
 
 
 def native_outputs_to_tell_of(result: Result, outputs: Feed, job: Job) -> Feed:
-    """Native's outputs, for native's own record, or for every record where native is no case."""
+    """Native's outputs for its own record, or for every record where native is no case."""
     if job.case.precision == "native":
         return outputs
     if "native" in job.config.precisions:
@@ -5016,18 +4985,16 @@ def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
         notes.append(
             "random weights: the speed is real, the predictions mean nothing (--weights=imagenet)"
         )
-    if kind not in CLASS_KINDS:
-        return notes
-    count = rows_of(values).shape[1]
-    if label_offset(count, config) and not config.ids_are_one_indexed:
-        notes.append("1000 classes: class ids are shifted by one, there is no background class")
-    if (named := named_classes(config)) not in (0, count):
-        notes.append(f"{config.labels} names {named} classes, and the output has {count}")
+    if kind in CLASS_KINDS:
+        count = rows_of(values).shape[1]
+        if label_offset(count, config) and not config.ids_are_one_indexed:
+            notes.append("1000 classes: class ids are shifted by one, there is no background class")
+        if (named := named_classes(config)) not in (0, count):
+            notes.append(f"{config.labels} names {named} classes, and the output has {count}")
     return notes
 
 
 def all_finite(outputs: Feed) -> bool:
-    """Whether no output holds NaN or infinity."""
     return all(np.isfinite(values).all() for values in outputs.values())
 
 
@@ -5096,7 +5063,7 @@ def comparable(
 def changed_classes(
     ours: np.ndarray, theirs: np.ndarray, changed: list[int], samples: Samples, config: Config
 ) -> list[ChangedImage]:
-    """The samples whose first class changed, by their positions in `changed`."""
+    """The samples at the positions in `changed`, with their first classes."""
     ours = rows_of(ours)
     theirs = rows_of(theirs)
 
@@ -5107,10 +5074,7 @@ def changed_classes(
 
 
 def is_same(found: OutputAgreement) -> bool:
-    """Whether an output is the same model's: its classes or decisions, and its values.
-
-    Of ids, which are no amounts, only how many are the same.
-    """
+    """Whether an output is the same model's: its decisions and, but for ids, its values."""
     if found.kind == "ids" or found.snr_db is None:
         return keeps_decisions(found)
     return keeps_decisions(found) and found.snr_db >= SAME_SNR_DB

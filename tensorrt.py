@@ -5160,7 +5160,7 @@ def counting_remedy(step: int, classes: int, config: Config) -> str:
 
 
 def machine(config: Config, engine: str) -> dict[str, Any]:
-    """What a record says about the machine, as seen by the process that runs the case."""
+    """What a record says about the machine of the process that runs the case."""
     versions = {
         "python": platform.python_version(),
         "tensorflow": version_of("tensorflow", "tensorflow-cpu"),
@@ -5292,7 +5292,6 @@ def with_rounds(record: Record, rounds: list[Round]) -> Record:
 
 
 def make_record(result: Result, job: Job) -> Record:
-    """A case's record."""
     config = job.config
     case = job.case
     recorded = {*RECORDED_FLAGS, "weights"} if built_in(config) else {*RECORDED_FLAGS}
@@ -5331,7 +5330,6 @@ def graph_record(graph: Graph) -> GraphRecord:
 
 
 def artifact_record(artifact: Artifact | None) -> ArtifactRecord | None:
-    """An artifact's record, where there is one."""
     if artifact is None:
         return None
     name = Path(artifact.path).name
@@ -5339,7 +5337,7 @@ def artifact_record(artifact: Artifact | None) -> ArtifactRecord | None:
 
 
 def as_json(record: Record) -> dict[str, Any]:
-    """A record as plain data, as results.jsonl has it."""
+    """A record as results.jsonl has it."""
     return msgspec.to_builtins(record, str_keys=True)
 
 
@@ -5426,7 +5424,7 @@ def append(path: Path, text: str) -> None:
 
 
 def write_record(record: Record, config: Config) -> None:
-    """Writes a case's block and line; nothing that was measured waits for the next case."""
+    """Writes a case's block and line."""
     try:
         append(Path(config.output_dir) / "log.txt", log_block(record))
         append(Path(config.output_dir) / "results.jsonl", json.dumps(as_json(record)) + "\n")
@@ -5466,10 +5464,10 @@ def print_report(records: list[Record]) -> None:
 
 
 class RoundsOnDisk:
-    """Keeps the rounds of cases whose records are not written yet, so that a kill loses none.
+    """Keeps the rounds of cases without a record yet, so that a kill loses none.
 
-    A line for each round in a file of this run's own. Where a run was killed, the next into the
-    same folder makes records of them.
+    A line for each round in a file of this run's own. The next run into the same folder makes
+    records of what a killed one left.
     """
 
     PREFIX = "unfinished_"
@@ -5486,7 +5484,7 @@ class RoundsOnDisk:
         return {}  # a process of a case writes none
 
     def add(self, job: Job, result: Result) -> None:
-        """Writes a result's last round down, with all else that a record needs before its first.
+        """Writes a result's last round, and before its first all else that a record needs.
 
         Raises:
           UserError: it cannot be written.
@@ -5536,7 +5534,7 @@ class RoundsOnDisk:
 
 
 def recover_rounds(config: Config) -> None:
-    """Makes records of the rounds that runs which were killed left in the output directory."""
+    """Makes records of the rounds that killed runs left in the output directory."""
     for path in sorted(Path(config.output_dir).glob(f"{RoundsOnDisk.PREFIX}*.jsonl")):
         with contextlib.suppress(OSError), open(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: that run is alive
@@ -5552,7 +5550,7 @@ def recover_rounds(config: Config) -> None:
 
 
 def records_of_rounds(lines: list[str]) -> list[Record]:
-    """The records of cases that have rounds but no record yet; a truncated last line is skipped."""
+    """The records of cases that have rounds but no record yet; skips a truncated last line."""
     records: dict[str, Record] = {}
     rounds: dict[str, list[Round]] = collections.defaultdict(list)
     for line in lines:
@@ -5571,7 +5569,7 @@ def records_of_rounds(lines: list[str]) -> list[Record]:
 
 
 class UnfinishedLine(msgspec.Struct):
-    """A line of the file that keeps rounds: a case's record without them, a round, or its end."""
+    """A line of such a file: a case's record without rounds, a round, or its end."""
 
     case: str
     record: Record | None = None
@@ -5637,7 +5635,7 @@ def take_calibration(result: Result, unit: str) -> None:
 
 
 def in_short(record: Record) -> str:
-    """A case's outcome in short: its speed and times native, or why there is none."""
+    """A case's speed and times native, or why there is none."""
     found = []
     for inputs, timing in record.timings.items():
         speed = f"{timing.statistics['fps_typical']:,.0f} {record.unit}/s"
@@ -5750,7 +5748,7 @@ def why_no_download() -> str | None:
 
 
 def choose_preprocessing(config: Config, graph: Graph) -> None:
-    """Takes the preprocessing that fits the graph where none was passed, and says which and why."""
+    """Takes the preprocessing that fits where none was passed, and says which and why."""
     asked = config.preprocessing if "preprocessing" in config.given else None
     if graph.dtype == "uint8":
         if asked not in (None, "none"):
@@ -5841,7 +5839,7 @@ def load_model(config: Config) -> Model:
 
 
 def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
-    """The cases to run, batch size by batch size, with each one's engine and why it was chosen."""
+    """The cases to run, batch size by batch size."""
     chosen = []
     for precision in config.precisions:
         for name in ["native"] if precision == "native" else config.engine:
@@ -5902,7 +5900,6 @@ class OnnxWriter:
             import tf2onnx  # noqa: F401
 
     def take(self, config: Config, graph: Graph, samples: Samples) -> None:
-        """Takes what the files are made of."""
         self.onnx = Onnx(config, graph, samples)
 
     def write(self, case: Case) -> Artifact | None:
@@ -5917,7 +5914,7 @@ class OnnxWriter:
 class OnnxSource:
     """Has the ONNX files written in a process of its own.
 
-    The process can be started before there is a graph: it imports its libraries meanwhile.
+    Started before there is a graph, the process imports its libraries meanwhile.
     """
 
     def __init__(self, config: Config) -> None:
@@ -5954,7 +5951,6 @@ class OnnxSource:
             return None, f"no ONNX graph of that precision (its {error})"
 
     def close(self) -> None:
-        """Ends the process."""
         if self.writer:
             self.writer.close()
         self.writer = None
@@ -6010,7 +6006,7 @@ class OpenCase:
           built: the artifact, where it was built before.
 
         Raises:
-          UserError: the engine cannot do it, in one line.
+          UserError: the engine cannot do it.
         """
         case = self.job.case
         config = self.job.config
@@ -6101,7 +6097,7 @@ class OpenCase:
         return timings
 
     def compute(self) -> Feed:
-        """The outputs for the batch, of the samples that are judged."""
+        """The outputs for the batch."""
         return self.outputs_for(self.batch)
 
     def outputs_for(self, feed: Feed) -> Feed:
@@ -6203,7 +6199,6 @@ def built_once(answer: Path, question: dict[str, Any], build: Callable[[], Artif
 
 
 def answer_path(job: Job) -> Path:
-    """The file beside a case's artifact that keeps what it was built for."""
     return job.path(f"_batch{job.case.batch_size}.built.json")
 
 
@@ -6281,9 +6276,9 @@ MEMORY_SHARE = 0.75
 
 
 def limit_memory(share: int) -> None:
-    """Limits this process's data to that many bytes, or to a share of the user's own limit.
+    """Limits this process's data to `share` bytes, or to a share of the user's own limit.
 
-    What is measured afterwards, and gives its outputs, takes more than a try, under the same limit.
+    Measuring, under the same limit, takes more than a try.
     """
     import resource
 
@@ -6418,8 +6413,8 @@ def doubts(compute: Callable[[], Feed], feed: Feed, same: list[Feed]) -> list[st
 def turn_around(feed: Feed) -> bool:
     """Swaps high and low values of each input in place, as a negative does; whether any changed.
 
-    They stay within their range, which a float that is the same everywhere leaves by one: integers
-    may index something.
+    They stay within their range, which only a float that is the same everywhere leaves, by one:
+    integers may index something.
     """
     changed = False
     for array in feed.values():
@@ -6436,12 +6431,11 @@ def turn_around(feed: Feed) -> bool:
 
 
 def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
-    """Whether no value differs by more than SAME_OUTPUT of the largest."""
     return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
 
 
 def reuse_notes(facts: dict[str, Any]) -> list[str]:
-    """A sentence where an earlier run did what this one would have had to do."""
+    """Sentences where an earlier run did what this one would have had to do."""
     notes = []
     if "built_before" in facts:
         notes.append(
@@ -6539,7 +6533,7 @@ class Session:
         return self.plan[len(self.rounds)] if self.plan else None
 
     def take_turn(self, others: list[Session]) -> None:
-        """Measures one round, in a process that is started first where none lives."""
+        """Measures one round."""
         try:
             self.open()
             begun = time.monotonic()
@@ -6639,7 +6633,7 @@ class Session:
             self.job.rounds.add(self.job, self.result)
 
     def has_enough(self, sessions: list[Session]) -> bool:
-        """Whether the case needs no more rounds: the number asked for, known well, or out of time.
+        """Whether the case has the rounds asked for, is known well, or is out of time.
 
         Native goes on as long as another needs it beside its own rounds.
         """
@@ -6692,7 +6686,6 @@ class Session:
             self.result.notes.append(f"no outputs: {error}")
 
     def finish(self) -> None:
-        """Asks for the outputs and ends the process."""
         self.over = True
         self.judge()
         self.close()
@@ -6713,7 +6706,6 @@ class Session:
         return machine(self.job.config, self.job.case.engine)
 
     def rounds_by_device(self) -> list[list[Round]]:
-        """The rounds that belong to each of the results."""
         return [self.rounds]
 
     def close(self) -> None:
@@ -6723,7 +6715,7 @@ class Session:
 
 
 def in_groups(jobs: list[Job]) -> list[list[Job]]:
-    """Groups of jobs that are measured in turn: one group per batch size, or per search for one."""
+    """Groups of jobs that are measured in turn: one a batch size, or a search for the largest."""
     groups = itertools.groupby(jobs, lambda job: job.case.batch_size or id(job))
     return [list(group) for _, group in groups]
 
@@ -6736,8 +6728,7 @@ def schedule(
     On Ctrl-C it gives what has rounds, then raises KeyboardInterrupt.
 
     Args:
-      reference: native's outputs, where they are known; else they are computed where no case gives
-        them.
+      reference: native's outputs; where they are neither known nor a case's, they are computed.
     """
     if reference is None and not count_natives(jobs):
         reference = untimed_reference(jobs, session)
@@ -6817,7 +6808,6 @@ class Turns:
 
 
 def count_natives(jobs: list[Job]) -> int:
-    """How many of the jobs are native's."""
     return sum(job.case.precision == "native" for job in jobs)
 
 
@@ -6837,7 +6827,6 @@ def expected_end(sessions: list[Session]) -> str:
 
 
 def native_of(sessions: list[Session]) -> Session | None:
-    """Native's session among those of a batch size, if it is one of them."""
     return next((one for one in sessions if one.job.case.precision == "native"), None)
 
 

@@ -78,7 +78,6 @@ class Estimate(NamedTuple):
 
     @property
     def reach(self) -> tuple[float, float]:
-        """How far the interval's ends are from the number."""
         return max(0.0, self.value - self.low), max(0.0, self.high - self.value)
 
 
@@ -86,8 +85,7 @@ def ratio_of_estimates(new: Estimate, old: Estimate) -> Estimate:
     """The ratio of two numbers that were found independently, with its interval from theirs.
 
     In logarithms the difference of two estimates is as uncertain as the root of the sum of their
-    squared distances to the ends that count (MOVER; Zou and Donner, Statistics in Medicine 27,
-    2008).
+    squared distances to the ends that count (MOVER; Zou and Donner, Stat. in Medicine 27, 2008).
     """
     (value, low, high), (was, was_low, was_high) = new, old
     below = math.hypot(math.log(value / low), math.log(was_high / was))
@@ -104,9 +102,7 @@ RUNS_APART = 0.055
 
 def widened(ratio: Estimate, share: float) -> Estimate:
     """A ratio whose interval also holds what runs are apart by `share`, in 95 of 100."""
-    below = math.hypot(math.log(ratio.value / ratio.low), share)
-    above = math.hypot(math.log(ratio.high / ratio.value), share)
-    return Estimate(ratio.value, ratio.value * math.exp(-below), ratio.value * math.exp(above))
+    return ratio_of_estimates(ratio, Estimate(1.0, math.exp(-share), math.exp(share)))
 
 
 def ratio_of(new: Timing, old: Timing) -> Estimate:
@@ -174,8 +170,6 @@ class Tensor(msgspec.Struct):
 
 
 class GraphFacts(msgspec.Struct):
-    """The graph as it came."""
-
     name: str = ""
     sha256: str = ""
     inputs: list[Tensor] = []
@@ -191,8 +185,7 @@ class GraphFacts(msgspec.Struct):
         """Gives version 1's tensors the names of version 2."""
         if self.input:
             self.inputs, self.outputs = [Tensor(self.input, self.shape)], [Tensor(self.output)]
-            self.input = self.output = ""
-            self.shape = []
+            self.input, self.output, self.shape = "", "", []
 
     @property
     def key(self) -> dict[str, str]:
@@ -403,7 +396,7 @@ def read_records(path: str) -> list[Record]:
 
 
 def merged(paths: list[str]) -> list[Record]:
-    """The records of several files as one, the newest last."""
+    """The records of several files, the newest last."""
     records = [record for path in paths for record in read_records(path)]
     return sorted(records, key=lambda record: record.time)
 
@@ -412,7 +405,7 @@ def merged(paths: list[str]) -> list[Record]:
 
 
 class Row(NamedTuple):
-    """A case with one place of its input: what a table, a page and a picture show in a row."""
+    """A case with one place of its input: a row of a table, a page or a picture."""
 
     record: Record  # the case's newest
     inputs: str  # `device` or `host`, where a step's batch lay; empty if nothing was timed
@@ -452,7 +445,6 @@ def from_host(inputs: str) -> str:
 
 
 def unit_of(rows: list[Row]) -> str:
-    """What the rows of one model count: images or samples."""
     return rows[0].record.unit if rows else "images"
 
 
@@ -535,7 +527,6 @@ def rows_of(records: list[Record]) -> list[Row]:
 
 
 def first_name(label: str) -> str:
-    """The first of a class's names."""
     return label.split(",")[0]
 
 
@@ -647,9 +638,8 @@ def predictions_table(records: list[Record]) -> Text:
     }
     engines = collections.Counter(name for name, _ in shown)
     heads = [name if engines[name] == 1 else f"{name} {engine}" for name, engine in shown]
-    rows = []
-    for rank in zip(*shown.values(), strict=True):
-        rows.append([f"{share:.3f} {first_name(label)}" for label, share in rank])
+    ranks = zip(*shown.values(), strict=True)
+    rows = [[f"{share:.3f} {first_name(label)}" for label, share in rank] for rank in ranks]
     return grid([heads], rows, len(heads))
 
 
@@ -699,9 +689,10 @@ def slowest_lines(records: list[Record]) -> list[str]:
         for inputs, timing in record.timings.items():
             kind = (record.case, record.device_kind, record.unit, case_key(record), inputs)
             kinds[kind].append((timing.speed, record.device))
-    lines = []
-    for (case, device, unit, *_), devices in kinds.items():
-        lines.append(slowest_line(case, device, unit, devices))
+    lines = [
+        slowest_line(case, device, unit, devices)
+        for (case, device, unit, *_), devices in kinds.items()
+    ]
     return [line for line in lines if line]
 
 
@@ -755,7 +746,7 @@ def counted(count: int | None, unit: str) -> str:
 
 @about_cases
 def outputs_lines(record: Record) -> list[str]:
-    """Of a model with several outputs how near each is to native's, by name."""
+    """How near each of several outputs is to native's, by name."""
     outputs = (record.agreement or Agreement()).outputs
     if len(outputs) < 2:
         return []
@@ -786,7 +777,6 @@ def p99_lines(records: list[Record]) -> list[str]:
 
 @about_cases
 def note_lines(record: Record) -> list[str]:
-    """Notes and errors."""
     return [*record.notes, record.error] if record.error else record.notes
 
 
@@ -1018,7 +1008,6 @@ class Strip(NamedTuple):
 
 
 def strips_of(model: Model) -> list[Strip]:
-    """A graph's strips."""
     strips, bars = [], []
     for group in model.groups:
         rows = [row for row in group.rows if row.inputs]
@@ -1118,15 +1107,16 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
             trend = [timing.speed.value for timing in (*row.older, row.timing)]
             heights = place + np.linspace(-0.3, 0.3, len(trend))
             axes.plot(trend, heights, "ko-", linewidth=0.7, markersize=3.5, markerfacecolor="white")
-            label = f"{unit_of(rows)}/s, median with 95 % interval (times native), dots: older"
+    if any(row.older for row in rows):
+        label += ", dots: older"
     axes.set(title="Speed", xlabel=label)
     axes.set_xlim(0, 1.4 * max(speed.high for speed in speeds))
     axes.xaxis.set_major_formatter("{x:,.10g}")
 
 
 def bar_text(row: Row) -> str:
-    times = times_text(row)
-    return f"{row.timing.speed.value:,.1f}" + (f"  ({times})" if times else "")
+    times = f"  ({times_text(row)})" if row.native else ""
+    return f"{row.timing.speed.value:,.1f}{times}"
 
 
 def draw_latencies(axes: Axes, rows: list[Row], places: list[float]) -> None:
@@ -1134,8 +1124,8 @@ def draw_latencies(axes: Axes, rows: list[Row], places: list[float]) -> None:
     label = "ms a step; first on top, stroke: median"
     for row, place in zip(rows, places):
         draw_steps(axes, row.timing.seconds, place)
-        if len(row.timing.seconds) > FEW_STEPS:
-            label = "ms a step; first on top, stroke: median, band: range"
+    if any(len(row.timing.seconds) > FEW_STEPS for row in rows):
+        label += ", band: range"
     low, high = axes.dataLim.intervalx
     if high > 10 * low:
         set_logarithmic(axes, "x")
@@ -1176,8 +1166,6 @@ def set_logarithmic(axes: Axes, name: Literal["x", "y"]) -> None:
 
 
 class Point(NamedTuple):
-    """A case in the panel of agreement."""
-
     row: Row
     height: float  # per cent, or dB
     images: str  # or decisions that say so: `7 of 8`
@@ -1281,7 +1269,7 @@ def curves_of(rows: list[Row]) -> list[list[Row]]:
 
 
 def size_ticks(sizes: list[int]) -> list[int]:
-    """The batch sizes that are far enough from the one before to be written at the axis."""
+    """The batch sizes that are far enough apart to be written at the axis."""
     apart = math.log(sizes[-1] / sizes[0]) / 9
     ticks = sizes[:1]
     for size in sizes:
@@ -1395,8 +1383,6 @@ def newest(records: list[Record]) -> dict[tuple[str, str], Record]:
 
 
 class Compared(NamedTuple):
-    """A case of a run beside the run before."""
-
     case: str
     ratio: str = ""  # of images/s, new to old
     interval: str = ""
@@ -1503,7 +1489,6 @@ def write(models: list[Model], output: Path) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints, draws and compares what the command line names; the exit status."""
     records = merged(options.files)
     models = arrange(records)
     print_models(models)
@@ -1512,12 +1497,12 @@ def run(options: argparse.Namespace) -> int:
     if not options.compare:
         return 0
     rows = compare(records, merged([options.compare]))
-    cells = [[row.case, row.ratio, row.interval, row.verdict] for row in rows]
+    cells = [list(row[:4]) for row in rows]
     print_table(grid([["case", "new/old", "interval", "verdict"]], cells, 4))
-    kinds = (
-        "undisturbed speeds, which repeat from run to run; of medians where a record is one loop"
+    print(
+        "\nnew/old: of undisturbed speeds, which repeat from run to run; of medians where a record "
+        "is one loop"
     )
-    print(f"\nnew/old: of {kinds}")
     limit = -math.inf if options.fail_slower is None else 1 - options.fail_slower / 100
     if all(row.high >= limit for row in rows):
         return 0
@@ -1527,7 +1512,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Does what the command line says; returns the exit status."""
     options = parse(argv)
     try:
         status = run(options)

@@ -4769,8 +4769,8 @@ def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float |
 def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """Cosine similarity of each row; of rows that are all zero 1 where both are, else 0."""
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    same = np.all(ours == theirs, axis=1)
-    return np.where(norms > 0, np.sum(ours * theirs, axis=1) / np.where(norms > 0, norms, 1), same)
+    same = np.all(ours == theirs, axis=1).astype(float)
+    return np.divide(np.sum(ours * theirs, axis=1), norms, out=same, where=norms > 0)
 
 
 def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any], list[int]]:
@@ -5389,11 +5389,8 @@ def judged_lines(record: Record) -> list[str]:
 
 def agreement_parts(found: OutputAgreement) -> list[str]:
     """The numbers on a line of log.txt that tells one output's agreement."""
-    parts = []
-    for name in ("top1", "top5", "cosine", "difference"):
-        value = getattr(found, name)
-        if value is not None:
-            parts.append(f"{name}: {value:.4f}")
+    numbers = {name: getattr(found, name) for name in ("top1", "top5", "cosine", "difference")}
+    parts = [f"{name}: {value:.4f}" for name, value in numbers.items() if value is not None]
     parts.append(f"snr: {math.inf if found.snr_db is None else found.snr_db:.1f} dB")
     if found.decided is not None:
         parts.append(f"same: {found.same} of {found.decided}")
@@ -5683,12 +5680,9 @@ CALIBRATING = {
 
 def swallowed_flags(config: Config) -> list[str]:
     """A sentence for each flag that was typed and has no effect beside the others."""
-    found = []
-    models = [
-        name for name in ("frozen_graph", "savedmodel_dir", "keras_model") if getattr(config, name)
-    ]
-    for name in models[1:]:
-        found.append(f"--{name} is not read: --{models[0]} goes before it")
+    flags = ("frozen_graph", "savedmodel_dir", "keras_model")
+    models = [name for name in flags if getattr(config, name)]
+    found = [f"--{name} is not read: --{models[0]} goes before it" for name in models[1:]]
     if models and "weights" in config.given:
         found.append(f"--weights is of the built-in network: --{models[0]} brings its own")
     calibrating = CALIBRATING & config.given
@@ -5878,14 +5872,11 @@ class Loader:
 
 def announce(cases: list[Case]) -> None:
     """Says which engine runs each precision where the user left that open."""
-    chosen = dict.fromkeys((case.engine, case.precision, case.why) for case in cases)
-    open_ones = [
-        (engine, precision, why) for engine, precision, why in chosen if why not in ("", ASKED)
-    ]
-    for engine, precision, _ in open_ones:
+    chosen = {(case.engine, case.precision): case.why for case in cases if case.why != ASKED}
+    for engine, precision in chosen:
         if engine != "none":
             say(f"{precision_name(precision)} uses {engine}")
-    passed_over = [name for name in AUTO if any(f"{name}: " in why for _, _, why in open_ones)]
+    passed_over = [name for name in AUTO if any(f"{name}: " in why for why in chosen.values())]
     if passed_over:
         say(f"not available here: {', '.join(passed_over)} (--doctor says why)")
 

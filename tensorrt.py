@@ -2347,10 +2347,7 @@ def find_outputs(config: Config, graph: Any, keys: dict[str, str]) -> list[Any]:
     names = list(dict.fromkeys(keys.values()))
     if not names and any(op.name == USUAL_OUTPUT for op in graph.get_operations()):
         names = [f"{USUAL_OUTPUT}:0"]
-    if config.output_node:
-        found = asked_tensors(graph, config.output_node, "output", names, keys)
-    else:
-        found = [graph.get_tensor_by_name(name) for name in names] or ends_of(graph)
+    found = chosen_tensors(config, graph, "output", names, keys) or ends_of(graph)
     numbers = [tensor for tensor in found if is_number(tensor)]
     if not numbers:
         raise UserError(
@@ -2383,10 +2380,7 @@ def find_inputs(config: Config, graph: Any, keys: dict[str, str], outputs: list[
     """
     placeholders = [op.outputs[0] for op in graph.get_operations() if op.type == "Placeholder"]
     names = list(keys.values()) or [tensor.name for tensor in placeholders]
-    if config.input_node:
-        asked = asked_tensors(graph, config.input_node, "input", names, keys)
-    else:
-        asked = [graph.get_tensor_by_name(name) for name in names]
+    asked = chosen_tensors(config, graph, "input", names, keys)
     reached, missing = inputs_behind(outputs, asked)
     if missing:
         words = ",".join(tensor.op.name for tensor in [*asked, *missing])
@@ -2533,16 +2527,19 @@ def candidates_text(tensors: list[Any], keys: dict[str, str]) -> str:
     return ", ".join(map(str, some)) or "none"
 
 
-def asked_tensors(
-    graph: Any, asked: str, role: str, candidates: list[str], keys: dict[str, str]
+def chosen_tensors(
+    config: Config, graph: Any, role: str, names: list[str], keys: dict[str, str]
 ) -> list[Any]:
-    """The tensors of those names or keys, comma-separated.
+    """The tensors that --input_node or --output_node asks for; without it those of `names`.
 
     Args:
       keys: names of tensors by their keys in a signature or model.
     """
+    asked = getattr(config, f"{role}_node")
+    if not asked:
+        return [graph.get_tensor_by_name(name) for name in names]
     titles = {name: key for key, name in keys.items()}
-    known = [titles.get(name, name) for name in candidates]
+    known = [titles.get(name, name) for name in names]
     words = dict.fromkeys(word.strip() for word in asked.split(","))
     return [asked_tensor(graph, keys.get(word, word), role, known) for word in words]
 
@@ -4928,8 +4925,9 @@ def judge(result: Result, job: Job) -> None:
     if best := predictions(outputs[main], kind, config):
         result.predictions = best
     result.notes += meaning_notes(outputs[main], kind, config)
-    natives = native_outputs_to_tell_of(result, outputs, job)
-    result.notes += unsure(natives.get(main), kind, job.samples, config)
+    if job.case.precision == "native" or "native" not in config.precisions:  # told once
+        natives = (result.reference or {}).get(main)
+        result.notes += unsure(natives, kind, job.samples, config)
     if not all_finite(outputs):
         result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
     elif result.reference is not None and job.case.precision != "native":
@@ -4946,15 +4944,6 @@ def main_output(kinds: dict[str, str]) -> str:
 # Photographs whose best class is under it suggest that the network sees other pixels than in
 # training.
 UNSURE = 0.2
-
-
-def native_outputs_to_tell_of(result: Result, outputs: Feed, job: Job) -> Feed:
-    """Native's outputs for its own record, or for every record where native is no case."""
-    if job.case.precision == "native":
-        return outputs
-    if "native" in job.config.precisions:
-        return {}
-    return result.reference or {}
 
 
 def unsure(values: np.ndarray | None, kind: str, samples: Samples, config: Config) -> list[str]:
@@ -6510,6 +6499,7 @@ class Session:
         self.over = self.judged = False
         config = job.config
         self.plan = plan_rounds(config.num_loops, config.rounds) if config.num_loops else None
+        self.wanted = len(self.plan) if self.plan else config.rounds  # rounds; None: until known
 
     def start(self, job: Job) -> Worker | Here:
         return start(job.config, OpenCase, job)
@@ -6630,10 +6620,8 @@ class Session:
         """
         if self.over or not self.rounds:
             return self.over
-        if self.plan:
-            return len(self.rounds) >= len(self.plan)
-        if self.job.config.rounds:
-            return len(self.rounds) >= self.job.config.rounds
+        if self.wanted:
+            return len(self.rounds) >= self.wanted
         if sum(self.seconds) + self.seconds[-1] > MOST_SECONDS and has_deviation(self.rounds):
             return True
         if self.job.case.precision == "native" and any(
@@ -6807,9 +6795,7 @@ def expected_end(sessions: list[Session]) -> str:
     turn = sum(one.seconds[-1] for one in sessions if one.seconds)
     count = "1 case" if len(sessions) == 1 else f"{len(sessions)} cases in turn"
     what = f"{count}, {turn:.1f} s a round"
-    plan = sessions[0].plan
-    rounds = sessions[0].job.config.rounds
-    left = (len(plan) if plan else rounds or 0) - 1
+    left = (sessions[0].wanted or 0) - 1
     if left > 0:
         return f"{what}: {left * turn:.0f} s to go"
     least = (LEAST_ROUNDS - 1) * turn

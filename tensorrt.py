@@ -1656,36 +1656,35 @@ def read_folder(
             f"{folder}: {count} of its {len(in_turn)} images are read; a larger --num_images "
             "takes more"
         )
-    pixels, paths, unreadable = read_images(in_turn, graph.image_shape, count, root.name)
-    if not paths:
+    found, unreadable = read_images(in_turn, graph.image_shape, count, root.name)
+    if not found:
         raise UserError(
             f"{folder}: none of its {unreadable} images can be read: pass another folder with "
             f"{flag}"
         )
-    labels = folder_labels(root, paths, config.labels_are_zero_indexed, flag == "--image_dir")
-    names = [str(path.relative_to(root)) for path in paths]
-    return images_of(config, graph, np.stack(pixels), names, labels=labels), unreadable
+    labels = folder_labels(root, [*found], config.labels_are_zero_indexed, flag == "--image_dir")
+    names = [str(path.relative_to(root)) for path in found]
+    pixels = np.stack([*found.values()])
+    return images_of(config, graph, pixels, names, labels=labels), unreadable
 
 
 def read_images(
     in_turn: list[Path], shape: tuple[int, int, int], count: int, name: str
-) -> tuple[list[np.ndarray], list[Path], int]:
-    """The pixels of the first `count` readable files, their paths, and how many were unreadable."""
-    pixels: list[np.ndarray] = []
-    paths: list[Path] = []
+) -> tuple[dict[Path, np.ndarray], int]:
+    """The pixels of the first `count` readable files, and how many were unreadable."""
+    found: dict[Path, np.ndarray] = {}
     unreadable = 0
     with progress(f"Reading {name}", min(count, len(in_turn)), "images") as advance:
         for path in in_turn:
-            if len(paths) == count:
+            if len(found) == count:
                 break
             try:
-                pixels.append(read_image(path, shape))
-                paths.append(path)
+                found[path] = read_image(path, shape)
                 advance()
             except UserError as error:
                 unreadable += 1
                 say(f"{error}: skipped")
-    return pixels, paths, unreadable
+    return found, unreadable
 
 
 def folder_labels(
@@ -1711,7 +1710,7 @@ def class_id(folder: str, zero_indexed: bool = False) -> int | None:
     if folder.isdecimal():
         return int(folder)
     synsets = (HERE / "synsets.txt").read_text().split() if re.fullmatch(r"n\d{8}", folder) else []
-    return synsets.index(folder) + int(not zero_indexed) if folder in synsets else None
+    return synsets.index(folder) + (not zero_indexed) if folder in synsets else None
 
 
 def read_samples(given: str, graph: Graph, count: int, flag: str) -> Samples:
@@ -4747,11 +4746,9 @@ def predictions(values: np.ndarray, kind: str, config: Config) -> list[tuple[str
 
 
 def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | None]:
-    """How far two outputs [images, values] are apart as numbers.
+    """How far two outputs [images, values] are apart as numbers, as OutputAgreement tells it.
 
-    cosine: lowest cosine similarity of an image's values; difference: largest absolute difference;
-    snr_db: signal-to-noise ratio over all images, 10 log10(sum theirs^2 / sum (theirs - ours)^2),
-    None where nothing differs.
+    The signal-to-noise ratio is 10 log10(sum theirs^2 / sum (theirs - ours)^2), over all images.
     """
     noise = float(np.sum((theirs - ours) ** 2))
     signal = float(np.sum(theirs**2))
@@ -5644,9 +5641,6 @@ def turn_of(cases: list[Case], record: Record) -> int:
 # -------------------------------------------------------------------------------- running the cases
 
 ASKED = "asked for"  # why an engine was chosen that --engine names
-KINDS_OF_INPUTS = {"device": ["device"], "host": ["host"], "both": ["device", "host"]}
-
-
 VARIED = 128  # different images where the batch size is still to be found
 
 
@@ -5659,14 +5653,6 @@ class Model:
     cases: list[Case]
 
 
-CALIBRATING = {
-    "calibration_dir",
-    "calibration_samples",
-    "num_calibration_images",
-    "calibration_method",
-}
-
-
 def swallowed_flags(config: Config) -> list[str]:
     """A sentence for each flag that was typed and has no effect beside the others."""
     flags = ("frozen_graph", "savedmodel_dir", "keras_model")
@@ -5674,9 +5660,9 @@ def swallowed_flags(config: Config) -> list[str]:
     found = [f"--{name} is not read: --{models[0]} goes before it" for name in models[1:]]
     if models and "weights" in config.given:
         found.append(f"--weights is of the built-in network: --{models[0]} brings its own")
-    calibrating = CALIBRATING & config.given
-    if "int8" not in config.precisions and calibrating:
-        flags_of = " and ".join(f"--{name}" for name in sorted(calibrating))
+    calibrating = sorted(name for name in config.given if "calibration" in name)
+    if calibrating and "int8" not in config.precisions:
+        flags_of = " and ".join(f"--{name}" for name in calibrating)
         found.append(f"{flags_of} would be for --int8, which was not passed")
     return found
 
@@ -6026,7 +6012,8 @@ class OpenCase:
         seconds = self.artifact.seconds + found.get("engine_build_seconds", 0.0)
         facts = {**self.artifact.facts, **found}
         self.artifact = dataclasses.replace(self.artifact, seconds=seconds, facts=facts)
-        for inputs in KINDS_OF_INPUTS[self.job.config.inputs]:
+        asked = self.job.config.inputs
+        for inputs in ("device", "host") if asked == "both" else (asked,):
             self.first_runs[inputs] = self.run_first(inputs)
 
     def run_first(self, inputs: str) -> float:
@@ -6824,12 +6811,9 @@ def untimed_reference(jobs: list[Job], session: Callable[[Job], Session]) -> Fee
     """Native's outputs, from a process that is not timed."""
     if not jobs or jobs[0].config.build_only:
         return None
-    one = session(reference_job(jobs))
-    try:
+    with contextlib.closing(session(reference_job(jobs))) as one:
         one.take_turn([])
         one.finish()
-    finally:
-        one.close()
     return outputs_to_compare_with(one.results())
 
 

@@ -107,10 +107,8 @@ def parse(argv):
 
 def measure(options, flags):
     """Makes the runs, every other one planted where that is asked for."""
-    if options.keep.exists():
-        sys.exit(
-            f"aa.py: {options.keep} is there already: pass another --keep, or count it with --of"
-        )
+    if list(options.keep.glob("*.jsonl")):
+        sys.exit(f"aa.py: {options.keep} has runs already: pass another --keep, or count with --of")
     for turn in range(options.runs):
         planted = options.plant if turn % 2 else 0
         run(options.keep, f"{'planted' if planted else 'plain'}-{turn:03}", planted, flags)

@@ -1506,9 +1506,11 @@ def load_samples(config: Config, graph: Graph, count: int) -> Samples:
     Raises:
       UserError: a file that does not have them, or an input whose shape nothing tells.
     """
-    if config.calibration_samples and "int8" in config.precisions:
-        # Found out before the measuring.
-        read_samples(config.calibration_samples, graph, 1, "--calibration_samples")
+    if "int8" in config.precisions:  # what is wrong there is found out before the measuring
+        if config.calibration_samples:
+            read_samples(config.calibration_samples, graph, 1, "--calibration_samples")
+        if config.calibration_dir:
+            image_paths(config.calibration_dir, "--calibration_dir")
     if config.samples:
         return read_samples(config.samples, graph, config.num_images, "--samples")
     if graph.layout:
@@ -5767,11 +5769,10 @@ def settle_images(config: Config, graph: Graph, loader: Worker | Here) -> Graph:
 
 def refuse_image_flags(config: Config, graph: Graph) -> None:
     """Refuses flags for images of a graph that is fed arrays; says which have no effect."""
-    instead = {"image_file": "samples", "image_dir": "samples"}
-    instead["calibration_dir"] = "calibration_samples"
     takes = f"{graph.name} takes {inputs_text(graph.inputs)}"
-    for name, other in instead.items():
+    for name in ("image_file", "image_dir", "calibration_dir"):
         if getattr(config, name):
+            other = "calibration_samples" if name == "calibration_dir" else "samples"
             raise UserError(f"--{name} is for images, and {takes}: pass --{other}=FILE.npz")
     if config.host_dtype == "uint8":
         raise UserError(f"--host_dtype=uint8 is for pixels, and {takes}: leave it out")
@@ -5796,9 +5797,6 @@ def load_model(config: Config) -> Model:
                 f"the model cannot be loaded, it is damaged or not what it says (its {error})"
             ) from None
         batch_sizes = fit_batch_sizes(config, graph)
-        if config.calibration_dir and "int8" in config.precisions:
-            # Found out before the measuring.
-            image_paths(config.calibration_dir, "--calibration_dir")
         count = max(size or VARIED for size in batch_sizes)
         try:
             samples = loader.ask("load_samples", config, graph, count)

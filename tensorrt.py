@@ -1478,11 +1478,6 @@ class Images(Samples):
 
     unit = "images"
 
-    @property
-    def pixels(self) -> np.ndarray:
-        (pixels,) = self.arrays.values()
-        return pixels
-
     def batch(self, size: int, first: int = 0) -> Feed:
         ((name, batch),) = super().batch(size, first).items()
         if self.dtype != "uint8":
@@ -5460,7 +5455,7 @@ class RoundsOnDisk:
     def __init__(self, folder: str | Path) -> None:
         handle, name = tempfile.mkstemp(prefix=self.PREFIX, suffix=".jsonl", dir=folder)
         self.path = Path(name)
-        self.file = os.fdopen(handle, "a")
+        self.file = os.fdopen(handle, "ab")
         fcntl.flock(self.file, fcntl.LOCK_EX)  # a run that has died holds none
         self.unwritten: set[str] = set()  # cases whose record is still to come
         self.lock = threading.Lock()  # several devices' rounds may come at once
@@ -5475,11 +5470,10 @@ class RoundsOnDisk:
           UserError: it cannot be written.
         """
         key = self.key(job, result)
-        lines: list[dict[str, Any]] = []
+        lines = [UnfinishedLine(key, round=result.rounds[-1])]
         if key not in self.unwritten:
             record = make_record(msgspec.structs.replace(result, rounds=[]), job)
-            lines.append({"case": key, "record": as_json(record)})
-        lines.append({"case": key, "round": msgspec.to_builtins(result.rounds[-1])})
+            lines.insert(0, UnfinishedLine(key, record))
         self.unwritten.add(key)
         try:
             self.write(lines)
@@ -5495,11 +5489,11 @@ class RoundsOnDisk:
         self.unwritten.discard(key)
         # The record is there: at worst the next run writes it again.
         with contextlib.suppress(OSError):
-            self.write([{"case": key, "written": True}])
+            self.write([UnfinishedLine(key, written=True)])
 
-    def write(self, lines: list[dict[str, Any]]) -> None:
+    def write(self, lines: list[UnfinishedLine]) -> None:
         with self.lock:
-            self.file.write("".join(json.dumps(line) + "\n" for line in lines))
+            self.file.write(msgspec.json.Encoder().encode_lines(lines))
             self.file.flush()
             os.fsync(self.file.fileno())
 
@@ -5553,7 +5547,7 @@ def records_of_rounds(lines: list[str]) -> list[Record]:
     return [with_rounds(record, rounds[case]) for case, record in whole.items()]
 
 
-class UnfinishedLine(msgspec.Struct):
+class UnfinishedLine(msgspec.Struct, omit_defaults=True):
     """A line of such a file: a case's record without rounds, a round, or its end."""
 
     case: str

@@ -2507,7 +2507,7 @@ def layout_of(inputs: Sequence[Tensor]) -> str:
 PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "PreventGradient"}
 
 
-def tensor_of(tensor: Any, key: str = "") -> Tensor:
+def tensor_of(tensor: Any, key: str) -> Tensor:
     """A tf.Tensor's description; its op is the one that computed the values."""
     shape = tuple(tensor.shape.as_list()) if tensor.shape.rank is not None else None
     op = tensor.op
@@ -5741,10 +5741,8 @@ def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
         return "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
     if graph.image_shape[2] == 1:
         return "none", f"{graph.name} takes one channel, and nothing in it tells which range"
-    return (
-        config.preprocessing,
-        f"the default, as nothing in {graph.name} tells what it was trained with",
-    )
+    why = f"the default, as nothing in {graph.name} tells what it was trained with"
+    return config.preprocessing, why
 
 
 def settle_images(config: Config, graph: Graph, loader: Worker | Here) -> Graph:
@@ -5804,15 +5802,11 @@ def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
     chosen = []
     for precision in config.precisions:
         for name in ["native"] if precision == "native" else config.engine:
-            engine, why = (
-                choose_engine(precision, config.build_only) if name == "auto" else (name, ASKED)
-            )
-            chosen.append((engine, precision, why))
-    return [
-        Case(engine, precision, size, why)
-        for size in batch_sizes
-        for engine, precision, why in chosen
-    ]
+            engine, why = name, ASKED
+            if name == "auto":
+                engine, why = choose_engine(precision, config.build_only)
+            chosen.append(Case(engine, precision, None, why))
+    return [dataclasses.replace(case, batch_size=size) for size in batch_sizes for case in chosen]
 
 
 def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
@@ -6061,7 +6055,12 @@ class OpenCase:
 
     def outputs_for(self, feed: Feed) -> Feed:
         size = self.job.case.size
-        outputs = outputs_of(self.runner, feed, self.job.graph, size)
+        graph = self.job.graph
+        found = self.runner.infer(feed)
+        outputs = {
+            tensor.name: as_rows(np.asarray(found[tensor.name]), graph, tensor, size)
+            for tensor in graph.outputs
+        }
         self.judged = judged_samples(outputs, size, len(self.job.samples))
         return {name: values[: self.judged].copy() for name, values in outputs.items()}
 
@@ -6254,20 +6253,8 @@ def once(config: Config, **changes: Any) -> Config:
     return config.but(num_loops=1, num_warmup=0, rounds=1, **changes)
 
 
-def outputs_of(runner: Runner, feed: Feed, graph: Graph, size: int) -> Feed:
-    """The graph's outputs for a batch of so many samples by name, floats as float32.
-
-    The first axis has the samples; of an output without them, the only row is the step's.
-    """
-    results = runner.infer(feed)
-    return {
-        tensor.name: as_rows(np.asarray(results[tensor.name]), graph, tensor, size)
-        for tensor in graph.outputs
-    }
-
-
 def as_rows(values: np.ndarray, graph: Graph, tensor: Tensor, size: int) -> np.ndarray:
-    """An output with its samples, or the step that it is of, along the first axis."""
+    """An output, floats as float32, with `size` samples along the first axis, or with the step."""
     if values.dtype.kind not in "iub":
         values = values.astype(np.float32)
     if graph.has_rows(tensor):

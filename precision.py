@@ -669,8 +669,11 @@ def around_int8(model: Any, ranges: Ranges) -> tuple[Any, Ranges]:
             opset.version = max(opset.version, 19)
     ranges = dict(ranges)
     for node in model.graph.node:
-        if node.op_type == "Cast" and node.input[0] in ranges:
-            ranges.setdefault(node.output[0], ranges[node.input[0]])
+        if node.op_type == "Cast":
+            # either side may have the name of before
+            for here, there in ((node.input[0], node.output[0]), (node.output[0], node.input[0])):
+                if here in ranges:
+                    ranges.setdefault(there, ranges[here])
     return onnx.shape_inference.infer_shapes(model), ranges
 
 
@@ -1038,8 +1041,18 @@ class Precisions:
         return tensor_ranges(self.folded, list(samples), method, self.progress)
 
     def fp16(self, samples: Iterable[Sample]) -> tuple[Any, dict[str, Any]]:
-        """The graph in float16 and its coverage; the samples show where float16 would overflow."""
+        """The graph in float16 and its coverage; the samples show where float16 would overflow.
+
+        Raises:
+          PrecisionError: it would everywhere.
+        """
         model = to_fp16(self.folded, self.ranges(samples, "minmax"))
+        heavy = {node.name for node in heavy_nodes(model.graph)}
+        if heavy and heavy <= set(kept_nodes(model)):
+            raise PrecisionError(
+                "every convolution and matrix product reads or writes over half of what float16 "
+                "can hold: FP16 would be float32 here, take --fp32"
+            )
         return model, coverage(model, "fp16")
 
     def int8(self, ranges: Ranges, settings: Settings | None = None) -> tuple[Any, dict[str, Any]]:

@@ -2021,23 +2021,23 @@ def recorded_graphs(path: Path, name: str) -> set[str]:
     return found
 
 
+def every_node(graph_def: Any) -> Iterator[Any]:
+    """A GraphDef's nodes, and those of its functions, which are loops' bodies and the like."""
+    bodies = (function.node_def for function in graph_def.library.function)
+    return itertools.chain(graph_def.node, *bodies)
+
+
 RISKY_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"}
 
 
 def refuse_risky(graph_def: Any, name: str | Path, config: Config) -> None:
     """Refuses ops that run Python or touch files: grappler may run them as it folds constants."""
-    found = sorted({node.op for node in all_nodes(graph_def)} & RISKY_OPS)
+    found = sorted({node.op for node in every_node(graph_def)} & RISKY_OPS)
     if found and not config.unsafe_model:
         raise UserError(
             f"{name} holds {', '.join(found)}, which can run code or touch files here: pass "
             "--unsafe_model if you trust it"
         )
-
-
-def all_nodes(graph_def: Any) -> Iterator[Any]:
-    """The nodes of a GraphDef and of the functions in it, such as loops' bodies."""
-    inside = (function.node_def for function in graph_def.library.function)
-    return itertools.chain(graph_def.node, *inside)
 
 
 def read_graph(path: str | Path) -> bytes:
@@ -2606,7 +2606,7 @@ def half_share(graph_def: Any) -> dict[str, Any]:
     from tensorflow.core.framework.types_pb2 import DT_HALF
 
     kinds = ("Conv2D", "DepthwiseConv2d", "MatMul", "BatchMatMul", "_Fused")
-    nodes = list(all_nodes(graph_def))
+    nodes = list(every_node(graph_def))
     heavy = [node for node in nodes if node.op.startswith(kinds)]
     low = sum(node.attr["T"].type == DT_HALF for node in heavy)
     casts = sum(node.op == "Cast" for node in nodes)
@@ -3113,6 +3113,17 @@ class Xla(Engine):
         return TensorFlowRunner(job, artifact, feed, compiled=True)
 
 
+# They stay float32: a loop's body and its caller are rewritten apart, and need not agree on a list.
+TENSOR_LIST_OPS = ",".join(
+    f"TensorList{name}"
+    for name in (
+        *("Concat", "ConcatV2", "FromTensor", "Gather", "GetItem", "PopBack", "PushBack"),
+        *("PushBackBatch", "Scatter", "ScatterIntoExistingList", "ScatterV2", "SetItem"),
+        *("Split", "Stack"),
+    )
+)
+
+
 def auto_mixed_precision(graph: Graph) -> Any:
     """The graph after grappler's auto_mixed_precision: float16 where that is safe."""
     from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
@@ -3128,7 +3139,24 @@ def auto_mixed_precision(graph: Graph) -> Any:
     options.auto_mixed_precision = rewriter_config_pb2.RewriterConfig.ON
     options.min_graph_nodes = -1  # small graphs too
     options.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
-    return tf_optimizer.OptimizeGraph(config, meta)
+    os.environ["TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_CLEARLIST_REMOVE"] = TENSOR_LIST_OPS
+    rewritten = tf_optimizer.OptimizeGraph(config, meta)
+    rename_functions(rewritten, "_fp16")
+    return rewritten
+
+
+def rename_functions(graph_def: Any, suffix: str) -> None:
+    """Gives the functions of a graph names of their own: a process has one function of a name."""
+    names = {function.signature.name for function in graph_def.library.function}
+    for function in graph_def.library.function:
+        function.signature.name += suffix
+    for node in every_node(graph_def):
+        if node.op in names:
+            node.op += suffix
+        for attribute in node.attr.values():
+            for called in (attribute.func, *attribute.list.func):
+                if called.name in names:
+                    called.name += suffix
 
 
 NVINFER = (
@@ -6109,7 +6137,7 @@ class Kernels:
             version_of("tensorflow"),
             config.tf32,
         ]
-        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        digest = sha256_of(json.dumps(key).encode())[:16]
         self.path = cache_folder() / f"xla-kernels-{digest}.textproto"
         self.new = self.path.with_suffix(f".{os.getpid()}.textproto")
         given = os.environ.get("XLA_FLAGS", "")

@@ -78,6 +78,7 @@ def run_case(bench, job):
     session.take_turn([])
     session.finish()
     (result,) = session.results()
+    assert not result.error, result.error
     return result
 
 

@@ -232,10 +232,15 @@ def test_what_overflows_float16_stays_in_float32(bench, graph_file, tmp_path, pr
     def build(tf, v1):
         generator = np.random.default_rng(0)
         images = v1.placeholder(tf.float32, [None, 32, 32, 3], name="input_tensor")
-        first = tf.constant(generator.normal(0, 1e4, (3, 3, 3, 32)), tf.float32)
-        second = tf.constant(generator.normal(0, 1e-6, (3, 3, 32, 10)), tf.float32)
-        x = tf.nn.relu(tf.nn.conv2d(images, first, 1, "SAME"))
-        x = tf.reduce_mean(tf.nn.conv2d(x, second, 1, "SAME"), [1, 2])
+        x = images
+        for deviation, shape in (
+            (0.2, (3, 3, 3, 32)),
+            (1e4, (3, 3, 32, 32)),
+            (1e-6, (3, 3, 32, 10)),
+        ):
+            weights = tf.constant(generator.normal(0, deviation, shape), tf.float32)
+            x = tf.nn.relu(tf.nn.conv2d(x, weights, 1, "SAME"))
+        x = tf.reduce_mean(x, [1, 2])
         tf.nn.softmax(x, name="softmax_tensor")
 
     path = graph_file(build)

@@ -159,7 +159,9 @@ def test_fp16_is_half_inside_and_float_at_the_edges(onnx):
     assert {edge.type.tensor_type.elem_type for edge in edges} == {1}, "1 is float32"
 
 
-def test_fp16_keeps_float32_where_it_would_overflow(precision):
+@pytest.fixture
+def overflowing(precision):
+    """A model [1, 4] of two matrix products, between which stands 240,000, and its ranges."""
     from onnx import TensorProto, helper, numpy_helper
 
     weights = [
@@ -173,14 +175,37 @@ def test_fp16_keeps_float32_where_it_would_overflow(precision):
     edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
     graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    x = np.full((1, 4), 2.0, np.float32)
-    ranges = precision.tensor_ranges(model, [{"x": x}], "minmax")
+    return model, precision.tensor_ranges(model, [{"x": TWOS}], "minmax")
+
+
+TWOS = np.full((1, 4), 2.0, np.float32)
+
+
+def test_fp16_keeps_float32_where_it_would_overflow(precision, overflowing):
+    model, ranges = overflowing
     assert ranges["big"] == (240000.0, 240000.0)
-    assert np.allclose(run(precision.to_fp16(model, ranges), x), 9.6, rtol=1e-2)
+    assert np.allclose(run(precision.to_fp16(model, ranges), TWOS), 9.6, rtol=1e-2)
     assert precision.coverage(precision.to_fp16(model, ranges), "fp16")["low_nodes"] == 0
     assert precision.coverage(precision.to_fp16(model, {}), "fp16")["low_nodes"] == 2, (
         "the ranges alone keep it in float32"
     )
+
+
+def test_int8_stands_around_what_would_overflow_float16(precision, overflowing):
+    """For a strongly typed TensorRT, where what is not quantised is float16."""
+    model, ranges = overflowing
+    quantised = precision.to_int8(model, ranges, precision.Settings(half=True))
+    assert precision.coverage(quantised, "int8")["low_nodes"] == 2
+    assert np.allclose(run(quantised, TWOS), 9.6, rtol=1e-2)
+
+
+def test_fp16_of_which_nothing_is_left_is_refused(precision, overflowing, monkeypatch):
+    """What ran would be float32 under the name of FP16."""
+    model, _ = overflowing
+    precisions = precision.Precisions(b"", ["x"], ["y"])
+    monkeypatch.setattr(precision, "export", lambda *given: model)
+    with pytest.raises(precision.PrecisionError, match="take --fp32"):
+        precisions.fp16([{"x": TWOS}])
 
 
 def test_fp16_leaves_a_cast_of_integers_in_front_of_what_stays_float32(precision):

@@ -173,6 +173,11 @@ def choose_placements(wanted: str) -> list[Placement]:
 
 
 def share_cores(wanted: str, count: int) -> list[Placement]:
+    """As many placements as shares, each of one core at least.
+
+    Raises:
+      UserError: there are fewer cores, or this system cannot divide them.
+    """
     cores = len(bench.cores())
     if not hasattr(os, "sched_setaffinity"):
         raise bench.UserError(
@@ -194,11 +199,13 @@ class Barrier:
         self.slots = multiprocessing.get_context("spawn").RawArray("q", count)
 
     def meet(self, own: int) -> None:
+        """Waits until all that have not left came as often; `own` is the slot of who calls."""
         self.slots[own] += 1
         while any(0 <= slot < self.slots[own] for slot in self.slots):
             time.sleep(0.0002)
 
     def leave(self, own: int) -> None:
+        """Nobody waits for this slot any more; there is no way back."""
         self.slots[own] = -1
 
 
@@ -214,10 +221,12 @@ class PlacedCase(bench.OpenCase):
         self.memory_share /= placement.count
 
     def meet(self) -> None:
+        """Waits for the same case's other processes, where there are any."""
         if self.barrier:
             self.barrier.meet(self.own)
 
     def machine(self) -> dict[str, Any]:
+        """As of one device, with the placement beside its name."""
         return placed(super().machine(), self.placement)
 
 
@@ -253,9 +262,11 @@ class PlacedSession(bench.Session):
         self.own = 0
 
     def start(self, job: Any) -> Any:
+        """A process on the placement; all of a team's have the same barrier."""
         return start_placed(job, self.placement, self.barrier, self.own)
 
     def machine(self) -> dict[str, Any]:
+        """As of one device, with the placement beside its name."""
         return placed(super().machine(), self.placement)
 
 
@@ -310,6 +321,7 @@ class Team(bench.Session):
         errors: dict[Any, Exception] = {}
 
         def attempt(member: Any) -> None:
+            """Notes an error of CASE_ENDS; the others no longer wait for a member that failed."""
             try:
                 work(member)
             except bench.CASE_ENDS as error:
@@ -332,6 +344,7 @@ class Team(bench.Session):
         return errors
 
     def is_open(self) -> bool:
+        """Whether any member has a process."""
         return any(member.is_open() for member in self.members)
 
     def use(self, job: Any) -> None:
@@ -343,6 +356,7 @@ class Team(bench.Session):
             member.result = bench.Result()
 
     def makes_room(self, error: Exception, others: list[Any]) -> bool:
+        """As of one case; a smaller batch is for all members, those that had room too."""
         before = self.job
         if not super().makes_room(error, others):
             return False
@@ -351,6 +365,7 @@ class Team(bench.Session):
         return True
 
     def judge(self) -> None:
+        """Has all members compute outputs at the same time; the first ones are the case's."""
         if self.judged or not self.rounds:
             return
         self.judged = True
@@ -359,6 +374,7 @@ class Team(bench.Session):
         self.result.outputs = next((found for found in outputs if found), None)
 
     def results(self) -> list[Any]:
+        """One for each member, in the order of the placements; with what they did together."""
         for member in self.members:
             member.opened = self.opened
         results = [result for member in self.members for result in member.results()]
@@ -366,9 +382,11 @@ class Team(bench.Session):
         return results
 
     def rounds_by_device(self) -> list[list[Any]]:
+        """The rounds of each member, in the order of `results`."""
         return [member.rounds for member in self.members]
 
     def close(self) -> None:
+        """Ends all members' processes."""
         for member in self.members:
             member.close()
 
@@ -422,6 +440,7 @@ def compared_with_native(
     held: list[Measured] = []
 
     def compared() -> Iterator[Measured]:
+        """Yields what is held, with the outputs to compare with."""
         while held:
             job, results = held.pop(0)
             yield job, bench.with_reference(results, reference)
@@ -455,6 +474,7 @@ def measure_spread(jobs: list[Any], placements: list[Placement]) -> Iterator[Mea
         free.put(placement)
 
     def run(job: Any) -> list[Any]:
+        """A job and its results, once a placement is free; the placement is given back."""
         placement = free.get()
         try:
             session = functools.partial(PlacedSession, placement=placement)
@@ -569,6 +589,7 @@ class Cluster:
                 yield self.taken(job, answer)
 
     def submit_job(self, job: Any, node: str | None) -> Any:
+        """The task of a job on a node, on any where that is None; files go once to each node."""
         self.samples = self.samples or self.ray.put(dataclasses.asdict(job.samples))
         files = [job.graph.path, *([job.source.path] if job.source else [])]
         parts = {name: msgspec.to_builtins(getattr(job, name)) for name in PARTS}
@@ -727,6 +748,7 @@ def packed_result(result: Any) -> dict[str, Any]:
 
 
 def unpacked_result(found: dict[str, Any]) -> Any:
+    """The counterpart of packed_result; the arrays are as they came."""
     result = msgspec.convert({**found, "outputs": None}, bench.Result)
     result.outputs = found["outputs"]
     return result

@@ -165,6 +165,7 @@ def fresh_protos() -> Iterator[None]:
     write = Node.update_proto
 
     def write_anew(node: Any, *rest: Any) -> None:
+        """Takes the place of update_proto; a constant's message is not needed."""
         if node.is_const():
             return
         old = node._op
@@ -296,8 +297,11 @@ def teach_erfc() -> None:
 
     @tf_op("Erfc")
     class Erfc:
+        """tf2onnx's handler: a class with a method for each opset from which it holds."""
+
         @classmethod
         def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
+            """Opset 9 is the first with Erf; the node's output keeps its name."""
             (output,) = node.output
             kind = ctx.get_dtype(output)
             shape = ctx.get_shape(output)
@@ -447,6 +451,7 @@ class OneSample:
         self.left = [sample]
 
     def get_next(self) -> Sample | None:
+        """The sample, by the names of the inputs; None from the second call on."""
         return self.left.pop() if self.left else None
 
 
@@ -472,6 +477,10 @@ class Percentiles:
                     self.add(name, finite)
 
     def add(self, name: str, values: np.ndarray) -> None:
+        """Counts a tensor's values, which are finite, in HISTOGRAM_BINS bins of their size.
+
+        Larger values than before double the width of the bins until they fit.
+        """
         low = float(values.min())
         high = float(values.max())
         before = self.ends.get(name, (low, high))
@@ -959,6 +968,7 @@ def heavy_nodes(graph: Any) -> list[Any]:
     parts = (*HEAVY, *RECURRENT)
 
     def heavy(node: Any) -> bool:
+        """Whether a node is one: the name of a fused op has the name of an op of ONNX in it."""
         return node.op_type in INT8_KERNELS or any(part in node.op_type for part in parts)
 
     return [node for node in nested_nodes(graph) if heavy(node)]
@@ -969,6 +979,7 @@ def int8_nodes(graph: Any) -> int:
     made = {name: node.op_type for node in graph.node for name in node.output}
 
     def low(node: Any) -> bool:
+        """Whether it is an integer kernel, or one whose inputs are dequantised right in front."""
         pair = [made.get(name) for name in node.input[:2]]
         return node.op_type in INT8_KERNELS or pair == ["DequantizeLinear"] * 2
 
@@ -1029,6 +1040,7 @@ class Precisions:
 
     @functools.cached_property
     def exported(self) -> Any:
+        """`fp32` once it has worked; raises ExportError, and tries again when asked again."""
         return export(self.graph_def, self.inputs, self.outputs, self.settings.opset)
 
     @functools.cached_property

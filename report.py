@@ -78,6 +78,7 @@ class Estimate(NamedTuple):
 
     @property
     def reach(self) -> tuple[float, float]:
+        """How far the interval's ends are from the number."""
         return max(0.0, self.value - self.low), max(0.0, self.high - self.value)
 
 
@@ -163,6 +164,8 @@ class Timing(msgspec.Struct):
 
 
 class Tensor(msgspec.Struct):
+    """An input or output of a graph; None in its shape, or for it, is what was left open."""
+
     name: str
     shape: list[int | None] | None = None
     dtype: str = ""
@@ -170,6 +173,8 @@ class Tensor(msgspec.Struct):
 
 
 class GraphFacts(msgspec.Struct):
+    """The graph as it came."""
+
     name: str = ""
     sha256: str = ""
     inputs: list[Tensor] = []
@@ -261,12 +266,16 @@ class Agreement(OutputAgreement):
 
 
 class Accuracy(msgspec.Struct):
+    """Shares (0 to 1) of the labelled images whose class is the first, or one of the first five."""
+
     top1: float
     top5: float
     images: Count | None = None
 
 
 class Artifact(msgspec.Struct):
+    """The file that an engine ran, and the seconds that it took to build."""
+
     bytes: Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
     build_seconds: float | None = None
 
@@ -320,6 +329,7 @@ class Record(msgspec.Struct, kw_only=True):
 
     @property
     def precision_name(self) -> str:
+        """`native`, or `FP16`."""
         return self.precision if self.precision == "native" else self.precision.upper()
 
     @property
@@ -353,6 +363,8 @@ class Record(msgspec.Struct, kw_only=True):
 
 
 class Version(msgspec.Struct):
+    """What any version's record has, so that a newer one's is refused with the reason."""
+
     record: int
 
 
@@ -414,6 +426,7 @@ class Row(NamedTuple):
 
     @property
     def timing(self) -> Timing:
+        """Of the newest record; KeyError where nothing was timed."""
         return self.record.timings[self.inputs]
 
     @property
@@ -437,14 +450,17 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
+        """`FP16 xla 8 (host)`: with the batch size."""
         return self.record.case + from_host(self.inputs)
 
 
 def from_host(inputs: str) -> str:
+    """What follows a name where the batch lay in host memory; else ""."""
     return " (host)" if inputs == "host" else ""
 
 
 def unit_of(rows: list[Row]) -> str:
+    """What the rows of one model count: images or samples."""
     return rows[0].record.unit if rows else "images"
 
 
@@ -468,6 +484,7 @@ class Model(NamedTuple):
 
 
 def model_key(record: Record) -> str:
+    """A graph by its file and by the tensors that were fed and read."""
     return " ".join(record.graph.key.values())
 
 
@@ -527,6 +544,7 @@ def rows_of(records: list[Record]) -> list[Row]:
 
 
 def first_name(label: str) -> str:
+    """The first of a class's names."""
     return label.split(",")[0]
 
 
@@ -654,6 +672,7 @@ def about_cases(say: Callable[[Record], list[str]]) -> Callable[[list[Record]], 
 
     @functools.wraps(say)
     def lines(records: list[Record]) -> list[str]:
+        """Sentences in the order in which they first come up."""
         cases: dict[str, list[str]] = collections.defaultdict(list)
         for record in records:
             for sentence in say(record):
@@ -762,6 +781,7 @@ def outputs_lines(record: Record) -> list[str]:
 
 
 def changed_text(change: ChangedImage) -> str:
+    """`cat.jpg (tabby, now lynx)`."""
     return f"{change.image} ({first_name(change.native)}, now {first_name(change.now)})"
 
 
@@ -777,6 +797,7 @@ def p99_lines(records: list[Record]) -> list[str]:
 
 @about_cases
 def note_lines(record: Record) -> list[str]:
+    """Notes and errors."""
     return [*record.notes, record.error] if record.error else record.notes
 
 
@@ -815,6 +836,7 @@ def facts_text(facts: dict[str, Any]) -> str:
 
 
 def fact_text(fact: Any) -> str:
+    """A tensor's parts without the empty ones, several tensors with semicolons."""
     if isinstance(fact, list) and dict in map(type, fact):
         return "; ".join(map(fact_text, fact))
     if isinstance(fact, dict):
@@ -913,6 +935,7 @@ def agreement_text(record: Record, with_noise: bool = False) -> str:
 
 
 def megabytes(count: float) -> str:
+    """Bytes in MB, without the unit: whole ones from 10 on, else two digits."""
     return f"{count / 1e6:,.0f}" if count >= 1e7 else f"{count / 1e6:.2g}"
 
 
@@ -1000,14 +1023,17 @@ class Strip(NamedTuple):
 
     @property
     def inches(self) -> float:
+        """Its height in the picture, with titles and the labels of its axes."""
         return 1.9 + 0.34 * self.height
 
     @property
     def devices(self) -> set[str]:
+        """Their names, each of which takes a line between the bars."""
         return {row.record.device for row in self.rows}
 
 
 def strips_of(model: Model) -> list[Strip]:
+    """A graph's strips."""
     strips, bars = [], []
     for group in model.groups:
         rows = [row for row in group.rows if row.inputs]
@@ -1115,6 +1141,7 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
 
 
 def bar_text(row: Row) -> str:
+    """`34.6  (2.48x ±0.19)`, or the speed alone where there is no native."""
     times = f"  ({times_text(row)})" if row.native else ""
     return f"{row.timing.speed.value:,.1f}{times}"
 
@@ -1166,6 +1193,8 @@ def set_logarithmic(axes: Axes, name: Literal["x", "y"]) -> None:
 
 
 class Point(NamedTuple):
+    """A case in the panel of agreement."""
+
     row: Row
     height: float  # per cent, or dB
     images: str  # or decisions that say so: `7 of 8`
@@ -1383,6 +1412,8 @@ def newest(records: list[Record]) -> dict[tuple[str, str], Record]:
 
 
 class Compared(NamedTuple):
+    """A case of a run beside the run before."""
+
     case: str
     ratio: str = ""  # of images/s, new to old
     interval: str = ""
@@ -1442,6 +1473,7 @@ def verdict(ratio: float, low: float, high: float) -> str:
 
 
 def doubt_text(rounds: int) -> str:
+    """What a verdict on fewer than FEWEST_ROUNDS rounds is followed by; else ""."""
     if rounds >= FEWEST_ROUNDS:
         return ""
     return f" (as far as {rounds} round{'s' * (rounds > 1)} can tell)"
@@ -1489,6 +1521,7 @@ def write(models: list[Model], output: Path) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Prints, draws and compares what the command line names; the exit status."""
     records = merged(options.files)
     models = arrange(records)
     print_models(models)
@@ -1512,6 +1545,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(argv: list[str]) -> int:
+    """Does what the command line says; returns the exit status."""
     options = parse(argv)
     try:
         status = run(options)

@@ -183,10 +183,12 @@ class Graph:
 
     @property
     def input_names(self) -> list[str]:
+        """Names of the inputs, each with its index (`x:0`), in the order in which they are fed."""
         return [tensor.name for tensor in self.inputs]
 
     @property
     def output_names(self) -> list[str]:
+        """Names of the outputs, each with its index (`y:0`)."""
         return [tensor.name for tensor in self.outputs]
 
     @property
@@ -356,6 +358,7 @@ class Result(Found, eq=False):
 
     @property
     def timings(self) -> Round:
+        """All rounds together, by where the input lay; empty where nothing was timed."""
         return joined(self.rounds)
 
 
@@ -373,6 +376,11 @@ class StepsParser(flags.IntegerParser):
     """A number of steps, or auto, which is None."""
 
     def parse(self, argument: str | int) -> Any:
+        """The number, or None for auto.
+
+        Raises:
+          ValueError: it is neither, or too small; absl makes its own error of it.
+        """
         return None if argument == "auto" else super().parse(argument)
 
 
@@ -683,6 +691,11 @@ class Display:
         self.what = ""
 
     def show(self, what: str, done: float = 0, total: float | None = None, unit: str = "") -> None:
+        """Draws a bar of how much of `total` is done, in `unit`; without `total` the time gone.
+
+        Another `what` takes the place of the bar before it. Nothing is drawn where stderr is no
+        terminal.
+        """
         if not terminal().is_terminal:
             return
         if self.bar is None or self.what != what:
@@ -694,6 +707,7 @@ class Display:
         self.bar.update(self.task, completed=done, total=total, count=count, refresh=True)
 
     def begin(self, what: str, total: float | None) -> None:
+        """Starts an empty bar: with the time left where `total` is known, else the time gone."""
         from rich import progress as bars
 
         columns: list[Any] = ["{task.description}", bars.BarColumn(), "{task.fields[count]}"]
@@ -709,6 +723,7 @@ class Display:
             self.bar.refresh()
 
     def clear(self) -> None:
+        """Takes the bar off the terminal, if there is one."""
         if self.bar is not None:
             self.bar.stop()
         self.bar = None
@@ -769,6 +784,7 @@ def progress(what: str, total: int | None, unit: str = "steps") -> Iterator[Call
     drawn = False
 
     def advance(count: int = 1) -> None:
+        """Counts what is done, and draws where the last drawing is REDRAW seconds ago."""
         nonlocal shown, done, drawn
         done += count
         if time.monotonic() - shown > REDRAW:
@@ -869,11 +885,13 @@ def read_unchanged(path: str, sha256: str) -> bytes:
 
 
 def sha256_of(data: bytes) -> str:
+    """The SHA-256 of bytes in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
+@functools.cache
 def load_file(name: str, path: Path) -> Any:
-    """A Python file as the module of that name."""
+    """A Python file as the module of that name, which is loaded once."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -884,8 +902,12 @@ def load_file(name: str, path: Path) -> Any:
 # -------------------------------------------------------------------------------------- the machine
 
 
+@functools.cache
 def version_of(*packages: str) -> str | None:
-    """The version of the first of these packages that is installed, without importing it."""
+    """The version of the first of these packages that is installed, without importing it.
+
+    Looking through the metadata takes a millisecond, and a record asks for ten.
+    """
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(package)
@@ -1059,6 +1081,7 @@ def main_passed_on() -> Iterator[None]:
     before = os.environ.get("PYTHONPATH")
 
     def with_main_path(name: str) -> dict[str, Any]:
+        """multiprocessing's own, with the path also by the name that the fork server reads."""
         data = real(name)
         return {**data, "main_path": data.get("init_main_from_path")}
 
@@ -1153,6 +1176,7 @@ class Worker:
         return self.answer()
 
     def request(self, name: str, *given: Any) -> None:
+        """Sends a request and returns at once; what comes of it, `answer` gives or raises."""
         self.busy = True
         with contextlib.suppress(OSError):  # it has died; told when the answer is waited for
             self.connection.send((name, given))
@@ -1169,6 +1193,11 @@ class Worker:
             self.connection.send(None)
 
     def receive(self) -> Any:
+        """The next message: `answer` or `error` with what came of a request, or one of TELLERS.
+
+        Raises:
+          ProcessDied: it ended before it answered.
+        """
         try:
             while terminal().is_terminal and not self.connection.poll(REDRAW):
                 DISPLAY.refresh()
@@ -1204,10 +1233,12 @@ class Here:
         self.make = functools.cache(lambda: make(*args))
 
     def ask(self, name: str, *given: Any) -> Any:
+        """What the method returns; every error but a UserError comes as a CaseError."""
         with failures_in_one_line():
             return getattr(self.make(), name)(*given)
 
     def close(self) -> None:
+        """Lets the object go; the next request makes another."""
         self.make.cache_clear()
 
 
@@ -1264,6 +1295,7 @@ DOWNLOAD_TIMEOUT = (10, 60)  # seconds: to connect, and between two pieces
 
 
 def is_url(text: str) -> bool:
+    """Whether a flag names an address instead of a path."""
     return "://" in text
 
 
@@ -1443,6 +1475,7 @@ class Samples:
         return {**feed, **{name: array.copy() for name, array in self.whole.items()}}
 
     def head(self, count: int) -> Samples:
+        """The first `count` samples."""
         return dataclasses.replace(
             self,
             arrays={name: array[:count] for name, array in self.arrays.items()},
@@ -1461,6 +1494,7 @@ class Samples:
         return [sha256_of(b"".join(array.tobytes() for array in row)) for row in rows]
 
     def digest(self) -> str:
+        """The hash of all values."""
         parts = [array.tobytes() for array in (*self.arrays.values(), *self.whole.values())]
         return sha256_of(b"".join(parts))
 
@@ -1479,6 +1513,7 @@ class Images(Samples):
     unit = "images"
 
     def batch(self, size: int, first: int = 0) -> Feed:
+        """A step's inputs as the graph takes them, preprocessed and in its layout."""
         ((name, batch),) = super().batch(size, first).items()
         if self.dtype != "uint8":
             reverse, factor, offset = PREPROCESSING[self.preprocessing]
@@ -1548,6 +1583,7 @@ def images_of(
 
 
 def refuse_channels(config: Config, graph: Graph) -> None:
+    """Refuses a preprocessing for three colours of a graph that takes another number of them."""
     channels = graph.image_shape[2]
     for_colours = np.ndim(PREPROCESSING[config.preprocessing][2]) > 0
     if for_colours and channels != 3:
@@ -1775,6 +1811,7 @@ def read_arrays(given: str, flag: str) -> Feed:
 
 
 def array_of(tensor: Tensor, found: Feed) -> np.ndarray | None:
+    """An input's array, by its key, its name, or its name without the index."""
     for name in (tensor.title, tensor.name, tensor.name.removesuffix(":0")):
         if name in found:
             return found[name]
@@ -1823,10 +1860,12 @@ def labels_in(found: Feed, graph: Graph, rows: int, given: str) -> list[int] | N
 
 
 def not_wanted(given: str, graph: Graph, what: str) -> UserError:
+    """An error on arrays, with what the graph takes."""
     return UserError(f"{given}: {what}: {graph.name} takes {inputs_text(graph.inputs)}")
 
 
 def inputs_text(tensors: Sequence[Tensor]) -> str:
+    """Inputs with their shapes and types, as an error lists them."""
     return ", ".join(map(str, tensors))
 
 
@@ -1919,6 +1958,7 @@ def closed_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
 
 
 def refuse_too_many(graph: Graph, shapes: dict[str, tuple[int, ...]], count: int) -> None:
+    """Refuses random samples that no memory holds."""
     sizes = (
         math.prod(shapes[tensor.name]) * np.dtype(tensor.dtype).itemsize for tensor in graph.inputs
     )
@@ -2056,6 +2096,7 @@ def read_graph(path: str | Path) -> bytes:
 
 
 def graph_def_of(graph: Graph) -> Any:
+    """The GraphDef of a loaded graph."""
     return parse_graph_def(read_unchanged(graph.path, graph.sha256))
 
 
@@ -2207,6 +2248,7 @@ def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
         specs[key] = tf.TensorSpec(source.shape, source.dtype, name=name)
 
     def call(feed: dict[str, Any]) -> dict[str, Any]:
+        """Inference: inputs by the names in `specs`, outputs by the model's."""
         given: Any = [feed[key] for key in specs]
         if isinstance(getattr(model, "_inputs_struct", None), dict):
             given = feed
@@ -2237,6 +2279,7 @@ def outputs_by_name(tf: Any, model: Any, outputs: Any) -> dict[str, Any]:
 
 
 def load_keras(tf: Any, config: Config) -> Any:
+    """The model in a Keras file."""
     path = config.keras_model
     if (Path(path) / "saved_model.pb").exists():
         raise UserError(f"{path} is a SavedModel's folder: pass it with --savedmodel_dir={path}")
@@ -2415,6 +2458,7 @@ def inputs_behind(outputs: list[Any], asked: list[Any]) -> tuple[set[str], list[
 
 
 def depends_on_input(tensor: Any) -> bool:
+    """Whether a tensor is computed from a placeholder."""
     return bool(inputs_behind([tensor], [])[1])
 
 
@@ -2681,7 +2725,6 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
 FP16_SAMPLES = 4  # samples on which float16's overflow is looked for
 
 
-@functools.cache
 def precision_py() -> Any:
     """precision.py, which lies beside this file, as a module of a name that hides none.
 
@@ -2908,6 +2951,7 @@ class Engine:
         return None
 
     def version(self) -> str:
+        """What the record tells of it: a version, or `missing` where it is not installed."""
         return version_of("tensorflow", "tensorflow-cpu") or "missing"
 
     def build(self, job: Job) -> Artifact:
@@ -2915,6 +2959,11 @@ class Engine:
         return job.source or Artifact(job.graph.path, job.graph.sha256)
 
     def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
+        """Makes an artifact ready to run, with a batch of the case's size where it computes.
+
+        Raises:
+          UserError: it cannot run here, or not at the precision asked for.
+        """
         raise NotImplementedError
 
 
@@ -2958,16 +3007,23 @@ class TensorFlowRunner:
             )
 
     def enqueue(self) -> None:
+        """Starts a step; the results of the one before are let go unread."""
         self.results = self.step(*self.resident)
 
     def sync(self) -> None:
+        """Waits for the device; fetching a result would be timed as well."""
         self.tf.test.experimental.sync_devices()
 
     def infer(self, feed: Feed) -> Feed:
+        """NumPy in, NumPy out; returns when the outputs are fetched."""
         results = self.step(*(self.tf.constant(feed[name]) for name in self.inputs))
         return {name: result.numpy() for name, result in zip(self.outputs, results)}
 
     def prefetch(self, feed: Feed, steps: int) -> Callable[[], None]:
+        """See Runner: on a GPU by tf.data, two batches ahead, from page-locked memory.
+
+        On a CPU there is nothing to copy, and the steps follow one another.
+        """
         if "CPU" in self.device:
             return lambda: repeat(lambda: self.infer(feed), steps)
         tf = self.tf
@@ -2994,6 +3050,7 @@ class TensorFlowRunner:
         lock = threading.Lock()
 
         def serve(_: int) -> None:
+            """What each thread does until no batch is left; the lock keeps the batches in order."""
             while True:
                 with lock:
                     inputs = next(left, None)
@@ -3076,6 +3133,7 @@ class Native(Engine):
     precisions = ("native",)
 
     def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
+        """As TensorFlow runs it by itself: not compiled."""
         return TensorFlowRunner(job, artifact, feed, compiled=False)
 
 
@@ -3086,14 +3144,21 @@ class Xla(Engine):
     precisions = ("fp32", "fp16")
 
     def why_not_build(self, precision: str) -> str | None:
+        """See Engine; whether a GPU is new enough for fp16 is found out by `build`."""
         if precision == "fp16" and not gpus():
             return "no NVIDIA GPU: auto_mixed_precision changes nothing on a CPU"
         return super().why_not_build(precision)
 
     def why_not_by_itself(self) -> str | None:
+        """Where there is no GPU: auto goes on to ONNX Runtime there."""
         return None if gpus() else "auto takes XLA only where there is a GPU"
 
     def build(self, job: Job) -> Artifact:
+        """The graph's own file for fp32, which is not copied; for fp16 one with casts.
+
+        Raises:
+          UserError: nothing of it became float16.
+        """
         if job.case.precision == "fp32":
             return Artifact(job.graph.path, job.graph.sha256)
         import_tensorflow(job.config)
@@ -3110,6 +3175,7 @@ class Xla(Engine):
         )
 
     def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
+        """Compiles nothing yet: the first run does, and is timed by itself."""
         return TensorFlowRunner(job, artifact, feed, compiled=True)
 
 
@@ -3174,6 +3240,7 @@ class TfTrt(Engine):
     builds_slowly = True
 
     def why_not_build(self, precision: str) -> str | None:
+        """See Engine; a TensorFlow that has no TF-TRT any more is told first."""
         version = version_of("tensorflow") or "0"
         if tuple(map(int, version.split(".")[:2])) >= (2, 18):
             remedy = "use --engine=tensorrt, or pip install -r requirements-tftrt.txt"
@@ -3185,6 +3252,11 @@ class TfTrt(Engine):
         )
 
     def build(self, job: Job) -> Artifact:
+        """Converts the graph; for int8 it runs the calibration samples through it as well.
+
+        Raises:
+          UserError: no part of the graph was converted.
+        """
         tf = import_tensorflow(job.config)
         from tensorflow.python.compiler.tensorrt.trt_convert import TrtGraphConverter
 
@@ -3314,20 +3386,24 @@ class OnnxRuntime(Engine):
     needs_onnx = True
 
     def version(self) -> str:
+        """The GPU package's where both are installed; `missing` where none is."""
         return version_of("onnxruntime-gpu", "onnxruntime") or "missing"
 
     def why_not_build(self, precision: str) -> str | None:
+        """See Engine; it says nothing of GPUs, since what is built is the ONNX file."""
         if self.version() == "missing":
             return "missing: pip install onnxruntime"
         return missing_precision_py() or super().why_not_build(precision)
 
     def why_not(self, precision: str) -> str | None:
+        """See Engine; INT8 can be written where there is a GPU, but not run."""
         reason = self.why_not_build(precision)
         if not reason and precision == "int8" and self.provider().startswith("CUDA"):
             return "ONNX Runtime has no INT8 convolution on GPUs: pip install tensorrt"
         return reason
 
     def why_not_by_itself(self) -> str | None:
+        """Where there is a GPU, but only the package for CPUs."""
         leaves = gpus() and self.provider().startswith("CPU")
         return "would leave the GPU: pip install onnxruntime-gpu" if leaves else None
 
@@ -3342,6 +3418,11 @@ class OnnxRuntime(Engine):
         return "CPUExecutionProvider"
 
     def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
+        """A session on `provider`.
+
+        Raises:
+          UserError: ONNX Runtime took another, or runs none of an INT8 file in int8.
+        """
         return OnnxRuntimeRunner(job, artifact, feed, self.provider())
 
 
@@ -3368,6 +3449,7 @@ class OnnxRuntimeRunner:
             self.options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def bind(self, feed: Feed) -> Any:
+        """An IOBinding: the feed copied to the device, outputs that stay there."""
         binding = self.session.io_binding()
         for name, array in as_onnx_takes(feed).items():
             value = self.runtime.OrtValue.ortvalue_from_numpy(array, self.device, 0)
@@ -3377,20 +3459,28 @@ class OnnxRuntimeRunner:
         return binding
 
     def enqueue(self) -> None:
+        """Starts a step on the resident batch; on a CPU it is done when this returns."""
         self.session.run_with_iobinding(self.resident, self.options)
 
     def sync(self) -> None:
+        """Waits for the GPU; on a CPU there is nothing left to wait for."""
         self.resident.synchronize_outputs()
 
     def infer(self, feed: Feed) -> Feed:
+        """NumPy in, NumPy out; copied by the session itself."""
         results = self.session.run(self.outputs, as_onnx_takes(feed))
         return dict(zip(self.outputs, results))
 
     def prefetch(self, feed: Feed, steps: int) -> Callable[[], None]:
+        """See Runner: the next inputs are bound while a step runs, its outputs fetched after it.
+
+        On a CPU nothing is copied.
+        """
         if self.device == "cpu":  # the inputs are read where they lie
             return lambda: repeat(lambda: self.infer(feed), steps)
 
         def burst() -> None:
+            """The steps; the copy of the first inputs is part of them."""
             following = self.bind(feed)
             for _ in range(steps):
                 running = following
@@ -3496,6 +3586,7 @@ class TensorRt(Engine):
 
     @property
     def package(self) -> str:
+        """`tensorrt` or `tensorrt_rtx`, as they are imported; "" where none is installed."""
         return self.choice[0]
 
     def module(self) -> Any:
@@ -3519,6 +3610,7 @@ class TensorRt(Engine):
         return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
     def version(self) -> str:
+        """Package and version, as `tensorrt 10.12.0`; `missing` where none is installed."""
         return f"{self.package} {'.'.join(map(str, self.numbers))}" if self.package else "missing"
 
     @property
@@ -3528,10 +3620,11 @@ class TensorRt(Engine):
 
     @property
     def weakly_typed(self) -> bool:
-        """Whether TensorRT chooses types itself, within flags: up to 9 it ignores the graph's."""
+        """Whether TensorRT chooses types itself, within flags: 8.x ignores the ONNX graph's."""
         return self.package == "tensorrt" and self.numbers < (9,)
 
     def why_not_build(self, precision: str) -> str | None:
+        """See Engine; tensorrt needs a GPU to build, tensorrt-rtx none."""
         if not self.package:
             other = "tensorrt-rtx for RTX GPUs, or to build without a GPU"
             return f"missing: pip install tensorrt ({other})"
@@ -3545,6 +3638,7 @@ class TensorRt(Engine):
         return missing_precision_py() or super().why_not_build(precision)
 
     def why_not(self, precision: str) -> str | None:
+        """See Engine; also where the first GPU is none that tensorrt-rtx supports."""
         if (reason := self.why_not_build(precision)) or not gpus():
             return reason or "no NVIDIA GPU"
         if self.package == "tensorrt_rtx" and (reason := rtx_refuses(self.module(), gpus()[0])):
@@ -3554,6 +3648,11 @@ class TensorRt(Engine):
         return None
 
     def build(self, job: Job) -> Artifact:
+        """A plan for the case's batch size; the seconds are with those of its ONNX file.
+
+        Raises:
+          UserError: TensorRT's parser or builder refuses it.
+        """
         assert job.source
         start = time.perf_counter() - job.source.seconds
         model = read_unchanged(job.source.path, job.source.sha256)
@@ -3569,6 +3668,12 @@ class TensorRt(Engine):
         return write_artifact(path, plan, start, {**of_source, **facts})
 
     def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
+        """Loads the plan and runs it once.
+
+        Raises:
+          UserError: it does not load, a shape depends on the data, or nothing of it has the
+            precision.
+        """
         return TensorRtRunner(self.module(), job, artifact, feed)
 
 
@@ -3585,11 +3690,14 @@ def trt_logger(trt: Any) -> Any:
     """A TensorRT logger that keeps the errors, to be told in one line."""
 
     class Logger(trt.ILogger):
+        """What TensorRT is given to say things to; it keeps those of its two highest levels."""
+
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
 
         def log(self, severity: Any, text: str) -> None:
+            """Called by TensorRT, whose threads may do so too."""
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(text)
 
@@ -3670,15 +3778,10 @@ def serialise(builder: Any, network: Any, config: Any, logger: Any) -> bytes:
     return bytes(plan)
 
 
-def chooses_types(trt: Any) -> bool:
-    """Whether TensorRT chooses types within flags, as up to version 9, not the graph."""
-    return not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-
-
 def network_flags(trt: Any) -> int:
-    """Strongly typed where TensorRT can be (10 and later), else with an explicit batch."""
+    """Strongly typed where TensorRT can be, else with an explicit batch, which 8.x asks for."""
     kinds = trt.NetworkDefinitionCreationFlag
-    return 1 << int(kinds.EXPLICIT_BATCH if chooses_types(trt) else kinds.STRONGLY_TYPED)
+    return 1 << int(kinds.EXPLICIT_BATCH if TENSORRT.weakly_typed else kinds.STRONGLY_TYPED)
 
 
 def fix_shapes(network: Any, feed: Feed) -> None:
@@ -3713,14 +3816,14 @@ def builder_config(trt: Any, builder: Any, job: Job) -> Any:
 def allow_precision(
     trt: Any, network: Any, config: Any, precision: str, model: bytes
 ) -> frozenset[str]:
-    """Up to TensorRT 9, which chooses types: allows a precision, and pins what stays float32.
+    """For a weakly typed TensorRT: allows it a precision, and pins what stays float32.
 
     A strongly typed network needs no word: there the ONNX graph's types are the plan's.
 
     Returns:
       The names of the layers that were pinned.
     """
-    if not chooses_types(trt) or precision == "fp32":
+    if not TENSORRT.weakly_typed or precision == "fp32":
         return frozenset()
     config.set_flag(trt.BuilderFlag.FP16)
     if precision == "int8":
@@ -3744,7 +3847,7 @@ def layers_of(network: Any) -> Iterator[Any]:
 
 def chose_float32(trt: Any, plan: bytes, precision: str) -> bool:
     """Whether a weakly typed TensorRT found nothing faster in float16, as for tiny networks."""
-    if not chooses_types(trt) or precision != "fp16":
+    if not TENSORRT.weakly_typed or precision != "fp16":
         return False
     _runtime, engine = load_plan(trt, plan)  # the engine lives as long as its runtime
     share = plan_share(read_inspector(inspected(trt, engine)), precision)
@@ -3820,10 +3923,12 @@ class Slot:
         self.done: Any = None
 
     def copy_in(self, names: list[str], stream: Any) -> None:
+        """Enqueues copies of these tensors to the device; they read `staging` later."""
         for name in names:
             self.staging[name].copy_to(self.device[name], stream=stream)
 
     def copy_out(self, names: list[str], stream: Any) -> None:
+        """Enqueues copies of these tensors from the device; `host` has them after a sync."""
         for name in names:
             self.device[name].copy_to(self.staging[name], stream=stream)
 
@@ -3873,6 +3978,11 @@ class TensorRtRunner:
         return np.empty(shape, NUMPY_TYPES[self.engine.get_tensor_dtype(name).name])
 
     def launch(self, slot: Slot, stream: Any) -> None:
+        """Enqueues a step on a slot's memory.
+
+        Raises:
+          RuntimeError: TensorRT refuses it.
+        """
         for name, memory in slot.device.items():
             self.context.set_tensor_address(name, int(memory.handle))
         if not self.context.execute_async_v3(int(stream.handle)):
@@ -3893,12 +4003,14 @@ class TensorRtRunner:
             return None
 
     def enqueue(self) -> None:
+        """Starts a step on the first slot: its CUDA graph where there is one."""
         if self.graph is not None:
             self.graph.launch(self.stream)
         else:
             self.launch(self.slots[0], self.stream)
 
     def sync(self) -> None:
+        """Waits for the computing stream; the copying one is waited for by its steps."""
         self.stream.sync()
 
     def fill(self, slot: Slot, feed: Feed) -> None:
@@ -3907,6 +4019,7 @@ class TensorRtRunner:
             np.copyto(slot.host[name], feed[name], casting="same_kind")
 
     def infer(self, feed: Feed) -> Feed:
+        """NumPy in, NumPy out, by the first slot; the arrays are copies."""
         slot = self.slots[0]
         self.fill(slot, feed)
         slot.copy_in(self.inputs, self.stream)
@@ -3916,11 +4029,13 @@ class TensorRtRunner:
         return {name: slot.host[name].copy() for name in self.outputs}
 
     def prefetch(self, feed: Feed, steps: int) -> Callable[[], None]:
+        """See Runner: all steps copy the same `feed`, which is written into both slots here."""
         for slot in self.slots:  # staging is filled once and reused, as a server's decoder would
             self.fill(slot, feed)
-        return lambda: self.feed(steps)
+        return lambda: self.run_from_host(steps)
 
-    def feed(self, steps: int) -> None:
+    def run_from_host(self, steps: int) -> None:
+        """Runs steps in turn on both slots: one copies in while the other computes."""
         for step in range(steps):
             slot = self.slots[step % 2]
             if slot.done is not None:
@@ -4092,6 +4207,7 @@ class Onnx:
 
     @functools.cached_property
     def calibration(self) -> Calibration:
+        """The ranges for INT8; raises the UserErrors of `calibrate` and of the export."""
         return calibrate(self.config, self.graph, self.samples, self.folded)
 
     def model(self, engine: str, precision: str) -> tuple[Any, dict[str, Any]]:
@@ -4142,6 +4258,7 @@ def waited_step(runner: Runner, feed: Feed, inputs: str) -> Callable[[], Any]:
         return functools.partial(runner.infer, feed)
 
     def step() -> None:
+        """A step on the resident batch, to its end."""
         runner.enqueue()
         runner.sync()
 
@@ -4154,6 +4271,7 @@ def throughput_loop(runner: Runner, feed: Feed, inputs: str, steps: int) -> Call
         return runner.prefetch(feed, steps)
 
     def burst() -> None:
+        """The steps on the resident batch, waited for once."""
         repeat(runner.enqueue, steps)
         runner.sync()
 
@@ -4267,6 +4385,7 @@ class Clocks(threading.Thread):
             self.join()
 
     def run(self) -> None:
+        """The thread: a sample each PERIOD, none while paused; `cost` sums up their seconds."""
         while not self.over.wait(self.PERIOD):
             if self.waiting:
                 continue
@@ -4302,6 +4421,7 @@ class Clocks(threading.Thread):
             self.samples.append(found)
 
     def column(self, name: str) -> list[float]:
+        """A sensor's values in the order of the samples; those without it are left out."""
         return [sample[name] for sample in self.samples if name in sample]
 
     def facts(self, images: int, seconds: float) -> dict[str, Any]:
@@ -4745,6 +4865,7 @@ def class_axis(values: np.ndarray, named: int = 0) -> int | None:
 
 
 def sum_to_one(values: np.ndarray, axis: int) -> bool:
+    """Whether no value is negative and all add up to one along an axis."""
     sums = values.sum(axis=axis, dtype=np.float64)
     return bool(np.all(values >= 0) and np.allclose(sums, 1, atol=SUMS_TO_ONE))
 
@@ -5006,6 +5127,7 @@ def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
 
 
 def all_finite(outputs: Feed) -> bool:
+    """Whether no output holds NaN or infinity."""
     return all(np.isfinite(values).all() for values in outputs.values())
 
 
@@ -5079,6 +5201,7 @@ def changed_classes(
     theirs = rows_of(theirs)
 
     def named(rows: np.ndarray, row: int) -> str:
+        """The label of a row's first class."""
         return label_of(int(np.argmax(rows[row])), rows.shape[1], config)
 
     return [ChangedImage(samples.names[at], named(theirs, at), named(ours, at)) for at in changed]
@@ -5303,6 +5426,7 @@ def with_rounds(record: Record, rounds: list[Round]) -> Record:
 
 
 def make_record(result: Result, job: Job) -> Record:
+    """A case's record."""
     config = job.config
     case = job.case
     recorded = {*RECORDED_FLAGS, "weights"} if built_in(config) else {*RECORDED_FLAGS}
@@ -5341,6 +5465,7 @@ def graph_record(graph: Graph) -> GraphRecord:
 
 
 def artifact_record(artifact: Artifact | None) -> ArtifactRecord | None:
+    """An artifact's record, where there is one."""
     if artifact is None:
         return None
     name = Path(artifact.path).name
@@ -5520,6 +5645,7 @@ class RoundsOnDisk:
             self.write([UnfinishedLine(key, written=True)])
 
     def write(self, lines: list[UnfinishedLine]) -> None:
+        """Appends JSON lines, which are on disk when this returns; raises OSError."""
         with self.lock:
             self.file.write(msgspec.json.Encoder().encode_lines(lines))
             self.file.flush()
@@ -5527,6 +5653,7 @@ class RoundsOnDisk:
 
     @staticmethod
     def key(job: Job, result: Result) -> str:
+        """What tells a result from another of the same run: several devices run one case."""
         return f"{job.case} on {result.machine.get('device', '')}"
 
     def __enter__(self) -> RoundsOnDisk:
@@ -5727,6 +5854,7 @@ def why_no_download() -> str | None:
     found: list[str | None] = [f"no answer in {SECONDS_TO_REACH} s"]
 
     def ask() -> None:
+        """Puts None into `found` when the server answers, be it with an error."""
         try:
             requests.head(WEIGHTS_SERVER, timeout=SECONDS_TO_REACH / 2)
             found[0] = None  # whatever it answered
@@ -5880,6 +6008,7 @@ class OnnxWriter:
             import tf2onnx  # noqa: F401
 
     def take(self, config: Config, graph: Graph, samples: Samples) -> None:
+        """Takes what the files are made of."""
         self.onnx = Onnx(config, graph, samples)
 
     def write(self, case: Case) -> Artifact | None:
@@ -5931,6 +6060,7 @@ class OnnxSource:
             return None, f"no ONNX graph of that precision (its {error})"
 
     def close(self) -> None:
+        """Ends the process."""
         if self.writer:
             self.writer.close()
         self.writer = None
@@ -5974,6 +6104,7 @@ class OpenCase:
         self.same: list[Feed] = []  # outputs for the batch, run after run
 
     def machine(self) -> dict[str, Any]:
+        """What a record says of the machine, as this process sees it."""
         return machine(self.job.config, self.job.case.engine)
 
     def meet(self) -> None:
@@ -6013,6 +6144,7 @@ class OpenCase:
         return self.artifact, ""
 
     def build(self, engine: Engine) -> Artifact:
+        """The artifact, with its size in bytes; an earlier run's where the question is the same."""
         with waiting(f"Building {self.job.case.title}"):
             artifact = build_once(engine, self.job)
         artifact.bytes = os.path.getsize(artifact.path)
@@ -6082,6 +6214,10 @@ class OpenCase:
         return self.outputs_for(self.batch)
 
     def outputs_for(self, feed: Feed) -> Feed:
+        """Outputs by name, for the samples of a batch that are judged.
+
+        Those are all, unless the outputs of so many take over MOST_OUTPUT_BYTES; notes how many.
+        """
         size = self.job.case.size
         graph = self.job.graph
         found = self.runner.infer(feed)
@@ -6185,6 +6321,7 @@ def built_once(answer: Path, question: dict[str, Any], build: Callable[[], Artif
 
 
 def answer_path(job: Job) -> Path:
+    """The file beside a case's artifact that keeps what it was built for."""
     return job.path(f"_batch{job.case.batch_size}.built.json")
 
 
@@ -6405,6 +6542,7 @@ def turn_around(feed: Feed) -> bool:
 
 
 def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
+    """Whether no value differs by more than SAME_OUTPUT of the largest."""
     return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
 
 
@@ -6496,10 +6634,12 @@ class Session:
         self.wanted = len(self.plan) if self.plan else config.rounds  # rounds; None: until known
 
     def start(self, job: Job) -> Worker | Here:
+        """A process for a job: the case's own, or one at a batch size that is tried."""
         return start(job.config, OpenCase, job)
 
     @property
     def rounds(self) -> list[Round]:
+        """Those so far, the oldest first; a smaller batch begins with none again."""
         return self.result.rounds
 
     @property
@@ -6542,6 +6682,7 @@ class Session:
             self.close()
 
     def is_open(self) -> bool:
+        """Whether there is a process, which takes memory from others."""
         return self.worker is not None
 
     def makes_room(self, error: Exception, others: list[Session]) -> bool:
@@ -6564,6 +6705,7 @@ class Session:
         tried: dict[int, str] = {}
 
         def fits(size: int) -> bool:
+            """Tries a batch size and says what came of it; `tried` keeps that."""
             job = self.job.at(size, config=once(self.job.config))
             tried[size] = self.try_batch(job)
             say(f"{job.case}: {tried[size]}")
@@ -6659,6 +6801,7 @@ class Session:
             self.result.notes.append(f"no outputs: {error}")
 
     def finish(self) -> None:
+        """Asks for the outputs and ends the process."""
         self.over = True
         self.judge()
         self.close()
@@ -6676,12 +6819,15 @@ class Session:
         return [self.result]
 
     def machine(self) -> dict[str, Any]:
+        """What a record says of the machine where no process could tell."""
         return machine(self.job.config, self.job.case.engine)
 
     def rounds_by_device(self) -> list[list[Round]]:
+        """The rounds that belong to each of the results."""
         return [self.rounds]
 
     def close(self) -> None:
+        """Ends the process, if there is one; what it measured stays."""
         if self.worker:
             self.worker.close()
         self.worker = None
@@ -6769,6 +6915,7 @@ class Turns:
                     yield one.job, self.results(one)
 
     def results(self, one: Session) -> list[Result]:
+        """A case's results, each with native's outputs and native's rounds of the same turns."""
         beside = self.native.rounds_by_device() if self.native else None
         return with_reference(one.results(), self.reference, beside)
 
@@ -6781,6 +6928,7 @@ class Turns:
 
 
 def count_natives(jobs: list[Job]) -> int:
+    """How many of the jobs are native's."""
     return sum(job.case.precision == "native" for job in jobs)
 
 
@@ -6798,6 +6946,7 @@ def expected_end(sessions: list[Session]) -> str:
 
 
 def native_of(sessions: list[Session]) -> Session | None:
+    """Native's session among those of a batch size, if it is one of them."""
     return next((one for one in sessions if one.job.case.precision == "native"), None)
 
 

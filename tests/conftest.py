@@ -30,7 +30,9 @@ SLOW_TIMEOUT = 7200
 @pytest.fixture(scope="session")
 def bench():
     """tensorrt.py as a module of another name."""
-    return sys.modules.get("bench") or load()
+    module = sys.modules.get("bench") or load()
+    module.REST_MOST = 0  # other tests' threads may spin, here nobody times
+    return module
 
 
 @pytest.fixture(scope="session")
@@ -86,11 +88,10 @@ def command(tmp_path):
 
 
 @pytest.fixture
-def main(bench, tmp_path, capsys, monkeypatch):
+def main(bench, tmp_path, capsys):
     """Runs the program in this process, one TensorFlow for all tests; gives status, stdout, stderr
     and the records.
     """
-    monkeypatch.setattr(bench, "REST_MOST", 0)  # other tests' threads may spin, here nobody times
 
     def run(*args):
         results = tmp_path / "results.jsonl"

@@ -1,11 +1,16 @@
-"""What tests share beside fixtures: modules by their file, records, this machine's processes."""
+"""What tests share beside fixtures: modules by their file, records, this machine's processes, a
+server.
+"""
 
+import contextlib
 import functools
 import importlib.util
 import json
 import os
 import sys
+import threading
 import time
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -80,6 +85,19 @@ def run_case(bench, job):
     (result,) = session.results()
     assert not result.error, result.error
     return result
+
+
+@contextlib.contextmanager
+def serving(handler):
+    """A server of this machine while the block lasts; gives its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    # shutdown() waits for its next look at whether to end: by default half a second
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")

@@ -3,14 +3,13 @@ add.
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, agreement, validate
+from helpers import ROOT, agreement, load, validate
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 PROGRAMS = {
@@ -83,16 +82,19 @@ def with_numpy(tmp_path):
     return tmp_path
 
 
-def test_an_engine_is_added_by_the_text(with_numpy, net):
+def test_an_engine_is_added_by_the_text(with_numpy, net, capsys):
     """The trained network runs in NumPy, keeps native's answers, and never as a precision that the
     engine has not.
     """
-    words = [sys.executable, "tensorrt.py", *net]
-    words += ["--batch_size=4", "--num_loops=10", "--num_warmup=1", "--output_dir=out"]
+    out = with_numpy / "out"
+    out.mkdir()
+    words = ["tensorrt.py", *net, "--noisolate", f"--output_dir={out}"]
+    words += ["--batch_size=4", "--num_loops=10", "--num_warmup=1"]
     words += ["--native", "--fp32", "--int8", "--engine=numpy"]
-    done = subprocess.run(words, cwd=with_numpy, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 1, done.stderr
-    lines = (with_numpy / "out" / "results.jsonl").read_text().splitlines()
+    status = load("with_numpy", with_numpy / "tensorrt.py").main(words)
+    printed = capsys.readouterr()
+    assert status == 1, printed.err
+    lines = (out / "results.jsonl").read_text().splitlines()
     records = {record["precision"]: record for record in map(json.loads, lines)}
     found = {precision: (each["engine"], each["status"]) for precision, each in records.items()}
     assert found == {
@@ -104,8 +106,8 @@ def test_an_engine_is_added_by_the_text(with_numpy, net):
     numpy = records["fp32"]
     validate(numpy)
     assert agreement(numpy)["snr_db"] is None or agreement(numpy)["snr_db"] > 90
-    assert re.search(r"^FP32 +numpy +4 ", done.stdout, re.M), done.stdout
-    assert "numpy has no INT8" in done.stdout
+    assert re.search(r"^FP32 +numpy +4 ", printed.out, re.M), printed.out
+    assert "numpy has no INT8" in printed.out
 
 
 def test_the_doctor_knows_it(with_numpy):

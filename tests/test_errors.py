@@ -1,18 +1,18 @@
 """What a user can get wrong: one line that says what to do, no traceback, the right exit status."""
 
+import contextlib
 import importlib.util
 import io
 import os
 import re
 import tarfile
-import threading
 import types
 from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, serving
 
 
 def one_error(ran, status=2):
@@ -161,18 +161,8 @@ def serve(tmp_path, monkeypatch, no_proxy):
     tmp_path.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    servers = []
-
-    def start(handler):
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with contextlib.ExitStack() as servers:
+        yield lambda handler: servers.enter_context(serving(handler))
 
 
 def answering(data, sent=None, kind="application/octet-stream", ranges=False, status=200, log=None):

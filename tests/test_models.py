@@ -226,10 +226,9 @@ def test_on_shares_of_the_cores(command, family, tmp_path):
 # ------------------------------------------------------------------------------------------ inputs
 
 
-def test_every_input_is_fed_by_its_name(main, family):
+def test_every_input_is_fed_by_its_name(measured):
     """A wrong order of the three int32 inputs would still run: native's answers tell."""
-    model, samples, _ = family("bert")
-    (record,) = main("--native", model, samples, "--batch_size=96").records
+    record = measured("bert").records["native"]
     assert [tensor["key"] for tensor in record["graph"]["inputs"]] == ["ids", "mask", "types"]
     assert record["accuracy"]["top1"] >= 0.9
     assert record["input_dtype"] == "int32"

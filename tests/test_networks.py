@@ -6,13 +6,12 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import types
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
-from helpers import ROOT, load
+from helpers import ROOT, load, serving
 
 onnxruntime = pytest.importorskip("onnxruntime")
 PRECISIONS = ("--native", "--fp32", "--fp16", "--int8", "--engine=onnxruntime")
@@ -642,16 +641,12 @@ def keras_server(bench, weights_of, stages, monkeypatch, no_proxy):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/"
     hashes = {**resnet.WEIGHTS_HASHES, "resnet50v2": [hashlib.md5(data).hexdigest()] * 2}
-    monkeypatch.setattr(resnet, "BASE_WEIGHTS_PATH", address)
     monkeypatch.setattr(resnet, "WEIGHTS_HASHES", hashes)
-    monkeypatch.setattr(bench, "WEIGHTS_SERVER", address)
-    yield types.SimpleNamespace(asked=asked, address=address)
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as address:
+        monkeypatch.setattr(resnet, "BASE_WEIGHTS_PATH", f"{address}/")
+        monkeypatch.setattr(bench, "WEIGHTS_SERVER", f"{address}/")
+        yield types.SimpleNamespace(asked=asked, address=f"{address}/")
 
 
 @pytest.fixture

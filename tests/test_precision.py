@@ -824,8 +824,9 @@ class FastestInFloat32:
 
 
 @pytest.mark.parametrize(("kind", "pinned"), [(1, 1), (2, 1), (3, None)])
-def test_fp16_is_insisted_on_where_tensorrt_8_chose_float32(bench, onnx, kind, pinned):
+def test_fp16_is_insisted_on_where_tensorrt_8_chose_float32(bench, onnx, installed, kind, pinned):
     """Seen on a tiny network: FP16 allowed, nothing in float16, and no FP16 to time."""
+    installed(gpus=1, tensorrt="8.6.0")
     trt = FastestInFloat32(kind)
     job = bench.Job(bench.Case("tensorrt", "fp16", 4), onnx.config, onnx.graph, onnx.samples)
     plan, facts = bench.build_plan(trt, job, b"")

@@ -2,6 +2,7 @@
 near the loop is.
 """
 
+import concurrent.futures
 import json
 import os
 import platform
@@ -92,20 +93,33 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="module", params=["elsewhere", "here"])
-def probed(request, tmp_path_factory):
-    """What processes of a script found and answered: run in its own folder, with a module beside
-    it, and where tensorrt.py lies.
+def probe(folder, where):
+    """What processes of a script found and answered: it lies in `folder`, with a module beside it,
+    and runs in `where`.
     """
-    folder = tmp_path_factory.mktemp("probed")
     package = folder / "site" / "tensorrt" / "__init__.py"
     package.parent.mkdir(parents=True)
     package.write_text("")
     (folder / "beside.py").write_text("import os\nPROCESS = os.getpid()\n")
-    where = ROOT if request.param == "here" else folder
     path = os.pathsep.join([str(ROOT), str(folder / "site")])
     found, _ = run_script(folder, PROBED, env={"PYTHONPATH": path}, cwd=where)
     return types.SimpleNamespace(**found, package=package, where=where, path=path)
+
+
+@pytest.fixture(scope="module")
+def probes(tmp_path_factory):
+    """The script's runs in its own folder and where tensorrt.py lies, both at the same time: most
+    of each is TensorFlow's import.
+    """
+    folders = [tmp_path_factory.mktemp("probed") for _ in range(2)]
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        found = threads.map(probe, folders, (folders[0], ROOT))
+        return dict(zip(("elsewhere", "here"), found))
+
+
+@pytest.fixture(params=["elsewhere", "here"])
+def probed(request, probes):
+    return probes[request.param]
 
 
 def test_a_process_has_tensorflow_imported_but_not_started(probed):

@@ -5238,7 +5238,8 @@ def judge(result: Result, job: Job) -> None:
     natives = native_outputs_to_tell_of(result, outputs, job)
     result.notes += unsure(natives.get(main), kind, job.samples, config)
     if not all_finite(outputs):
-        result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
+        said = f"the output holds NaN or infinity{as_the_samples(job)}"
+        result.notes.append(f"{said}: its predictions mean nothing")
     elif result.reference is not None and job.case.precision != "native":
         judge_agreement(result, outputs, result.reference, job)
     judge_accuracy(result, outputs[main], kind, job)
@@ -5310,6 +5311,15 @@ def all_finite(outputs: Feed) -> bool:
     return all(np.isfinite(values).all() for values in outputs.values())
 
 
+def as_the_samples(job: Job) -> str:
+    """Which inputs' samples hold NaN or infinity themselves, as the end of a sentence, or ""."""
+    fed = {**job.samples.arrays, **job.samples.whole}
+    held = [
+        title_of(job.graph, name) for name, values in fed.items() if not all_finite({name: values})
+    ]
+    return f", as the samples of {', '.join(held)} do" if held else ""
+
+
 def named_classes(config: Config) -> int:
     """How many classes --labels names; 0 without it."""
     return len(class_names(config.labels)) if config.labels else 0
@@ -5329,7 +5339,8 @@ def judge_agreement(result: Result, outputs: Feed, reference: Feed, job: Job) ->
     """Adds the agreement of each output with native's, and a sentence where it changed."""
     samples, graph, config = job.samples, job.graph, job.config
     if not all_finite(reference):
-        result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
+        said = f"native's output holds NaN or infinity{as_the_samples(job)}"
+        result.notes.append(f"{said}: there is nothing to agree with")
         return
     by_output = {}
     kinds = result.kinds or {}

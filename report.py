@@ -86,8 +86,7 @@ def ratio_of_estimates(new: Estimate, old: Estimate) -> Estimate:
     """The ratio of two numbers that were found independently, with its interval from theirs.
 
     In logarithms the difference of two estimates is as uncertain as the root of the sum of their
-    squared distances to the ends that count (MOVER; Zou and Donner, Statistics in Medicine 27,
-    2008).
+    squared distances to the ends that count (MOVER; Zou and Donner, Stat. in Medicine 27, 2008).
     """
     (value, low, high), (was, was_low, was_high) = new, old
     below = math.hypot(math.log(value / low), math.log(was_high / was))
@@ -104,9 +103,7 @@ RUNS_APART = 0.055
 
 def widened(ratio: Estimate, share: float) -> Estimate:
     """A ratio whose interval also holds what runs are apart by `share`, in 95 of 100."""
-    below = math.hypot(math.log(ratio.value / ratio.low), share)
-    above = math.hypot(math.log(ratio.high / ratio.value), share)
-    return Estimate(ratio.value, ratio.value * math.exp(-below), ratio.value * math.exp(above))
+    return ratio_of_estimates(ratio, Estimate(1.0, math.exp(-share), math.exp(share)))
 
 
 def ratio_of(new: Timing, old: Timing) -> Estimate:
@@ -193,8 +190,7 @@ class GraphFacts(msgspec.Struct):
         """Gives version 1's tensors the names of version 2."""
         if self.input:
             self.inputs, self.outputs = [Tensor(self.input, self.shape)], [Tensor(self.output)]
-            self.input = self.output = ""
-            self.shape = []
+            self.input, self.output, self.shape = "", "", []
 
     @property
     def key(self) -> dict[str, str]:
@@ -412,7 +408,7 @@ def read_records(path: str) -> list[Record]:
 
 
 def merged(paths: list[str]) -> list[Record]:
-    """The records of several files as one, the newest last."""
+    """The records of several files, the newest last."""
     records = [record for path in paths for record in read_records(path)]
     return sorted(records, key=lambda record: record.time)
 
@@ -421,7 +417,7 @@ def merged(paths: list[str]) -> list[Record]:
 
 
 class Row(NamedTuple):
-    """A case with one place of its input: what a table, a page and a picture show in a row."""
+    """A case with one place of its input: a row of a table, a page or a picture."""
 
     record: Record  # the case's newest
     inputs: str  # `device` or `host`, where a step's batch lay; empty if nothing was timed
@@ -660,9 +656,8 @@ def predictions_table(records: list[Record]) -> Text:
     }
     engines = collections.Counter(name for name, _ in shown)
     heads = [name if engines[name] == 1 else f"{name} {engine}" for name, engine in shown]
-    rows = []
-    for rank in zip(*shown.values(), strict=True):
-        rows.append([f"{share:.3f} {first_name(label)}" for label, share in rank])
+    ranks = zip(*shown.values(), strict=True)
+    rows = [[f"{share:.3f} {first_name(label)}" for label, share in rank] for rank in ranks]
     return grid([heads], rows, len(heads))
 
 
@@ -713,9 +708,10 @@ def slowest_lines(records: list[Record]) -> list[str]:
         for inputs, timing in record.timings.items():
             kind = (record.case, record.device_kind, record.unit, case_key(record), inputs)
             kinds[kind].append((timing.speed, record.device))
-    lines = []
-    for (case, device, unit, *_), devices in kinds.items():
-        lines.append(slowest_line(case, device, unit, devices))
+    lines = [
+        slowest_line(case, device, unit, devices)
+        for (case, device, unit, *_), devices in kinds.items()
+    ]
     return [line for line in lines if line]
 
 
@@ -769,7 +765,7 @@ def counted(count: int | None, unit: str) -> str:
 
 @about_cases
 def outputs_lines(record: Record) -> list[str]:
-    """Of a model with several outputs how near each is to native's, by name."""
+    """How near each of several outputs is to native's, by name."""
     outputs = (record.agreement or Agreement()).outputs
     if len(outputs) < 2:
         return []
@@ -1137,7 +1133,8 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
             trend = [timing.speed.value for timing in (*row.older, row.timing)]
             heights = place + np.linspace(-0.3, 0.3, len(trend))
             axes.plot(trend, heights, "ko-", linewidth=0.7, markersize=3.5, markerfacecolor="white")
-            label = f"{unit_of(rows)}/s, median with 95 % interval (times native), dots: older"
+    if any(row.older for row in rows):
+        label += ", dots: older"
     axes.set(title="Speed", xlabel=label)
     axes.set_xlim(0, 1.4 * max(speed.high for speed in speeds))
     axes.xaxis.set_major_formatter("{x:,.10g}")
@@ -1145,8 +1142,8 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
 
 def bar_text(row: Row) -> str:
     """`34.6  (2.48x ±0.19)`, or the speed alone where there is no native."""
-    times = times_text(row)
-    return f"{row.timing.speed.value:,.1f}" + (f"  ({times})" if times else "")
+    times = f"  ({times_text(row)})" if row.native else ""
+    return f"{row.timing.speed.value:,.1f}{times}"
 
 
 def draw_latencies(axes: Axes, rows: list[Row], places: list[float]) -> None:
@@ -1154,8 +1151,8 @@ def draw_latencies(axes: Axes, rows: list[Row], places: list[float]) -> None:
     label = "ms a step; first on top, stroke: median"
     for row, place in zip(rows, places):
         draw_steps(axes, row.timing.seconds, place)
-        if len(row.timing.seconds) > FEW_STEPS:
-            label = "ms a step; first on top, stroke: median, band: range"
+    if any(len(row.timing.seconds) > FEW_STEPS for row in rows):
+        label += ", band: range"
     low, high = axes.dataLim.intervalx
     if high > 10 * low:
         set_logarithmic(axes, "x")
@@ -1301,7 +1298,7 @@ def curves_of(rows: list[Row]) -> list[list[Row]]:
 
 
 def size_ticks(sizes: list[int]) -> list[int]:
-    """The batch sizes that are far enough from the one before to be written at the axis."""
+    """The batch sizes that are far enough apart to be written at the axis."""
     apart = math.log(sizes[-1] / sizes[0]) / 9
     ticks = sizes[:1]
     for size in sizes:
@@ -1533,12 +1530,12 @@ def run(options: argparse.Namespace) -> int:
     if not options.compare:
         return 0
     rows = compare(records, merged([options.compare]))
-    cells = [[row.case, row.ratio, row.interval, row.verdict] for row in rows]
+    cells = [list(row[:4]) for row in rows]
     print_table(grid([["case", "new/old", "interval", "verdict"]], cells, 4))
-    kinds = (
-        "undisturbed speeds, which repeat from run to run; of medians where a record is one loop"
+    print(
+        "\nnew/old: of undisturbed speeds, which repeat from run to run; of medians where a record "
+        "is one loop"
     )
-    print(f"\nnew/old: of {kinds}")
     limit = -math.inf if options.fail_slower is None else 1 - options.fail_slower / 100
     if all(row.high >= limit for row in rows):
         return 0

@@ -853,68 +853,59 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_error(error: OSError, path: str | Path) -> UserError:
-    """What to say where a file cannot be written: a full disk by that name."""
+    """What to say where a file cannot be written."""
+    what = f"{path} cannot be written ({error.strerror or error}):"
     if error.errno in NO_SPACE:
-        return UserError(
-            f"the disk is full ({path}): free some space, or pass another --output_dir"
-        )
-    return UserError(
-        f"{path} cannot be written ({error.strerror or error}): pass another --output_dir"
-    )
+        what = f"the disk is full ({path}): free some space, or"
+    return UserError(f"{what} pass another --output_dir")
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Writes the whole file or nothing: under another name beside it, then renamed.
+    """Writes the whole file or nothing: beside it first, then renamed.
 
     Raises:
       UserError: it cannot be written; a full disk is called one.
     """
+    path = Path(path)
     try:
-        write_and_rename(Path(path), data)
+        # A GPU's own folder, or one that was removed since.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(part, 0o644)
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
     except OSError as error:
         raise disk_error(error, path) from error
 
 
-def write_and_rename(path: Path, data: bytes) -> None:
-    """Writes a whole file or none: beside it first, then renamed."""
-    # A GPU's own folder, or one that was removed since.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
-
-
 def write_artifact(path: Path, data: bytes, start: float, facts: dict[str, Any]) -> Artifact:
-    """Writes what an engine runs, built since `start`, and remembers its hash."""
+    """Writes what an engine runs, built since `start`."""
     write_atomically(path, data)
-    return Artifact(
-        str(path), hashlib.sha256(data).hexdigest(), time.perf_counter() - start, facts=facts
-    )
+    return Artifact(str(path), sha256_of(data), time.perf_counter() - start, facts=facts)
 
 
 def read_unchanged(path: str, sha256: str) -> bytes:
-    """A file's bytes, provided that they are still what this run wrote or loaded.
+    """A file's bytes, as this run wrote or loaded them.
 
     Raises:
-      UserError: they are not: another run writes into the same folder.
+      UserError: they are others: another run writes into the same folder.
     """
     data = Path(path).read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if sha256_of(data) != sha256:
         raise UserError(
             f"{path} was overwritten while this ran: give each run an --output_dir of its own"
         )
     return data
 
 
-def hash_of(path: Path) -> str | None:
-    """The SHA-256 of a file, None where it is missing."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+def sha256_of(data: bytes) -> str:
+    """The SHA-256 of bytes in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
 
 
 @functools.cache
@@ -1333,11 +1324,10 @@ def cache_folder() -> Path:
 
 
 def fetch(url: str, limit_mb: int) -> Path:
-    """Downloads a file once and returns its path in the cache folder; resumes partial downloads.
+    """A file in the cache folder, downloaded once; resumes partial downloads.
 
     Raises:
-      UserError: not http(s), no answer, an error status, a web page instead of a file, a wrong
-        length or too much.
+      UserError: not http(s), no answer, an error status, a web page, a wrong length or too much.
     """
     import requests
 
@@ -1345,7 +1335,7 @@ def fetch(url: str, limit_mb: int) -> Path:
         raise UserError(f"{url}: only http:// and https:// are downloaded")
     folder = cache_folder()
     name = Path(url.split("?")[0]).name or "download"
-    final = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+    final = folder / f"{sha256_of(url.encode())[:16]}-{name}"
     part = final.with_name(final.name + ".part")
     folder.mkdir(parents=True, exist_ok=True)
     for tries_left in reversed(range(DOWNLOAD_TRIES)):
@@ -1369,7 +1359,7 @@ def fetch(url: str, limit_mb: int) -> Path:
 
 
 def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
-    """Requests what `part` still lacks and appends it; starts over if the server cannot resume."""
+    """Appends to `part` what it still lacks; starts over if the server cannot resume."""
     import requests
 
     have = part.stat().st_size if part.exists() else 0
@@ -1409,7 +1399,7 @@ def fetch_rest(url: str, part: Path, name: str, limit_mb: int) -> None:
 
 
 def refuse_over(limit_mb: int, size: int, url: str) -> None:
-    """Raises a UserError where a download or archive is larger than the limit, in MB."""
+    """Refuses a download or archive of a `size` in bytes over the limit in MB."""
     if size > limit_mb << 20:
         raise UserError(
             f"{url} is over {limit_mb} MB: pass a larger --max_download_mb if you trust it"
@@ -1417,7 +1407,7 @@ def refuse_over(limit_mb: int, size: int, url: str) -> None:
 
 
 def fetch_savedmodel(url: str, limit_mb: int) -> Path:
-    """Downloads and unpacks a .tar.gz and returns the folder in it that holds saved_model.pb."""
+    """The folder with saved_model.pb in a .tar.gz, which is downloaded and unpacked once."""
     archive = fetch(url, limit_mb)
     folder = archive.with_name(archive.name + ".unpacked")
     if not folder.exists():
@@ -1477,10 +1467,10 @@ LARGEST_IMAGE = 1 << 26  # values; a network's input is nowhere near
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """What is fed: arrays by the inputs' names, a sample in each row; the rows' names, class ids.
+    """What is fed: arrays by the inputs' names, a sample a row; the rows' names and class ids.
 
-    `whole` has the inputs without an axis of samples, which are the same in every step. `alone`:
-    the graph has no batch, so that a step takes one row, without its axis.
+    `whole` has the inputs without an axis of samples, the same in every step. `alone`: the graph
+    has no batch, so that a step takes one row, without its axis.
     """
 
     arrays: Feed
@@ -1519,24 +1509,20 @@ class Samples:
 
     def digests(self) -> list[str]:
         """A hash of each sample's values."""
-        return [
-            hashlib.sha256(
-                b"".join(array[row].tobytes() for array in self.arrays.values())
-            ).hexdigest()
-            for row in range(len(self))
-        ]
+        rows = zip(*self.arrays.values())
+        return [sha256_of(b"".join(array.tobytes() for array in row)) for row in rows]
 
     def digest(self) -> str:
         """The hash of all values."""
         parts = [array.tobytes() for array in (*self.arrays.values(), *self.whole.values())]
-        return hashlib.sha256(b"".join(parts)).hexdigest()
+        return sha256_of(b"".join(parts))
 
 
 @dataclasses.dataclass(frozen=True)
 class Images(Samples):
-    """Samples of one input: uint8 pixels [n, height, width, channels], and how a graph takes them.
+    """Samples of one input: uint8 pixels [n, height, width, channels].
 
-    Its batches are preprocessed, unless the graph's input is uint8, and have its layout.
+    Its batches have the graph's layout and are preprocessed, unless its input is uint8.
     """
 
     preprocessing: str = "none"
@@ -1544,12 +1530,6 @@ class Images(Samples):
     dtype: str = "float32"
 
     unit = "images"
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """uint8 [n, height, width, channels], not preprocessed."""
-        (pixels,) = self.arrays.values()
-        return pixels
 
     def batch(self, size: int, first: int = 0) -> Feed:
         """A step's inputs as the graph takes them, preprocessed and in its layout."""
@@ -1575,9 +1555,11 @@ def load_samples(config: Config, graph: Graph, count: int) -> Samples:
     Raises:
       UserError: a file that does not have them, or an input whose shape nothing tells.
     """
-    if config.calibration_samples and "int8" in config.precisions:
-        # Found out before the measuring.
-        read_samples(config.calibration_samples, graph, 1, "--calibration_samples")
+    if "int8" in config.precisions:  # what is wrong there is found out before the measuring
+        if config.calibration_samples:
+            read_samples(config.calibration_samples, graph, 1, "--calibration_samples")
+        if config.calibration_dir:
+            image_paths(config.calibration_dir, "--calibration_dir")
     if config.samples:
         return read_samples(config.samples, graph, config.num_images, "--samples")
     if graph.layout:
@@ -1586,9 +1568,9 @@ def load_samples(config: Config, graph: Graph, count: int) -> Samples:
 
 
 def load_images(config: Config, graph: Graph, count: int) -> Images:
-    """At most `count` different images for a graph: those of the flags, or random ones."""
+    """The same for a graph of images."""
     shape = graph.image_shape
-    refuse_too_large(graph.inputs[0].name, shape, count)
+    refuse_too_large(graph, count)
     refuse_channels(config, graph)
     if config.image_dir:
         return read_folder(config, graph, config.image_dir, config.num_images, "--image_dir")[0]
@@ -1623,31 +1605,29 @@ def refuse_channels(config: Config, graph: Graph) -> None:
     """Refuses a preprocessing for three colours of a graph that takes another number of them."""
     channels = graph.image_shape[2]
     for_colours = np.ndim(PREPROCESSING[config.preprocessing][2]) > 0
-    if graph.dtype == "uint8" and channels in (1, 3):
-        return
-    if channels == 3 or (channels == 1 and not for_colours):
-        return
-    raise UserError(
-        f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes {channels}: "
-        "pass --preprocessing=none or inception, or another --input_node"
-    )
+    if for_colours and channels != 3:
+        raise UserError(
+            f"--preprocessing={config.preprocessing} is for 3 colours and the graph takes "
+            f"{channels}: pass --preprocessing=none or inception, or another --input_node"
+        )
 
 
-def refuse_too_large(what: str, shape: tuple[int, int, int], count: int) -> None:
+def refuse_too_large(graph: Graph, count: int) -> None:
     """Refuses images that no network takes and batches that no memory holds (uint8 and float32)."""
+    shape = graph.image_shape
     needed = 5 * math.prod(shape) * count
     if math.prod(shape) > LARGEST_IMAGE or needed > memory_size() / 2:
         raise UserError(
-            f"{what} takes images of {' x '.join(map(str, shape))} values: {count} of them need "
-            f"{needed / 1e9:,.1f} GB; pass a smaller --batch_size or another --input_node"
+            f"{graph.inputs[0].name} takes images of {' x '.join(map(str, shape))} values: "
+            f"{count} of them need {needed / 1e9:,.1f} GB; pass a smaller --batch_size or another "
+            "--input_node"
         )
 
 
 def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image as uint8 [height, width, channels]: resized by its shorter side, then cropped.
+    """An image as uint8 [height, width, channels]: its shorter side resized, the middle cut out.
 
-    This is the evaluation preprocessing of the official TensorFlow ResNets (bilinear, no
-    antialiasing).
+    As the official TensorFlow ResNets are evaluated: bilinear, no antialiasing.
     """
     import tensorflow as tf
 
@@ -1660,29 +1640,13 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     resized = tf.image.resize(image, (rows, columns)).numpy()
     top = (rows - height) // 2
     left = (columns - width) // 2
-    return np.clip(np.rint(resized[top : top + height, left : left + width]), 0, 255).astype(
-        np.uint8
-    )
-
-
-EXIF_ORIENTATION = 0x0112  # the tag
-# Its values: quarter turns against the clock, and whether left and right are swapped then (Exif
-# 2.3, 4.6.4).
-TURNS = {
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (-1, True),
-    6: (-1, False),
-    7: (1, True),
-    8: (1, False),
-}
+    return np.rint(resized[top : top + height, left : left + width]).astype(np.uint8)
 
 
 def decode_image(path: str | Path, channels: int) -> np.ndarray:
-    """An image's pixels as uint8 [height, width, channels], turned as its EXIF data say."""
+    """An image as uint8 [height, width, channels], turned as its EXIF data say."""
     import tensorflow as tf
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with quiet(), Image.open(path) as header:  # reads no pixels yet; libjpeg writes to stderr
@@ -1690,11 +1654,10 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
                 raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
             # Of BMPs TensorFlow takes the channels that there are.
             wanted = 0 if header.format == "BMP" else channels
-            turns, mirrored = TURNS.get(header.getexif().get(EXIF_ORIENTATION, 1), (0, False))
-            image = tf.io.decode_image(
+            exif = header.getexif()
+            pixels = tf.io.decode_image(
                 tf.io.read_file(str(path)), channels=wanted, expand_animations=False
-            )
-            pixels = fit_channels(tf, image, channels)
+            ).numpy()
     except (
         tf.errors.OpError,
         OSError,
@@ -1708,19 +1671,11 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
         raise UserError(
             f"{path} is not a complete JPEG, PNG, GIF or BMP ({why}): pass another"
         ) from error
-    turned = np.rot90(pixels, turns)
-    return turned[:, ::-1] if mirrored else turned
-
-
-def fit_channels(tf: Any, image: Any, channels: int) -> np.ndarray:
-    """Converts between grey and RGB and drops alpha, where the decoder did not."""
-    if image.shape[-1] not in (1, channels):
-        image = image[..., :3]
-    if image.shape[-1] == 1 and channels == 3:
-        image = tf.image.grayscale_to_rgb(image)
-    if image.shape[-1] == 3 and channels == 1:
-        image = tf.image.rgb_to_grayscale(image)
-    return image.numpy()
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image = image.convert("L" if channels == 1 else "RGB")
+    image.getexif().update(exif)
+    turned = ImageOps.exif_transpose(image)
+    return np.asarray(turned).reshape(turned.height, turned.width, channels)
 
 
 def image_paths(folder: str, flag: str) -> list[Path]:
@@ -1742,10 +1697,9 @@ def image_paths(folder: str, flag: str) -> list[Path]:
 def read_folder(
     config: Config, graph: Graph, folder: str, count: int, flag: str
 ) -> tuple[Images, int]:
-    """Up to `count` images below a folder, and the number of files that could not be read.
+    """Up to `count` images below a folder, and how many files could not be read.
 
-    Images in folders named by class id or synset id have that class; one in another folder, and
-    none has a class.
+    Images in folders named by class id or synset id have that class; with one elsewhere none has.
     """
     root = Path(folder)
     in_turn = image_paths(folder, flag)
@@ -1754,42 +1708,41 @@ def read_folder(
             f"{folder}: {count} of its {len(in_turn)} images are read; a larger --num_images "
             "takes more"
         )
-    pixels, paths, unreadable = read_images(in_turn, graph.image_shape, count, root.name)
-    if not paths:
+    found, unreadable = read_images(in_turn, graph.image_shape, count, root.name)
+    if not found:
         raise UserError(
             f"{folder}: none of its {unreadable} images can be read: pass another folder with "
             f"{flag}"
         )
-    labels = folder_labels(root, paths, config.labels_are_zero_indexed, flag == "--image_dir")
-    names = [str(path.relative_to(root)) for path in paths]
-    return images_of(config, graph, np.stack(pixels), names, labels=labels), unreadable
+    labels = folder_labels(root, [*found], config.labels_are_zero_indexed, flag == "--image_dir")
+    names = [str(path.relative_to(root)) for path in found]
+    pixels = np.stack([*found.values()])
+    return images_of(config, graph, pixels, names, labels=labels), unreadable
 
 
 def read_images(
     in_turn: list[Path], shape: tuple[int, int, int], count: int, name: str
-) -> tuple[list[np.ndarray], list[Path], int]:
-    """The pixels of the first `count` files that can be read, their paths, and how many cannot."""
-    pixels: list[np.ndarray] = []
-    paths: list[Path] = []
+) -> tuple[dict[Path, np.ndarray], int]:
+    """The pixels of the first `count` readable files, and how many were unreadable."""
+    found: dict[Path, np.ndarray] = {}
     unreadable = 0
     with progress(f"Reading {name}", min(count, len(in_turn)), "images") as advance:
         for path in in_turn:
-            if len(paths) == count:
+            if len(found) == count:
                 break
             try:
-                pixels.append(read_image(path, shape))
-                paths.append(path)
+                found[path] = read_image(path, shape)
                 advance()
             except UserError as error:
                 unreadable += 1
                 say(f"{error}: skipped")
-    return pixels, paths, unreadable
+    return found, unreadable
 
 
 def folder_labels(
     root: Path, paths: list[Path], zero_indexed: bool, told: bool
 ) -> list[int] | None:
-    """The class ids of images by the folders that they lie in, or None where one tells none.
+    """The class ids of images by their folders, or None where one tells none.
 
     Args:
       told: whether a folder that looks like a class but is none is worth a sentence.
@@ -1805,19 +1758,15 @@ def folder_labels(
 
 
 def class_id(folder: str, zero_indexed: bool = False) -> int | None:
-    """The class id that a class folder is named by: `282`, or a synset such as `n02123045`.
-
-    A number is taken as it stands; a synset's is counted as labellist.json counts, or
-    `zero_indexed`.
-    """
+    """The class id that names a folder: `282` as it stands, or a synset such as `n02123045`."""
     if folder.isdecimal():
         return int(folder)
     synsets = (HERE / "synsets.txt").read_text().split() if re.fullmatch(r"n\d{8}", folder) else []
-    return synsets.index(folder) + int(not zero_indexed) if folder in synsets else None
+    return synsets.index(folder) + (not zero_indexed) if folder in synsets else None
 
 
 def read_samples(given: str, graph: Graph, count: int, flag: str) -> Samples:
-    """The first `count` samples in a .npz file or a folder of .npy files, for a graph's inputs.
+    """The first `count` samples in a .npz file or a folder of .npy files.
 
     Raises:
       UserError: no such file, or not the arrays that the graph takes.
@@ -1830,9 +1779,11 @@ def read_samples(given: str, graph: Graph, count: int, flag: str) -> Samples:
             has = ", ".join(found) or "no array"
             raise not_wanted(given, graph, f"no array {tensor.title} (it has {has})")
         add_array(samples, tensor, array, graph, given)
-    counts = {name: len(array) for name, array in samples.arrays.items()}
+    say_what_is_not_fed(found, graph, given)
+    fed = [tensor for tensor in graph.inputs if tensor.name in samples.arrays]
+    counts = {tensor.title: len(samples.arrays[tensor.name]) for tensor in fed}
     if len(set(counts.values())) != 1 or 0 in counts.values():
-        told = ", ".join(f"{title_of(graph, name)} {rows}" for name, rows in counts.items())
+        told = ", ".join(f"{title} {rows}" for title, rows in counts.items())
         raise not_wanted(given, graph, f"as many samples of each are wanted, at least one ({told})")
     (rows,) = set(counts.values())
     if rows > count and flag == "--samples":
@@ -1845,7 +1796,7 @@ def read_samples(given: str, graph: Graph, count: int, flag: str) -> Samples:
 def add_array(
     samples: Samples, tensor: Tensor, array: np.ndarray, graph: Graph, given: str
 ) -> None:
-    """Puts an input's array where it belongs: among the rows, or among what has none."""
+    """Puts an input's array among those with rows, or among those without."""
     shape = sample_shape(graph, tensor)
     array = as_type(array, tensor, graph, given)
     has_rows = samples.alone or tensor.name in graph.batched
@@ -1861,7 +1812,7 @@ def add_array(
 
 
 def read_arrays(given: str, flag: str) -> Feed:
-    """The arrays in a .npz file, or of the .npy files in a folder, by their names."""
+    """The arrays of a .npz file, or of the .npy files in a folder, by their names."""
     path = Path(given)
     if not path.exists():
         raise UserError(f"{given}: no such file: pass a .npz, or a folder of .npy, with {flag}")
@@ -1889,11 +1840,6 @@ def array_of(tensor: Tensor, found: Feed) -> np.ndarray | None:
     return None
 
 
-def title_of(graph: Graph, name: str) -> str:
-    """What a user calls the input of that name."""
-    return next(tensor.title for tensor in graph.inputs if tensor.name == name)
-
-
 def sample_shape(graph: Graph, tensor: Tensor) -> tuple[int | None, ...] | None:
     """The shape of one sample of an input, None where even the rank is open."""
     if tensor.shape is None:
@@ -1901,15 +1847,8 @@ def sample_shape(graph: Graph, tensor: Tensor) -> tuple[int | None, ...] | None:
     return tensor.shape[1:] if tensor.name in graph.batched else tensor.shape
 
 
-def closed_shape(graph: Graph, tensor: Tensor) -> tuple[int, ...]:
-    """The same where nothing is open."""
-    shape = sample_shape(graph, tensor)
-    assert shape is not None
-    return tuple(side for side in shape if side is not None)
-
-
 def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
-    """Whether an array's shape is one that an input takes."""
+    """Whether an input takes arrays of a shape."""
     if wanted is None:
         return True
     sides = zip(shape, wanted)
@@ -1931,8 +1870,16 @@ def as_type(array: np.ndarray, tensor: Tensor, graph: Graph, given: str) -> np.n
     return cast
 
 
+def say_what_is_not_fed(found: Feed, graph: Graph, given: str) -> None:
+    """A sentence on arrays that are no input's: one may be `labels` with a slip of the pen."""
+    taken = [id(array_of(tensor, found)) for tensor in graph.inputs]
+    rest = [name for name, array in found.items() if id(array) not in taken]
+    if left := ", ".join(name for name in rest if name != "labels"):
+        say(f"{given}: {left} is not fed: no input has that name")
+
+
 def labels_in(found: Feed, graph: Graph, rows: int, given: str) -> list[int] | None:
-    """The class ids in the array `labels`, where no input has that name; None if there is none."""
+    """The class ids in the array `labels`, unless an input has that name."""
     labels = found.get("labels")
     if labels is None or any(array_of(tensor, found) is labels for tensor in graph.inputs):
         return None
@@ -1972,78 +1919,66 @@ def by_input(words: list[str], flag: str, tensors: Sequence[Tensor]) -> dict[str
 
 def random_samples(config: Config, graph: Graph, count: int) -> Samples:
     """`count` random samples: integers from 0 to 1 and normal floats, or of --input_range."""
-    refuse_open_shapes(graph)
-    refuse_too_many(graph, count)
+    shapes = closed_shapes(graph)
+    refuse_too_many(graph, shapes, count)
     ranges = by_input(config.input_range, "--input_range", graph.inputs)
     generator = np.random.default_rng(config.seed)
     names = [f"random {index}" for index in range(count)]
     samples = Samples({}, names, random=True, alone=not graph.batched)
+    told = []
     for tensor in graph.inputs:
         has_rows = samples.alone or tensor.name in graph.batched
-        shape = (count, *closed_shape(graph, tensor)) if has_rows else closed_shape(graph, tensor)
-        limits = random_range(tensor, ranges.get(tensor.name))
+        shape = (count, *shapes[tensor.name]) if has_rows else shapes[tensor.name]
         place = samples.arrays if has_rows else samples.whole
-        place[tensor.name] = random_array(generator, tensor, shape, limits)
-    say(f"no --samples: random data is fed, {random_text(graph, ranges)}")
+        place[tensor.name], what = random_array(generator, tensor, shape, ranges.get(tensor.name))
+        told.append(f"{tensor.title} {what}")
+    remedy = "--input_range=NAME:LOW:HIGH sets others"
+    say(f"no --samples: random data is fed, {', '.join(told)} ({remedy})")
     return samples
 
 
-def random_text(graph: Graph, ranges: dict[str, str]) -> str:
-    """What the random values of each input are, and the flag that changes them."""
-    parts = []
-    for tensor in graph.inputs:
-        kind = np.dtype(tensor.dtype).kind
-        default = "standard normal" if kind == "f" else "0 to 1"
-        parts.append(f"{tensor.title} {ranges.get(tensor.name, default).replace(':', ' to ')}")
-    remedy = "--input_range=NAME:LOW:HIGH sets others"
-    return f"{', '.join(parts)} ({remedy})"
-
-
-Range = tuple[Any, Any]  # two integers or two floats
-
-
-def random_range(tensor: Tensor, text: str | None) -> Range | None:
-    """The lowest and highest random value of an input; None: standard normal."""
+def random_array(
+    generator: np.random.Generator, tensor: Tensor, shape: tuple[int, ...], limits: str | None
+) -> tuple[np.ndarray, str]:
+    """Random values of an input's type, from `LOW:HIGH`, both inclusive; and what they are."""
     kind = np.dtype(tensor.dtype)
-    if text is None:
-        return None if kind.kind == "f" else (0, 1)
-    try:
-        low, high = (float(word) if kind.kind == "f" else int(word) for word in text.split(":"))
-        limits = np.finfo(kind) if kind.kind == "f" else np.iinfo(integers_like(kind))
-        if limits.min <= low <= high <= limits.max:
+    if kind.kind == "f" and limits is None:
+        return generator.standard_normal(shape, np.float32).astype(kind), "standard normal"
+    drawn = np.dtype(np.uint8) if kind.kind == "b" else kind
+    limits = limits or "0:1"
+    low, high = random_range(tensor, drawn, limits)
+    if kind.kind == "f":
+        values = generator.uniform(low, high, shape)
+    else:
+        values = generator.integers(low, high, shape, drawn, endpoint=True)
+    return values.astype(kind), limits.replace(":", " to ")
+
+
+def random_range(tensor: Tensor, drawn: np.dtype, text: str) -> tuple[Any, Any]:
+    """The lowest and highest random value of an input, from `LOW:HIGH`."""
+    number, limits = (float, np.finfo) if drawn.kind == "f" else (int, np.iinfo)
+    with contextlib.suppress(ValueError):
+        low, high = map(number, text.split(":"))
+        if limits(drawn).min <= low <= high <= limits(drawn).max:
             return low, high
-    except ValueError:
-        pass
     raise UserError(
-        f"--input_range={tensor.title}:{text}: pass NAME:LOW:HIGH with two numbers of type {kind}"
+        f"--input_range={tensor.title}:{text}: pass NAME:LOW:HIGH with two numbers of type "
+        f"{tensor.dtype}"
     )
 
 
-def integers_like(kind: np.dtype) -> np.dtype:
-    """The type in which random values of a type that is no float are drawn."""
-    return np.dtype(np.uint8) if kind.kind == "b" else kind
+def closed_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """The shape of a sample of each input by its name.
 
-
-def random_array(
-    generator: np.random.Generator, tensor: Tensor, shape: tuple[int, ...], limits: Range | None
-) -> np.ndarray:
-    """Random values of an input's type: standard normal ones, or from limits, both inclusive."""
-    kind = np.dtype(tensor.dtype)
-    if limits is None:
-        return np.asarray(generator.standard_normal(shape, np.float32), kind)
-    if kind.kind == "f":
-        return np.asarray(generator.uniform(*limits, shape), kind)
-    low, high = limits
-    whole = generator.integers(low, high, shape, integers_like(kind), endpoint=True)
-    return np.asarray(whole, kind)
-
-
-def refuse_open_shapes(graph: Graph) -> None:
-    """Refuses to guess dimensions: the error lists the inputs and the flag to pass."""
+    Raises:
+      UserError: a dimension is open; the error lists the inputs and the flag to pass.
+    """
+    shapes = {}
     asked = []
     for tensor in graph.inputs:
         shape = sample_shape(graph, tensor)
-        if shape is None or None in shape:
+        shapes[tensor.name] = tuple(side for side in shape or () if side is not None)
+        if shape != shapes[tensor.name]:
             sides = "N" if shape is None else "x".join(str(side or "N") for side in shape)
             asked.append(f"{tensor.title}:{sides}")
     if asked:
@@ -2051,14 +1986,15 @@ def refuse_open_shapes(graph: Graph) -> None:
             f"{graph.name} takes {inputs_text(graph.inputs)}: pass --samples=FILE.npz, or "
             f"--input_shape={','.join(asked)} with numbers for N, for random data"
         )
+    return shapes
 
 
-def refuse_too_many(graph: Graph, count: int) -> None:
+def refuse_too_many(graph: Graph, shapes: dict[str, tuple[int, ...]], count: int) -> None:
     """Refuses random samples that no memory holds."""
-    needed = 0
-    for tensor in graph.inputs:
-        size = math.prod(closed_shape(graph, tensor)) * np.dtype(tensor.dtype).itemsize
-        needed += 2 * count * size
+    sizes = (
+        math.prod(shapes[tensor.name]) * np.dtype(tensor.dtype).itemsize for tensor in graph.inputs
+    )
+    needed = 2 * count * sum(sizes)
     if needed > memory_size() / 2:
         raise UserError(
             f"{count} samples of {graph.name} ({inputs_text(graph.inputs)}) need "
@@ -2080,14 +2016,14 @@ FOREIGN = {
 
 
 class Signature(NamedTuple):
-    """Names of a model's input and output tensors by their keys; none for a graph without one."""
+    """Names of a model's input and output tensors by their keys, where it has some."""
 
     inputs: dict[str, str]
     outputs: dict[str, str]
 
 
 def load_graph(config: Config) -> Graph:
-    """The model that the flags name as a frozen graph on disk, its inputs and outputs found.
+    """The model that the flags name, as a frozen graph on disk.
 
     A frozen graph stays where it is; everything else is frozen into OUTPUT_DIR.
 
@@ -2105,13 +2041,12 @@ def load_graph(config: Config) -> Graph:
     else:
         with waiting("Freezing the graph"):
             graph_def, signature = freeze(tf, config)
-        path = None
         name = frozen_name(config)
         data = graph_def.SerializeToString(deterministic=True)
         refuse_over_protobuf(data, "the frozen model")
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = sha256_of(data)
     name = free_name(Path(config.output_dir), name, sha256)
-    if path is None:
+    if not given:
         path = Path(config.output_dir) / name
         write_atomically(path, data)
     loaded = import_graph(without_large_constants(graph_def))
@@ -2130,13 +2065,13 @@ def frozen_name(config: Config) -> str:
 
 
 def free_name(folder: Path, name: str, sha256: str) -> str:
-    """The graph's name, with eight digits of its hash if the folder has another graph of that name.
+    """The graph's name, with eight digits of its hash if the folder knows another of that name.
 
-    Which graphs those are is told by the graph that lies there, and by the records.
+    Which it knows is told by the graph that lies there, and by the records.
     """
     holders = set()
     with contextlib.suppress(OSError):
-        holders.add(hashlib.sha256((folder / name).read_bytes()).hexdigest())
+        holders.add(sha256_of((folder / name).read_bytes()))
     with contextlib.suppress(OSError):
         holders |= recorded_graphs(folder / "results.jsonl", name)
     if not holders - {sha256}:
@@ -2145,7 +2080,7 @@ def free_name(folder: Path, name: str, sha256: str) -> str:
 
 
 def recorded_graphs(path: Path, name: str) -> set[str]:
-    """The hashes of graphs of that name in a results.jsonl; skips lines that are no records."""
+    """The hashes of graphs of that name in a results.jsonl."""
     found = set()
     with open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -2169,10 +2104,8 @@ RISKY_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile"
 
 def refuse_risky(graph_def: Any, name: str | Path, config: Config) -> None:
     """Refuses ops that run Python or touch files: grappler may run them as it folds constants."""
-    if found := sorted(
-        {node.op for node in every_node(graph_def)}
-        & RISKY_OPS - (RISKY_OPS if config.unsafe_model else set())
-    ):
+    found = sorted({node.op for node in every_node(graph_def)} & RISKY_OPS)
+    if found and not config.unsafe_model:
         raise UserError(
             f"{name} holds {', '.join(found)}, which can run code or touch files here: pass "
             "--unsafe_model if you trust it"
@@ -2180,7 +2113,7 @@ def refuse_risky(graph_def: Any, name: str | Path, config: Config) -> None:
 
 
 def read_graph(path: str | Path) -> bytes:
-    """The bytes of a file that should hold a GraphDef; a UserError where there is none."""
+    """The bytes of a file that should hold a GraphDef."""
     if os.path.isdir(path):
         raise UserError(
             f"{path} is a folder: --frozen_graph takes a file, --savedmodel_dir a SavedModel's "
@@ -2216,7 +2149,7 @@ def parse_graph_def(data: bytes, path: str | Path = "") -> Any:
     """The GraphDef in a file's bytes.
 
     Raises:
-      UserError: empty, truncated, or something else that is named where it is known.
+      UserError: empty, truncated, or something else, by its name where that is known.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.framework import graph_pb2
@@ -2272,8 +2205,8 @@ def freeze(tf: Any, config: Config) -> tuple[Any, Signature]:
 def constants_for_variables(function: Any) -> tuple[Any, list[str]]:
     """A concrete function's GraphDef with constants for its variables, and its inputs' names.
 
-    It is what convert_variables_to_constants_v2 makes a function of once more, which takes as long
-    again and eight times the memory.
+    convert_variables_to_constants_v2 would make a function of it once more, in twice the time and
+    eight times the memory.
     """
     from tensorflow.python.framework import convert_to_constants
 
@@ -2326,7 +2259,7 @@ def serving_graph(folder: Path) -> Any:
 
 
 def signature_key(signatures: Any, folder: Path) -> str:
-    """The key of a SavedModel's signature to take: the default one, else the first with outputs."""
+    """The signature to take of a SavedModel: the default one, else the first with outputs."""
     keys = [key for key, signature in signatures.items() if signature.outputs]
     keys = [key for key in keys if not key.startswith("__")]  # TensorFlow's own
     if not keys:
@@ -2337,7 +2270,7 @@ def signature_key(signatures: Any, folder: Path) -> str:
 
 
 def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
-    """A Keras file's model, or the built-in one, as a concrete function with named outputs."""
+    """A Keras file's or the built-in model as a concrete function with named outputs."""
     tf.keras.utils.set_random_seed(config.seed)
     model = load_keras(tf, config) if config.keras_model else built_in_model(tf, config)
     specs = {}
@@ -2359,7 +2292,7 @@ def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
 
 
 def keras_inputs(model: Any) -> dict[str, Any]:
-    """A Keras model's inputs by name: the keys of the dict that it takes, or the layers' names."""
+    """A Keras model's inputs by the keys of the dict that it takes, or the layers' names."""
     given = getattr(model, "_inputs_struct", None)  # in Keras 2 there is none, and no such keys
     if isinstance(given, dict):
         return given
@@ -2367,7 +2300,7 @@ def keras_inputs(model: Any) -> dict[str, Any]:
 
 
 def outputs_by_name(tf: Any, model: Any, outputs: Any) -> dict[str, Any]:
-    """A Keras model's outputs by name: a dict's keys, or the names of the layers behind them."""
+    """A Keras model's outputs by a dict's keys, or the names of the layers behind them."""
     if isinstance(outputs, dict):
         return outputs
     outputs = tf.nest.flatten(outputs)
@@ -2401,7 +2334,7 @@ def load_keras(tf: Any, config: Config) -> Any:
 
 
 def built_in_model(tf: Any, config: Config) -> Any:
-    """Keras's ResNet-50 v2; its trained weights are downloaded once, into Keras's own folder."""
+    """Keras's ResNet-50 v2; its weights are downloaded once, into Keras's own folder."""
     weights = "imagenet" if config.weights == "imagenet" else None
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT[1])  # Keras sets none
@@ -2485,10 +2418,7 @@ def find_outputs(config: Config, graph: Any, keys: dict[str, str]) -> list[Any]:
     names = list(dict.fromkeys(keys.values()))
     if not names and any(op.name == USUAL_OUTPUT for op in graph.get_operations()):
         names = [f"{USUAL_OUTPUT}:0"]
-    if config.output_node:
-        found = asked_tensors(graph, config.output_node, "output", names, keys)
-    else:
-        found = [graph.get_tensor_by_name(name) for name in names] or ends_of(graph)
+    found = chosen_tensors(config, graph, "output", names, keys) or ends_of(graph)
     numbers = [tensor for tensor in found if is_number(tensor)]
     if not numbers:
         raise UserError(
@@ -2521,10 +2451,7 @@ def find_inputs(config: Config, graph: Any, keys: dict[str, str], outputs: list[
     """
     placeholders = [op.outputs[0] for op in graph.get_operations() if op.type == "Placeholder"]
     names = list(keys.values()) or [tensor.name for tensor in placeholders]
-    if config.input_node:
-        asked = asked_tensors(graph, config.input_node, "input", names, keys)
-    else:
-        asked = [graph.get_tensor_by_name(name) for name in names]
+    asked = chosen_tensors(config, graph, "input", names, keys)
     reached, missing = inputs_behind(outputs, asked)
     if missing:
         words = ",".join(tensor.op.name for tensor in [*asked, *missing])
@@ -2544,7 +2471,7 @@ def find_inputs(config: Config, graph: Any, keys: dict[str, str], outputs: list[
 
 
 def inputs_behind(outputs: list[Any], asked: list[Any]) -> tuple[set[str], list[Any]]:
-    """Names of the tensors asked for that outputs depend on; other placeholders that they do on."""
+    """Which of the tensors asked for outputs depend on, and on which other placeholders."""
     names = {tensor.name for tensor in asked}
     waiting = list(outputs)
     seen = set()
@@ -2572,9 +2499,6 @@ def is_number(tensor: Any) -> bool:
     return tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
 
 
-FEEDABLE = "float16, float32, float64, bool or integers"  # what TensorFlow and NumPy both have
-
-
 def refuse_unfeedable(tensor: Any, outputs: list[Any]) -> None:
     """Refuses an input that NumPy has no type for; of strings with what their decoding gives."""
     kind = tensor.dtype
@@ -2586,7 +2510,8 @@ def refuse_unfeedable(tensor: Any, outputs: list[Any]) -> None:
         remedy = f"pass --input_node={behind}, the tensor behind the decoding"
         if not behind:
             remedy = "pass --input_node with a tensor behind the decoding"
-    raise UserError(f"input {tensor.op.name} takes {kind.name}, not {FEEDABLE}: {remedy}")
+    feedable = "float16, float32, float64, bool or integers"
+    raise UserError(f"input {tensor.op.name} takes {kind.name}, not {feedable}: {remedy}")
 
 
 # Of strings: how many there are, not what they hold.
@@ -2622,7 +2547,7 @@ def computed_from(tensor: Any) -> Iterator[Any]:
 
 
 def fill_shapes(config: Config, inputs: list[Tensor]) -> list[Tensor]:
-    """The inputs with the dimensions that --input_shape names; one of unknown rank is an image."""
+    """The inputs with the dimensions of --input_shape; one of unknown rank is an image."""
     asked = by_input(config.input_shape, "--input_shape", inputs)
     if len(inputs) == 1 and inputs[0].shape is None and not (asked or config.samples):
         return [dataclasses.replace(inputs[0], shape=(None, None, None, 3))]
@@ -2634,7 +2559,7 @@ def fill_shapes(config: Config, inputs: list[Tensor]) -> list[Tensor]:
 
 
 def with_sides(tensor: Tensor, text: str, batched: bool) -> Tensor:
-    """An input with the dimensions of --input_shape: `128` or `224x224x3`, without the batch."""
+    """An input with the dimensions `128` or `224x224x3`, without the batch."""
     sides = tuple(int(word) for word in text.split("x") if word.isdecimal())
     first: tuple[int | None, ...] = ()
     rest = tensor.shape
@@ -2650,7 +2575,7 @@ def with_sides(tensor: Tensor, text: str, batched: bool) -> Tensor:
 
 
 def layout_of(inputs: Sequence[Tensor]) -> str:
-    """`NHWC` or `NCHW` where the only input is a batch of images, "" where it is something else.
+    """`NHWC` or `NCHW` where the only input is a batch of images, else "".
 
     Images are float32 or uint8 of rank 4 with one or three channels.
     """
@@ -2666,7 +2591,7 @@ def layout_of(inputs: Sequence[Tensor]) -> str:
 PASSING_OPS = {"Identity", "Reshape", "Squeeze", "Cast", "StopGradient", "PreventGradient"}
 
 
-def tensor_of(tensor: Any, key: str = "") -> Tensor:
+def tensor_of(tensor: Any, key: str) -> Tensor:
     """A tf.Tensor's description; its op is the one that computed the values."""
     shape = tuple(tensor.shape.as_list()) if tensor.shape.rank is not None else None
     op = tensor.op
@@ -2676,54 +2601,36 @@ def tensor_of(tensor: Any, key: str = "") -> Tensor:
 
 
 def candidates_text(tensors: list[Any], keys: dict[str, str]) -> str:
-    """Tensors as an error lists them, by their keys where they have one; the first eight."""
-    names = described(keys, [tensor.name for tensor in tensors])
-    return (
-        ", ".join(
-            f"{names[tensor.name]} {shape_text(tensor.shape)} {tensor.dtype.name}"
-            for tensor in tensors[:8]
-        )
-        or "none"
-    )
+    """The first eight tensors as an error lists them, by their keys where they have one."""
+    titles = {name: key for key, name in keys.items()}
+    some = (tensor_of(tensor, titles.get(tensor.name, tensor.name)) for tensor in tensors[:8])
+    return ", ".join(map(str, some)) or "none"
 
 
-def shape_text(shape: Any) -> str:
-    """A tf.TensorShape as people read it, with ? for what is open."""
-    if shape.rank is None:
-        return "?"
-    return "[" + ", ".join("?" if n is None else str(n) for n in shape.as_list()) + "]"
-
-
-def described(keys: dict[str, str], candidates: list[str]) -> dict[str, str]:
-    """What a user calls each candidate: its key, where it has one that says more than its name."""
-    by_name = {name: key for key, name in keys.items()}
-    return {name: by_name.get(name, name) for name in candidates}
-
-
-def asked_tensors(
-    graph: Any, asked: str, role: str, candidates: list[str], keys: dict[str, str]
+def chosen_tensors(
+    config: Config, graph: Any, role: str, names: list[str], keys: dict[str, str]
 ) -> list[Any]:
-    """The tensors of those names or keys, comma-separated.
+    """The tensors that --input_node or --output_node asks for; without it those of `names`.
 
     Args:
       keys: names of tensors by their keys in a signature or model.
     """
+    asked = getattr(config, f"{role}_node")
+    if not asked:
+        return [graph.get_tensor_by_name(name) for name in names]
+    titles = {name: key for key, name in keys.items()}
+    known = [titles.get(name, name) for name in names]
     words = dict.fromkeys(word.strip() for word in asked.split(","))
-    return [asked_tensor(graph, keys.get(word, word), role, candidates, keys) for word in words]
+    return [asked_tensor(graph, keys.get(word, word), role, known) for word in words]
 
 
-def asked_tensor(
-    graph: Any, asked: str, role: str, candidates: list[str], keys: dict[str, str]
-) -> Any:
+def asked_tensor(graph: Any, asked: str, role: str, known: list[str]) -> Any:
     """The tensor of that name, with or without its index; a UserError names similar ones."""
     names = {op.name for op in graph.get_operations() if op.outputs}
     name, _, index = asked.partition(":")
     if name not in names:
-        known = described(keys, candidates).values()
-        close = (
-            ", ".join(dict.fromkeys([*known, *difflib.get_close_matches(name, names, n=3)]))
-            or "none"
-        )
+        similar = dict.fromkeys([*known, *difflib.get_close_matches(name, names, n=3)])
+        close = ", ".join(similar) or "none"
         raise UserError(f"no node {asked!r} in the graph (closest: {close}): pass --{role}_node")
     tensors = graph.get_operation_by_name(name).outputs
     if not (index or "0").isdecimal() or int(index or 0) >= len(tensors):
@@ -2828,9 +2735,13 @@ def with_pixels_in_front(config: Config, graph: Graph) -> Graph:
     path = Path(config.output_dir) / f"uint8_{graph.name}"
     write_atomically(path, data)
     source = Tensor(pixels.name, shape, "uint8", "Placeholder")
-    sha256 = hashlib.sha256(data).hexdigest()
     return dataclasses.replace(
-        graph, path=str(path), inputs=(source,), layout="NHWC", sha256=sha256, origin=graph.sha256
+        graph,
+        path=str(path),
+        inputs=(source,),
+        layout="NHWC",
+        sha256=sha256_of(data),
+        origin=graph.sha256,
     )
 
 
@@ -2838,7 +2749,7 @@ def fit_batch_sizes(config: Config, graph: Graph) -> list[int | None]:
     """The batch sizes to run: those asked for, or the one that the graph is fixed to.
 
     Raises:
-      UserError: the graph is fixed to another batch size than the one asked for.
+      UserError: the graph is fixed to another than the one asked for.
     """
     fixed = graph.fixed_batch
     if fixed is None or config.batch_sizes == [fixed]:
@@ -4946,27 +4857,19 @@ def class_names(path: str | Path) -> dict[str, str]:
     return {key: name for key, name in names.items() if name}
 
 
-def names_of_classes(config: Config, classes: int) -> dict[str, str]:
-    """Names by class id for an output of so many classes: --labels, else ImageNet's where it fits.
-
-    None where the file was not copied along.
-    """
-    if config.labels:
-        return class_names(config.labels)
-    path = HERE / "labellist.json"
-    fitting = config.imagenet and classes in (1000, 1001)
-    return class_names(path) if fitting and path.exists() else {}
-
-
 def label_offset(classes: int, config: Config) -> int:
     """What turns an output's index into a class id: 1 if ImageNet's background is missing."""
     return int(config.ids_are_one_indexed or (config.imagenet and classes == 1000))
 
 
 def label_of(index: int, classes: int, config: Config) -> str:
-    """The name of an output's class; without names its number."""
+    """The name of an output's class: of --labels, or ImageNet's where it fits; else its number."""
     identity = index + label_offset(classes, config)
-    return names_of_classes(config, classes).get(str(identity), f"class {identity}")
+    path = config.labels
+    if config.imagenet and classes in (1000, 1001):
+        path = HERE / "labellist.json"
+    names = class_names(path) if path and os.path.exists(path) else {}
+    return names.get(str(identity), f"class {identity}")
 
 
 def rows_of(values: np.ndarray) -> np.ndarray:
@@ -5043,11 +4946,9 @@ def predictions(values: np.ndarray, kind: str, config: Config) -> list[tuple[str
 
 
 def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | None]:
-    """How far two outputs [images, values] are apart as numbers.
+    """How far two outputs [images, values] are apart as numbers, as OutputAgreement tells it.
 
-    cosine: lowest cosine similarity of an image's values; difference: largest absolute difference;
-    snr_db: signal-to-noise ratio over all images, 10 log10(sum theirs^2 / sum (theirs - ours)^2),
-    None where nothing differs.
+    The signal-to-noise ratio is 10 log10(sum theirs^2 / sum (theirs - ours)^2), over all images.
     """
     noise = float(np.sum((theirs - ours) ** 2))
     signal = float(np.sum(theirs**2))
@@ -5062,41 +4963,30 @@ def numeric_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float |
 def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """Cosine similarity of each row; of rows that are all zero 1 where both are, else 0."""
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    same = np.all(ours == theirs, axis=1)
-    return np.where(norms > 0, np.sum(ours * theirs, axis=1) / np.where(norms > 0, norms, 1), same)
+    same = np.all(ours == theirs, axis=1).astype(float)
+    return np.divide(np.sum(ours * theirs, axis=1), norms, out=same, where=norms > 0)
 
 
 def class_agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict[str, Any], list[int]]:
-    """Agreement of two outputs [images, classes] on the classes, and which images changed theirs.
+    """Agreement of two outputs [images or pixels, classes] on the first class; which rows changed.
 
-    An image whose first two outputs in `theirs` are nearer than SAME_OUTPUT of its largest is
+    A row whose first two outputs in `theirs` are nearer than SAME_OUTPUT of its largest is
     undecided: rounding of any kind may turn it, so it is neither the same nor changed. top1: share
-    of the decided images with the same first class; top5: mean share of the five best in common,
-    over all images.
+    of the decided rows with the same first class.
     """
-    count = min(5, ours.shape[1])
-    best = top_k(ours, count)
-    wanted = top_k(theirs, count)
-    common = [len(set(mine) & set(native)) / count for mine, native in zip(best, wanted)]
-    first, second = (np.take_along_axis(theirs, wanted[:, at : at + 1], 1)[:, 0] for at in (0, 1))
+    second, first = np.partition(theirs, -2, axis=1)[:, -2:].T
     decided = first - second >= SAME_OUTPUT * np.max(np.abs(theirs), axis=1)
-    equal = best[:, 0] == wanted[:, 0]
+    equal = ours.argmax(axis=1) == theirs.argmax(axis=1)
     counts = counts_of(equal, decided)
-    changed = np.flatnonzero(decided & ~equal).tolist()
-    return {**counts, "top1": share_same(counts), "top5": float(np.mean(common))}, changed
+    top1 = counts["same"] / counts["decided"] if counts["decided"] else None
+    return {**counts, "top1": top1}, np.flatnonzero(decided & ~equal).tolist()
 
 
-def map_agreement(ours: np.ndarray, theirs: np.ndarray, axis: int) -> dict[str, Any]:
-    """Agreement of two maps on the class of each pixel, with classes along an axis.
-
-    Undecided pixels are as in class_agreement. top1: share of the decided that keep their class.
-    """
-    classes = theirs.shape[axis]
-    ours, theirs = (np.moveaxis(values, axis, -1).reshape(-1, classes) for values in (ours, theirs))
-    second, first = np.partition(theirs, classes - 2, axis=1)[:, -2:].T
-    decided = first - second >= SAME_OUTPUT * np.max(np.abs(theirs), axis=1)
-    counts = counts_of(ours.argmax(axis=1) == theirs.argmax(axis=1), decided)
-    return {**counts, "top1": share_same(counts)}
+def top5_agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The mean share of the five best classes that two outputs [images, classes] have in common."""
+    count = min(5, ours.shape[1])
+    both = zip(top_k(ours, count), top_k(theirs, count))
+    return float(np.mean([len({*mine} & {*native}) / count for mine, native in both]))
 
 
 def score_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, int]:
@@ -5106,15 +4996,10 @@ def score_agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, int]:
 
 
 def counts_of(equal: np.ndarray, decided: np.ndarray) -> dict[str, int]:
-    """How many are the same, decided and undecided, of two arrays of booleans of one shape."""
+    """How many are the same, decided and undecided, of two arrays of booleans."""
     same = int(np.sum(equal & decided))
     sure = int(np.sum(decided))
     return {"same": same, "decided": sure, "undecided": equal.size - sure}
-
-
-def share_same(counts: dict[str, Any]) -> float | None:
-    """The share of the decided that stayed the same; None where nothing was decided."""
-    return counts["same"] / counts["decided"] if counts["decided"] else None
 
 
 class ChangedImage(msgspec.Struct, forbid_unknown_fields=True):
@@ -5171,14 +5056,16 @@ def output_agreement(
     found: dict[str, Any] = numeric_agreement(*rows)
     if kind in CLASS_KINDS:
         classes, changed = class_agreement(*rows)
-        found |= classes
+        found |= {**classes, "top5": top5_agreement(*rows)}
     elif kind == "scores":
         found |= score_agreement(*rows)
     elif kind == "ids":
         equal = rows[0] == rows[1]
         found |= counts_of(equal, np.ones_like(equal))
     elif kind == "class_map":
-        found |= map_agreement(ours, theirs, class_axis(theirs, named) or -1)
+        axis = class_axis(theirs, named) or -1
+        pixels = (np.moveaxis(values, axis, -1) for values in (ours, theirs))
+        found |= class_agreement(*(each.reshape(-1, each.shape[-1]) for each in pixels))[0]
     return OutputAgreement(kind, **found), changed
 
 
@@ -5215,7 +5102,7 @@ def indices_of(ids: list[int], classes: int, config: Config) -> np.ndarray:
 
 
 def accuracy(values: np.ndarray, indices: np.ndarray) -> Accuracy:
-    """Share of images [images, classes] whose class is the first, or one of the first five."""
+    """Accuracy of outputs [images, classes]."""
     hits = top_k(rows_of(values), 5) == indices[:, None]
     return Accuracy(float(hits[:, 0].mean()), float(hits.any(axis=1).mean()), len(indices))
 
@@ -5235,8 +5122,9 @@ def judge(result: Result, job: Job) -> None:
     if best := predictions(outputs[main], kind, config):
         result.predictions = best
     result.notes += meaning_notes(outputs[main], kind, config)
-    natives = native_outputs_to_tell_of(result, outputs, job)
-    result.notes += unsure(natives.get(main), kind, job.samples, config)
+    if job.case.precision == "native" or "native" not in config.precisions:  # told once
+        natives = (result.reference or {}).get(main)
+        result.notes += unsure(natives, kind, job.samples, config)
     if not all_finite(outputs):
         said = f"the output holds NaN or infinity{as_the_samples(job)}"
         result.notes.append(f"{said}: its predictions mean nothing")
@@ -5247,25 +5135,13 @@ def judge(result: Result, job: Job) -> None:
 
 def main_output(kinds: dict[str, str]) -> str:
     """The output whose classes are printed: the first with some, else scores, else the first."""
-    for wanted in (CLASS_KINDS, ("scores",)):
-        for name, kind in kinds.items():
-            if kind in wanted:
-                return name
-    return next(iter(kinds))
+    ranks = {"probabilities": 0, "logits": 0, "scores": 1}
+    return min(kinds, key=lambda name: ranks.get(kinds[name], 2))
 
 
 # Photographs whose best class is under it suggest that the network sees other pixels than in
 # training.
 UNSURE = 0.2
-
-
-def native_outputs_to_tell_of(result: Result, outputs: Feed, job: Job) -> Feed:
-    """Native's outputs, for native's own record, or for every record where native is no case."""
-    if job.case.precision == "native":
-        return outputs
-    if "native" in job.config.precisions:
-        return {}
-    return result.reference or {}
 
 
 def unsure(values: np.ndarray | None, kind: str, samples: Samples, config: Config) -> list[str]:
@@ -5296,13 +5172,12 @@ def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
         notes.append(
             "random weights: the speed is real, the predictions mean nothing (--weights=imagenet)"
         )
-    if kind not in CLASS_KINDS:
-        return notes
-    count = rows_of(values).shape[1]
-    if label_offset(count, config) and not config.ids_are_one_indexed:
-        notes.append("1000 classes: class ids are shifted by one, there is no background class")
-    if (named := named_classes(config)) not in (0, count):
-        notes.append(f"{config.labels} names {named} classes, and the output has {count}")
+    if kind in CLASS_KINDS:
+        count = rows_of(values).shape[1]
+        if label_offset(count, config) and not config.ids_are_one_indexed:
+            notes.append("1000 classes: class ids are shifted by one, there is no background class")
+        if (named := named_classes(config)) not in (0, count):
+            notes.append(f"{config.labels} names {named} classes, and the output has {count}")
     return notes
 
 
@@ -5315,7 +5190,9 @@ def as_the_samples(job: Job) -> str:
     """Which inputs' samples hold NaN or infinity themselves, as the end of a sentence, or ""."""
     fed = {**job.samples.arrays, **job.samples.whole}
     held = [
-        title_of(job.graph, name) for name, values in fed.items() if not all_finite({name: values})
+        tensor.title
+        for tensor in job.graph.inputs
+        if not all_finite({tensor.name: fed[tensor.name]})
     ]
     return f", as the samples of {', '.join(held)} do" if held else ""
 
@@ -5386,7 +5263,7 @@ def comparable(
 def changed_classes(
     ours: np.ndarray, theirs: np.ndarray, changed: list[int], samples: Samples, config: Config
 ) -> list[ChangedImage]:
-    """The samples whose first class changed, by their positions in `changed`."""
+    """The samples at the positions in `changed`, with their first classes."""
     ours = rows_of(ours)
     theirs = rows_of(theirs)
 
@@ -5398,10 +5275,7 @@ def changed_classes(
 
 
 def is_same(found: OutputAgreement) -> bool:
-    """Whether an output is the same model's: its classes or decisions, and its values.
-
-    Of ids, which are no amounts, only how many are the same.
-    """
+    """Whether an output is the same model's: its decisions and, but for ids, its values."""
     if found.kind == "ids" or found.snr_db is None:
         return keeps_decisions(found)
     return keeps_decisions(found) and found.snr_db >= SAME_SNR_DB
@@ -5409,9 +5283,7 @@ def is_same(found: OutputAgreement) -> bool:
 
 def keeps_decisions(found: OutputAgreement) -> bool:
     """Whether SAME_TOP1 of the decisions are native's; true of an output that decides nothing."""
-    if not found.decided or found.same is None:
-        return True
-    return found.same / found.decided >= SAME_TOP1
+    return not found.decided or (found.same or 0) / found.decided >= SAME_TOP1
 
 
 DECIDED = {"scores": "decisions", "ids": "values", "class_map": "pixels"}  # others: samples
@@ -5496,7 +5368,7 @@ def counting_remedy(step: int, classes: int, config: Config) -> str:
 
 
 def machine(config: Config, engine: str) -> dict[str, Any]:
-    """What a record says about the machine, as seen by the process that runs the case."""
+    """What a record says about the machine of the process that runs the case."""
     versions = {
         "python": platform.python_version(),
         "tensorflow": version_of("tensorflow", "tensorflow-cpu"),
@@ -5675,7 +5547,7 @@ def artifact_record(artifact: Artifact | None) -> ArtifactRecord | None:
 
 
 def as_json(record: Record) -> dict[str, Any]:
-    """A record as plain data, as results.jsonl has it."""
+    """A record as results.jsonl has it."""
     return msgspec.to_builtins(record, str_keys=True)
 
 
@@ -5727,11 +5599,8 @@ def judged_lines(record: Record) -> list[str]:
 
 def agreement_parts(found: OutputAgreement) -> list[str]:
     """The numbers on a line of log.txt that tells one output's agreement."""
-    parts = []
-    for name in ("top1", "top5", "cosine", "difference"):
-        value = getattr(found, name)
-        if value is not None:
-            parts.append(f"{name}: {value:.4f}")
+    numbers = {name: getattr(found, name) for name in ("top1", "top5", "cosine", "difference")}
+    parts = [f"{name}: {value:.4f}" for name, value in numbers.items() if value is not None]
     parts.append(f"snr: {math.inf if found.snr_db is None else found.snr_db:.1f} dB")
     if found.decided is not None:
         parts.append(f"same: {found.same} of {found.decided}")
@@ -5762,7 +5631,7 @@ def append(path: Path, text: str) -> None:
 
 
 def write_record(record: Record, config: Config) -> None:
-    """Writes a case's block and line; nothing that was measured waits for the next case."""
+    """Writes a case's block and line."""
     try:
         append(Path(config.output_dir) / "log.txt", log_block(record))
         append(Path(config.output_dir) / "results.jsonl", json.dumps(as_json(record)) + "\n")
@@ -5780,7 +5649,6 @@ def check_output_dir(folder: str) -> None:
       UserError: the folder cannot be made or written.
     """
     try:
-        os.makedirs(folder, exist_ok=True)
         for name in ("log.txt", "results.jsonl"):
             append(Path(folder) / name, "")
     except OSError as error:
@@ -5803,10 +5671,10 @@ def print_report(records: list[Record]) -> None:
 
 
 class RoundsOnDisk:
-    """Keeps the rounds of cases whose records are not written yet, so that a kill loses none.
+    """Keeps the rounds of cases without a record yet, so that a kill loses none.
 
-    A line for each round in a file of this run's own. Where a run was killed, the next into the
-    same folder makes records of them.
+    A line for each round in a file of this run's own. The next run into the same folder makes
+    records of what a killed one left.
     """
 
     PREFIX = "unfinished_"
@@ -5814,7 +5682,7 @@ class RoundsOnDisk:
     def __init__(self, folder: str | Path) -> None:
         handle, name = tempfile.mkstemp(prefix=self.PREFIX, suffix=".jsonl", dir=folder)
         self.path = Path(name)
-        self.file = os.fdopen(handle, "a")
+        self.file = os.fdopen(handle, "ab")
         fcntl.flock(self.file, fcntl.LOCK_EX)  # a run that has died holds none
         self.unwritten: set[str] = set()  # cases whose record is still to come
         self.lock = threading.Lock()  # several devices' rounds may come at once
@@ -5823,17 +5691,16 @@ class RoundsOnDisk:
         return {}  # a process of a case writes none
 
     def add(self, job: Job, result: Result) -> None:
-        """Writes a result's last round down, with all else that a record needs before its first.
+        """Writes a result's last round, and before its first all else that a record needs.
 
         Raises:
           UserError: it cannot be written.
         """
         key = self.key(job, result)
-        lines: list[dict[str, Any]] = []
+        lines = [UnfinishedLine(key, round=result.rounds[-1])]
         if key not in self.unwritten:
             record = make_record(msgspec.structs.replace(result, rounds=[]), job)
-            lines.append({"case": key, "record": as_json(record)})
-        lines.append({"case": key, "round": msgspec.to_builtins(result.rounds[-1])})
+            lines.insert(0, UnfinishedLine(key, record))
         self.unwritten.add(key)
         try:
             self.write(lines)
@@ -5849,12 +5716,12 @@ class RoundsOnDisk:
         self.unwritten.discard(key)
         # The record is there: at worst the next run writes it again.
         with contextlib.suppress(OSError):
-            self.write([{"case": key, "written": True}])
+            self.write([UnfinishedLine(key, written=True)])
 
-    def write(self, lines: list[dict[str, Any]]) -> None:
+    def write(self, lines: list[UnfinishedLine]) -> None:
         """Appends JSON lines, which are on disk when this returns; raises OSError."""
         with self.lock:
-            self.file.write("".join(json.dumps(line) + "\n" for line in lines))
+            self.file.write(msgspec.json.Encoder().encode_lines(lines))
             self.file.flush()
             os.fsync(self.file.fileno())
 
@@ -5875,7 +5742,7 @@ class RoundsOnDisk:
 
 
 def recover_rounds(config: Config) -> None:
-    """Makes records of the rounds that runs which were killed left in the output directory."""
+    """Makes records of the rounds that killed runs left in the output directory."""
     for path in sorted(Path(config.output_dir).glob(f"{RoundsOnDisk.PREFIX}*.jsonl")):
         with contextlib.suppress(OSError), open(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: that run is alive
@@ -5891,7 +5758,7 @@ def recover_rounds(config: Config) -> None:
 
 
 def records_of_rounds(lines: list[str]) -> list[Record]:
-    """The records of cases that have rounds but no record yet; a truncated last line is skipped."""
+    """The records of cases that have rounds but no record yet; skips a truncated last line."""
     records: dict[str, Record] = {}
     rounds: dict[str, list[Round]] = collections.defaultdict(list)
     for line in lines:
@@ -5909,8 +5776,8 @@ def records_of_rounds(lines: list[str]) -> list[Record]:
     return [with_rounds(record, rounds[case]) for case, record in whole.items()]
 
 
-class UnfinishedLine(msgspec.Struct):
-    """A line of the file that keeps rounds: a case's record without them, a round, or its end."""
+class UnfinishedLine(msgspec.Struct, omit_defaults=True):
+    """A line of such a file: a case's record without rounds, a round, or its end."""
 
     case: str
     record: Record | None = None
@@ -5920,9 +5787,8 @@ class UnfinishedLine(msgspec.Struct):
 
 def has_deviation(rounds: list[Round]) -> bool:
     """Whether rounds have the two steps that statistics need."""
-    if not rounds:
-        return False
-    return all(sum(len(timings[i].seconds) for timings in rounds) > 1 for i in rounds[0])
+    whole = joined(rounds).values()
+    return bool(whole) and all(len(timing.seconds) > 1 for timing in whole)
 
 
 class Report:
@@ -5938,23 +5804,18 @@ class Report:
     def add(self, job: Job, results: list[Result]) -> None:
         """Takes one case's results, one for each device; they are on disk when this returns."""
         for result in results:
-            record = self.write(job, result)
+            take_calibration(result, job.samples.unit)
+            judge(result, job)
+            rate(result, job.case, self.natives)
+            record = make_record(result, job)
+            self.records.append(record)
+            write_record(record, self.config)
+            self.rounds.forget(job, result)
             number = min(turn_of(self.cases, record) + 1, len(self.cases))
             title = job.case.title
             if record.device != record.device_kind:  # one of several
                 title += f" on {record.device}"
             say(f"[{number}/{len(self.cases)}] {title}: {in_short(record)}")
-
-    def write(self, job: Job, result: Result) -> Record:
-        """Judges and rates a result, and writes its record."""
-        take_calibration(result, job.samples.unit)
-        judge(result, job)
-        rate(result, job.case, self.natives)
-        record = make_record(result, job)
-        self.records.append(record)
-        write_record(record, self.config)
-        self.rounds.forget(job, result)
-        return record
 
     def __enter__(self) -> Report:
         return self
@@ -5983,7 +5844,7 @@ def take_calibration(result: Result, unit: str) -> None:
 
 
 def in_short(record: Record) -> str:
-    """A case's outcome in short: its speed and times native, or why there is none."""
+    """A case's speed and times native, or why there is none."""
     found = []
     for inputs, timing in record.timings.items():
         speed = f"{timing.statistics['fps_typical']:,.0f} {record.unit}/s"
@@ -6006,9 +5867,6 @@ def turn_of(cases: list[Case], record: Record) -> int:
 # -------------------------------------------------------------------------------- running the cases
 
 ASKED = "asked for"  # why an engine was chosen that --engine names
-KINDS_OF_INPUTS = {"device": ["device"], "host": ["host"], "both": ["device", "host"]}
-
-
 VARIED = 128  # different images where the batch size is still to be found
 
 
@@ -6021,27 +5879,16 @@ class Model:
     cases: list[Case]
 
 
-CALIBRATING = {
-    "calibration_dir",
-    "calibration_samples",
-    "num_calibration_images",
-    "calibration_method",
-}
-
-
 def swallowed_flags(config: Config) -> list[str]:
     """A sentence for each flag that was typed and has no effect beside the others."""
-    found = []
-    models = [
-        name for name in ("frozen_graph", "savedmodel_dir", "keras_model") if getattr(config, name)
-    ]
-    for name in models[1:]:
-        found.append(f"--{name} is not read: --{models[0]} goes before it")
+    flags = ("frozen_graph", "savedmodel_dir", "keras_model")
+    models = [name for name in flags if getattr(config, name)]
+    found = [f"--{name} is not read: --{models[0]} goes before it" for name in models[1:]]
     if models and "weights" in config.given:
         found.append(f"--weights is of the built-in network: --{models[0]} brings its own")
-    calibrating = CALIBRATING & config.given
-    if "int8" not in config.precisions and calibrating:
-        flags_of = " and ".join(f"--{name}" for name in sorted(calibrating))
+    calibrating = sorted(name for name in config.given if "calibration" in name)
+    if calibrating and "int8" not in config.precisions:
+        flags_of = " and ".join(f"--{name}" for name in calibrating)
         found.append(f"{flags_of} would be for --int8, which was not passed")
     return found
 
@@ -6097,7 +5944,7 @@ def why_no_download() -> str | None:
 
 
 def choose_preprocessing(config: Config, graph: Graph) -> None:
-    """Takes the preprocessing that fits the graph where none was passed, and says which and why."""
+    """Takes the preprocessing that fits where none was passed, and says which and why."""
     asked = config.preprocessing if "preprocessing" in config.given else None
     if graph.dtype == "uint8":
         if asked not in (None, "none"):
@@ -6125,10 +5972,8 @@ def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
         return "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
     if graph.image_shape[2] == 1:
         return "none", f"{graph.name} takes one channel, and nothing in it tells which range"
-    return (
-        config.preprocessing,
-        f"the default, as nothing in {graph.name} tells what it was trained with",
-    )
+    why = f"the default, as nothing in {graph.name} tells what it was trained with"
+    return config.preprocessing, why
 
 
 def settle_images(config: Config, graph: Graph, loader: Worker | Here) -> Graph:
@@ -6147,11 +5992,10 @@ def settle_images(config: Config, graph: Graph, loader: Worker | Here) -> Graph:
 
 def refuse_image_flags(config: Config, graph: Graph) -> None:
     """Refuses flags for images of a graph that is fed arrays; says which have no effect."""
-    instead = {"image_file": "samples", "image_dir": "samples"}
-    instead["calibration_dir"] = "calibration_samples"
     takes = f"{graph.name} takes {inputs_text(graph.inputs)}"
-    for name, other in instead.items():
+    for name in ("image_file", "image_dir", "calibration_dir"):
         if getattr(config, name):
+            other = "calibration_samples" if name == "calibration_dir" else "samples"
             raise UserError(f"--{name} is for images, and {takes}: pass --{other}=FILE.npz")
     if config.host_dtype == "uint8":
         raise UserError(f"--host_dtype=uint8 is for pixels, and {takes}: leave it out")
@@ -6176,9 +6020,6 @@ def load_model(config: Config) -> Model:
                 f"the model cannot be loaded, it is damaged or not what it says (its {error})"
             ) from None
         batch_sizes = fit_batch_sizes(config, graph)
-        if config.calibration_dir and "int8" in config.precisions:
-            # Found out before the measuring.
-            image_paths(config.calibration_dir, "--calibration_dir")
         count = max(size or VARIED for size in batch_sizes)
         try:
             samples = loader.ask("load_samples", config, graph, count)
@@ -6188,19 +6029,15 @@ def load_model(config: Config) -> Model:
 
 
 def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
-    """The cases to run, batch size by batch size, with each one's engine and why it was chosen."""
+    """The cases to run, batch size by batch size."""
     chosen = []
     for precision in config.precisions:
         for name in ["native"] if precision == "native" else config.engine:
-            engine, why = (
-                choose_engine(precision, config.build_only) if name == "auto" else (name, ASKED)
-            )
-            chosen.append((engine, precision, why))
-    return [
-        Case(engine, precision, size, why)
-        for size in batch_sizes
-        for engine, precision, why in chosen
-    ]
+            engine, why = name, ASKED
+            if name == "auto":
+                engine, why = choose_engine(precision, config.build_only)
+            chosen.append(Case(engine, precision, None, why))
+    return [dataclasses.replace(case, batch_size=size) for size in batch_sizes for case in chosen]
 
 
 def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
@@ -6227,14 +6064,11 @@ class Loader:
 
 def announce(cases: list[Case]) -> None:
     """Says which engine runs each precision where the user left that open."""
-    chosen = dict.fromkeys((case.engine, case.precision, case.why) for case in cases)
-    open_ones = [
-        (engine, precision, why) for engine, precision, why in chosen if why not in ("", ASKED)
-    ]
-    for engine, precision, _ in open_ones:
+    chosen = {(case.engine, case.precision): case.why for case in cases if case.why != ASKED}
+    for engine, precision in chosen:
         if engine != "none":
             say(f"{precision_name(precision)} uses {engine}")
-    passed_over = [name for name in AUTO if any(f"{name}: " in why for _, _, why in open_ones)]
+    passed_over = [name for name in AUTO if any(f"{name}: " in why for why in chosen.values())]
     if passed_over:
         say(f"not available here: {', '.join(passed_over)} (--doctor says why)")
 
@@ -6264,7 +6098,7 @@ class OnnxWriter:
 class OnnxSource:
     """Has the ONNX files written in a process of its own.
 
-    The process can be started before there is a graph: it imports its libraries meanwhile.
+    Started before there is a graph, the process imports its libraries meanwhile.
     """
 
     def __init__(self, config: Config) -> None:
@@ -6280,22 +6114,18 @@ class OnnxSource:
             self.writer = Worker(OnnxWriter)
             self.writer.request("import_libraries")
 
-    def ask(self, model: Model, case: Case) -> Artifact | None:
-        """Asks the process, which is started first where none lives."""
-        self.writer = self.writer or start(self.config, OnnxWriter)
-        if not self.told:
-            self.writer.ask("take", self.config, model.graph, model.samples)
-            self.told = True
-        return self.writer.ask("write", case)
-
     def write(self, model: Model, case: Case) -> tuple[Artifact | None, str]:
         """The file that a case's engine builds from, if it takes one, or why there is none."""
         if case.engine == "none":
             return None, case.why
         if not ENGINES[case.engine].needs_onnx:
             return None, ""
+        self.writer = self.writer or start(self.config, OnnxWriter)
         try:
-            return self.ask(model, case), ""
+            if not self.told:
+                self.writer.ask("take", self.config, model.graph, model.samples)
+                self.told = True
+            return self.writer.ask("write", case), ""
         except UserError as error:
             return None, str(error)
         except CaseError as error:
@@ -6362,11 +6192,11 @@ class OpenCase:
           built: the artifact, where it was built before.
 
         Raises:
-          UserError: the engine cannot do it, in one line.
+          UserError: the engine cannot do it.
         """
         case = self.job.case
         config = self.job.config
-        engine = ENGINES[self.job.case.engine]
+        engine = ENGINES[case.engine]
         if reason := engine.why_not_build(case.precision):
             raise UserError(f"{case.engine} cannot run {case.precision.upper()}: {reason}")
         kernels = Kernels(config) if case.engine == "xla" and gpus() else None
@@ -6403,7 +6233,8 @@ class OpenCase:
         seconds = self.artifact.seconds + found.get("engine_build_seconds", 0.0)
         facts = {**self.artifact.facts, **found}
         self.artifact = dataclasses.replace(self.artifact, seconds=seconds, facts=facts)
-        for inputs in KINDS_OF_INPUTS[self.job.config.inputs]:
+        asked = self.job.config.inputs
+        for inputs in ("device", "host") if asked == "both" else (asked,):
             self.first_runs[inputs] = self.run_first(inputs)
 
     def run_first(self, inputs: str) -> float:
@@ -6454,7 +6285,7 @@ class OpenCase:
         return timings
 
     def compute(self) -> Feed:
-        """The outputs for the batch, of the samples that are judged."""
+        """The outputs for the batch."""
         return self.outputs_for(self.batch)
 
     def outputs_for(self, feed: Feed) -> Feed:
@@ -6463,7 +6294,12 @@ class OpenCase:
         Those are all, unless the outputs of so many take over MOST_OUTPUT_BYTES; notes how many.
         """
         size = self.job.case.size
-        outputs = outputs_of(self.runner, feed, self.job.graph, size)
+        graph = self.job.graph
+        found = self.runner.infer(feed)
+        outputs = {
+            tensor.name: as_rows(np.asarray(found[tensor.name]), graph, tensor, size)
+            for tensor in graph.outputs
+        }
         self.judged = judged_samples(outputs, size, len(self.job.samples))
         return {name: values[: self.judged].copy() for name, values in outputs.items()}
 
@@ -6512,7 +6348,7 @@ class Kernels:
             version_of("tensorflow"),
             config.tf32,
         ]
-        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        digest = sha256_of(json.dumps(key).encode())[:16]
         self.path = cache_folder() / f"xla-kernels-{digest}.textproto"
         self.new = self.path.with_suffix(f".{os.getpid()}.textproto")
         given = os.environ.get("XLA_FLAGS", "")
@@ -6593,8 +6429,9 @@ def question_of_onnx(job: Job) -> dict[str, Any]:
     case = job.case
     flags = ("workspace_size", "tf32", "host_dtype", "preprocessing", "calibration_method")
     writers = ("tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu")
+    files = [HERE / "tensorrt.py", HERE / "precision.py"]
     return {
-        "program": [VERSION, *(hash_of(HERE / name) for name in ("tensorrt.py", "precision.py"))],
+        "program": [VERSION, *(sha256_of(path.read_bytes()) for path in files if path.exists())],
         "graph": [job.graph.sha256, job.graph.input_names, job.graph.output_names],
         "samples": samples_in(job),
         "case": [case.engine, case.precision],
@@ -6637,9 +6474,9 @@ MEMORY_SHARE = 0.75
 
 
 def limit_memory(share: int) -> None:
-    """Limits this process's data to that many bytes, or to a share of the user's own limit.
+    """Limits this process's data to `share` bytes, or to a share of the user's own limit.
 
-    What is measured afterwards, and gives its outputs, takes more than a try, under the same limit.
+    Measuring, under the same limit, takes more than a try.
     """
     import resource
 
@@ -6656,20 +6493,8 @@ def once(config: Config, **changes: Any) -> Config:
     return config.but(num_loops=1, num_warmup=0, rounds=1, **changes)
 
 
-def outputs_of(runner: Runner, feed: Feed, graph: Graph, size: int) -> Feed:
-    """The graph's outputs for a batch of so many samples by name, floats as float32.
-
-    The first axis has the samples; of an output without them, the only row is the step's.
-    """
-    results = runner.infer(feed)
-    return {
-        tensor.name: as_rows(np.asarray(results[tensor.name]), graph, tensor, size)
-        for tensor in graph.outputs
-    }
-
-
 def as_rows(values: np.ndarray, graph: Graph, tensor: Tensor, size: int) -> np.ndarray:
-    """An output with its samples, or the step that it is of, along the first axis."""
+    """An output, floats as float32, with `size` samples along the first axis, or with the step."""
     if values.dtype.kind not in "iub":
         values = values.astype(np.float32)
     if graph.has_rows(tensor):
@@ -6774,8 +6599,8 @@ def doubts(compute: Callable[[], Feed], feed: Feed, same: list[Feed]) -> list[st
 def turn_around(feed: Feed) -> bool:
     """Swaps high and low values of each input in place, as a negative does; whether any changed.
 
-    They stay within their range, which a float that is the same everywhere leaves by one: integers
-    may index something.
+    They stay within their range, which only a float that is the same everywhere leaves, by one:
+    integers may index something.
     """
     changed = False
     for array in feed.values():
@@ -6797,7 +6622,7 @@ def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
 
 
 def reuse_notes(facts: dict[str, Any]) -> list[str]:
-    """A sentence where an earlier run did what this one would have had to do."""
+    """Sentences where an earlier run did what this one would have had to do."""
     notes = []
     if "built_before" in facts:
         notes.append(
@@ -6881,6 +6706,7 @@ class Session:
         self.over = self.judged = False
         config = job.config
         self.plan = plan_rounds(config.num_loops, config.rounds) if config.num_loops else None
+        self.wanted = len(self.plan) if self.plan else config.rounds  # rounds; None: until known
 
     def start(self, job: Job) -> Worker | Here:
         """A process for a job: the case's own, or one at a batch size that is tried."""
@@ -6897,7 +6723,7 @@ class Session:
         return self.plan[len(self.rounds)] if self.plan else None
 
     def take_turn(self, others: list[Session]) -> None:
-        """Measures one round, in a process that is started first where none lives."""
+        """Measures one round."""
         try:
             self.open()
             begun = time.monotonic()
@@ -6999,16 +6825,14 @@ class Session:
             self.job.rounds.add(self.job, self.result)
 
     def has_enough(self, sessions: list[Session]) -> bool:
-        """Whether the case needs no more rounds: the number asked for, known well, or out of time.
+        """Whether the case has the rounds asked for, is known well, or is out of time.
 
         Native goes on as long as another needs it beside its own rounds.
         """
         if self.over or not self.rounds:
             return self.over
-        if self.plan:
-            return len(self.rounds) >= len(self.plan)
-        if self.job.config.rounds:
-            return len(self.rounds) >= self.job.config.rounds
+        if self.wanted:
+            return len(self.rounds) >= self.wanted
         if sum(self.seconds) + self.seconds[-1] > MOST_SECONDS and has_deviation(self.rounds):
             return True
         if self.job.case.precision == "native" and any(
@@ -7085,14 +6909,9 @@ class Session:
 
 
 def in_groups(jobs: list[Job]) -> list[list[Job]]:
-    """Groups of jobs that are measured in turn: one group per batch size, or per search for one."""
-    groups: list[list[Job]] = []
-    for job in jobs:
-        size = job.case.batch_size
-        if not groups or size is None or size != groups[-1][0].case.batch_size:
-            groups.append([])
-        groups[-1].append(job)
-    return groups
+    """Groups of jobs that are measured in turn: one a batch size, or a search for the largest."""
+    groups = itertools.groupby(jobs, lambda job: job.case.batch_size or id(job))
+    return [list(group) for _, group in groups]
 
 
 def schedule(
@@ -7103,8 +6922,7 @@ def schedule(
     On Ctrl-C it gives what has rounds, then raises KeyboardInterrupt.
 
     Args:
-      reference: native's outputs, where they are known; else they are computed where no case gives
-        them.
+      reference: native's outputs; where they are neither known nor a case's, they are computed.
     """
     if reference is None and not count_natives(jobs):
         reference = untimed_reference(jobs, session)
@@ -7194,9 +7012,7 @@ def expected_end(sessions: list[Session]) -> str:
     turn = sum(one.seconds[-1] for one in sessions if one.seconds)
     count = "1 case" if len(sessions) == 1 else f"{len(sessions)} cases in turn"
     what = f"{count}, {turn:.1f} s a round"
-    plan = sessions[0].plan
-    rounds = sessions[0].job.config.rounds
-    left = (len(plan) if plan else rounds or 0) - 1
+    left = (sessions[0].wanted or 0) - 1
     if left > 0:
         return f"{what}: {left * turn:.0f} s to go"
     least = (LEAST_ROUNDS - 1) * turn
@@ -7226,12 +7042,9 @@ def untimed_reference(jobs: list[Job], session: Callable[[Job], Session]) -> Fee
     """Native's outputs, from a process that is not timed."""
     if not jobs or jobs[0].config.build_only:
         return None
-    one = session(reference_job(jobs))
-    try:
+    with contextlib.closing(session(reference_job(jobs))) as one:
         one.take_turn([])
         one.finish()
-    finally:
-        one.close()
     return outputs_to_compare_with(one.results())
 
 

@@ -71,6 +71,12 @@ def images_of(bench, pixels, names=None, **facts):
     return bench.Images({"x:0": pixels}, names, **facts)
 
 
+def pixels_of(images):
+    """The pixels of samples that are images."""
+    (pixels,) = images.arrays.values()
+    return pixels
+
+
 def run_case(bench, job):
     """A case's result after one round in this process; the job's flags hold --noisolate."""
     session = bench.Session(job)

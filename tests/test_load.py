@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import image_graph
+from helpers import image_graph, pixels_of
 
 FLAGS = {
     "frozen_graph": "frozen_graph",
@@ -253,7 +253,7 @@ def test_labels(bench, classes, flags, index, label):
 def test_random_images_follow_the_seed(bench):
     graph = image_graph(bench, 8, 8, 3)
     config = [bench.parse_flags(["tensorrt.py", f"--seed={seed}"]) for seed in (1, 1, 2)]
-    one, same, other = (bench.load_images(c, graph, 2).pixels for c in config)
+    one, same, other = (pixels_of(bench.load_images(c, graph, 2)) for c in config)
     assert np.array_equal(one, same) and not np.array_equal(one, other)
 
 

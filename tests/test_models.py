@@ -317,6 +317,25 @@ def test_what_does_not_fit_the_model_is_told_as_the_engines_found_it(main, froze
     assert "Gather node: indices element out of data bounds, idx=12345678" in fp32, fp32
 
 
+def test_samples_of_nan_are_named(main, frozen, tmp_path):
+    model, arrays = frozen("towers")
+    numbers = arrays["numbers"].copy()
+    numbers[7, 2] = np.nan
+    labels = {"labels": np.full(96, 5), "lables": arrays["labels"]}
+    np.savez(tmp_path / "x.npz", **{**arrays, "numbers": numbers, **labels})
+    ran = main("--native", model, f"--samples={tmp_path}/x.npz")
+    assert ran.status == 0 and "lables is not fed: no input has that name" in ran.err
+    assert "the output holds NaN or infinity, as the samples of numbers do: its pred" in ran.out
+    assert "1 case appended" in ran.out
+
+
+def test_labels_that_the_model_lacks_name_the_array(main, frozen, tmp_path):
+    model, arrays = frozen("lstm")
+    np.savez(tmp_path / "x.npz", **{**arrays, "labels": arrays["labels"] + 3})
+    ran = main("--native", model, f"--samples={tmp_path}/x.npz")
+    assert "is none of the network's 3 classes: check --label, or `labels` in --samples" in ran.out
+
+
 def test_lengths_that_do_not_fit_one_another_are_told(main, frozen):
     flags = ("--input_shape=ids:6,mask:5,types:6", "--batch_size=2")
     (record,) = main("--native", frozen("bert")[0], *flags).records

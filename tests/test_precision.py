@@ -14,7 +14,7 @@ import types
 
 import numpy as np
 import pytest
-from helpers import ROOT, agreement, image_graph, run_case
+from helpers import ROOT, agreement, image_graph, pixels_of, run_case
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -115,7 +115,7 @@ def test_precisions_on_trained_networks(bench, shared, tmp_path, name, preproces
 def test_uint8_pixels_give_the_float_path_s_outputs(bench, onnx, preprocessing):
     config = bench.Config(**{**vars(onnx.config), "preprocessing": preprocessing})
     graph = bench.with_pixels_in_front(config, onnx.graph)
-    raw = bench.images_of(config, graph, onnx.samples.pixels, onnx.samples.names)
+    raw = bench.images_of(config, graph, pixels_of(onnx.samples), onnx.samples.names)
     model = bench.Onnx(config, graph, raw).fp32
     pixels = only(raw.batch(8))
     assert pixels.dtype == np.uint8
@@ -561,7 +561,9 @@ def test_a_calibration_folder_with_a_broken_file(bench, onnx, tmp_path, capsys):
     (folder / "good.png").write_bytes(tf.io.encode_png(np.zeros((9, 9, 1), np.uint8)).numpy())
     config, graph = onnx.config, image_graph(bench, 8, 8, 1)
     images, unreadable = bench.read_folder(config, graph, str(folder), 10, "--calibration_dir")
-    assert len(images.pixels) == 1 and unreadable == 1 and "broken.png" in capsys.readouterr().err
+    assert (
+        len(pixels_of(images)) == 1 and unreadable == 1 and "broken.png" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -858,6 +858,21 @@ def test_the_output_does_not_depend_on_the_input_is_still_found(main, graph_file
     assert not any("does not depend" in note for note in ran.records[0]["notes"])
 
 
+def test_of_ids_only_the_equal_ones_are_told(main, graph_file):
+    """How far one class's number is from another's says nothing."""
+
+    def build(tf, v1):
+        values = v1.placeholder(tf.float32, [None, 6], name="values")
+        weights = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+        scores = tf.matmul(values, weights, name="scores")
+        tf.argmax(scores, axis=1, name="best")
+
+    flags = (f"--frozen_graph={graph_file(build)}", "--output_node=scores,best")
+    ran = main("--native", "--fp32", "--engine=onnxruntime", "--batch_size=4", *flags)
+    (line,) = [line for line in ran.out.splitlines() if "outputs as in native: " in line]
+    assert re.search(r"best:0 4 of 4 values$", line), line
+
+
 def test_several_outputs_are_told_by_name(measured, tmp_path):
     """In the terminal, in log.txt and in a picture whose axes count samples."""
     ran = measured("bert")

@@ -776,7 +776,7 @@ def outputs_lines(record: Record) -> list[str]:
     return [f"outputs as in native: {'; '.join(parts)}"]
 
 
-def near_native(found: OutputAgreement, unit: str) -> str:
+def near_native(found: NamedAgreement, unit: str) -> str:
     """`64 dB, 7 of 8 samples, largest difference 0.0009`; of ids the counts alone."""
     same = f"{found.counts} {DECIDED.get(found.kind, unit)}" if found.counts else ""
     if found.kind == "ids":

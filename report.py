@@ -772,12 +772,17 @@ def outputs_lines(record: Record) -> list[str]:
     titles = {tensor.name: tensor.key or tensor.name for tensor in record.graph.outputs}
     parts = []
     for name, found in outputs.items():
-        noise = "equal" if found.snr_db is None else f"{found.snr_db:.0f} dB"
-        same = f", {found.counts} {DECIDED.get(found.kind, record.unit)}" if found.counts else ""
-        parts.append(
-            f"{titles.get(name, name)} {noise}{same}, largest difference {found.difference:.2g}"
-        )
+        parts.append(f"{titles.get(name, name)} {near_native(found, record.unit)}")
     return [f"outputs as in native: {'; '.join(parts)}"]
+
+
+def near_native(found: NamedAgreement, unit: str) -> str:
+    """`64 dB, 7 of 8 samples, largest difference 0.0009`; of ids the counts alone."""
+    same = f"{found.counts} {DECIDED.get(found.kind, unit)}" if found.counts else ""
+    if found.kind == "ids":
+        return same
+    noise = "equal" if found.snr_db is None else f"{found.snr_db:.0f} dB"
+    return ", ".join(filter(None, (noise, same, f"largest difference {found.difference:.2g}")))
 
 
 def changed_text(change: ChangedImage) -> str:

@@ -88,6 +88,7 @@ import tempfile
 import threading
 import time
 import types
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -801,9 +802,27 @@ def progress(what: str, total: int | None, unit: str = "steps") -> Iterator[Call
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
     """The first line of an error that says something, for use in a sentence."""
-    text = re.sub(r"\{\{.*?\}\}\s*", "", str(error))  # TensorFlow's names of nodes
+    text = re.sub(r"\{\{.*?\}\}\s*", "", reason_of(str(error)))  # TensorFlow's names of nodes
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0][:limit].rstrip(".:")
+    line = lines[0]
+    if len(line) > limit:  # half a number would be another one
+        line = (line[:limit].rpartition(" ")[0] or line[:limit]) + " …"
+    return line.rstrip(".:")
+
+
+def reason_of(text: str) -> str:
+    """What TensorFlow or ONNX Runtime found, without the trace that they put around it."""
+    text = text.rpartition("Fallback to flat signature also failed due to: ")[2]
+    if text.startswith("Graph execution error:"):  # the call stack, the reason, [[the node]]
+        text = text.partition("[[")[0].strip().rpartition("\n")[2]
+    return re.sub(ONNX_RUNTIME_TRACE, r"\1: ", text)
+
+
+# Of "… while running Gather node. Name:'a/long/path' Status Message: /its/source.h:42 the reason"
+ONNX_RUNTIME_TRACE = (
+    r"^.*Non-zero status code returned while running (\w+ node)\. Name:'.*?' "
+    r"Status Message: (?:/\S+:\d+ )?"
+)
 
 
 @contextlib.contextmanager
@@ -1760,6 +1779,7 @@ def read_samples(given: str, graph: Graph, count: int, flag: str) -> Samples:
             has = ", ".join(found) or "no array"
             raise not_wanted(given, graph, f"no array {tensor.title} (it has {has})")
         add_array(samples, tensor, array, graph, given)
+    say_what_is_not_fed(found, graph, given)
     fed = [tensor for tensor in graph.inputs if tensor.name in samples.arrays]
     counts = {tensor.title: len(samples.arrays[tensor.name]) for tensor in fed}
     if len(set(counts.values())) != 1 or 0 in counts.values():
@@ -1800,6 +1820,8 @@ def read_arrays(given: str, flag: str) -> Feed:
         if path.is_dir():
             files = sorted(path.glob("*.npy"))
             return {file.stem: np.load(file) for file in files}
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no .npz")  # NumPy would take it for objects
         with np.load(path) as arrays:
             return dict(arrays)
     # NumPy raises what zipfile, zlib and its own parser happen to raise.
@@ -1834,16 +1856,26 @@ def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
 
 
 def as_type(array: np.ndarray, tensor: Tensor, graph: Graph, given: str) -> np.ndarray:
-    """An array in an input's type, where no value changes but by float32's rounding."""
+    """An array in an input's type, where no value changes but by its rounding."""
     kind = np.dtype(tensor.dtype)
     if array.dtype == kind:
         return array
     if not np.can_cast(array.dtype, kind, "same_kind"):
         raise not_wanted(given, graph, f"{tensor.title} has type {array.dtype}")
-    cast = array.astype(kind)
-    if kind.kind in "iu" and not np.array_equal(cast, array):
+    with np.errstate(over="ignore"):  # it is looked at here
+        cast = array.astype(kind)
+    changed = cast != array if kind.kind in "iu" else np.isinf(cast) & ~np.isinf(array)
+    if changed.any():
         raise not_wanted(given, graph, f"{tensor.title} has values that {kind} cannot hold")
     return cast
+
+
+def say_what_is_not_fed(found: Feed, graph: Graph, given: str) -> None:
+    """A sentence on arrays that are no input's: one may be `labels` with a slip of the pen."""
+    taken = [id(array_of(tensor, found)) for tensor in graph.inputs]
+    rest = [name for name, array in found.items() if id(array) not in taken]
+    if left := ", ".join(name for name in rest if name != "labels"):
+        say(f"{given}: {left} is not fed: no input has that name")
 
 
 def labels_in(found: Feed, graph: Graph, rows: int, given: str) -> list[int] | None:
@@ -2371,7 +2403,7 @@ def describe_graph(
     outputs = find_outputs(config, graph, signature.outputs)
     inputs = find_inputs(config, graph, signature.inputs, outputs)
     for tensor in inputs:
-        refuse_unfeedable(tensor)
+        refuse_unfeedable(tensor, outputs)
     keys = {name: key for part in signature for key, name in part.items()}
     described = [tensor_of(tensor, keys.get(tensor.name, "")) for tensor in inputs]
     sinks = [tensor_of(tensor, keys.get(tensor.name, "")) for tensor in outputs]
@@ -2467,14 +2499,14 @@ def is_number(tensor: Any) -> bool:
     return tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
 
 
-def refuse_unfeedable(tensor: Any) -> None:
+def refuse_unfeedable(tensor: Any, outputs: list[Any]) -> None:
     """Refuses an input that NumPy has no type for; of strings with what their decoding gives."""
     kind = tensor.dtype
     if is_number(tensor) and kind.name != "bfloat16" and not kind.is_quantized:
         return
     remedy = "pass --input_node with another tensor"
     if kind.name == "string":
-        behind = behind_decoding(tensor)
+        behind = behind_decoding(tensor, outputs)
         remedy = f"pass --input_node={behind}, the tensor behind the decoding"
         if not behind:
             remedy = "pass --input_node with a tensor behind the decoding"
@@ -2486,24 +2518,32 @@ def refuse_unfeedable(tensor: Any) -> None:
 COUNTING = {"Shape", "ShapeN", "Size", "Rank"}
 
 
-def behind_decoding(tensor: Any) -> str:
-    """The first tensor of numbers that is computed from one of strings, or "".
+def behind_decoding(tensor: Any, outputs: list[Any]) -> str:
+    """The first tensor of numbers that can be fed in place of one of strings: its name, or "".
 
-    Counters and what lies inside a loop are none.
+    Fed with it, no output depends on the strings any more.
     """
+    for found in computed_from(tensor):
+        _, missing = inputs_behind(outputs, [found])
+        if is_number(found) and tensor.name not in {left.name for left in missing}:
+            return found.name.removesuffix(":0")
+    return ""
+
+
+def computed_from(tensor: Any) -> Iterator[Any]:
+    """The tensors that are computed from one, nearest first; no scalars, none inside a loop."""
     waiting = collections.deque([tensor])
     seen = {tensor.name}
     while waiting:
         for op in waiting.popleft().consumers():
             results = [] if op.type in COUNTING else op.outputs
             for result in results:
-                inside = "while/" in result.name or result.shape.rank == 0
-                if is_number(result) and not inside:
-                    return result.name.removesuffix(":0")
-                if result.name not in seen:
-                    waiting.append(result)
+                if result.name in seen:
+                    continue
                 seen.add(result.name)
-    return ""
+                waiting.append(result)
+                if "while/" not in result.name and result.shape.rank != 0:
+                    yield result
 
 
 def fill_shapes(config: Config, inputs: list[Tensor]) -> list[Tensor]:
@@ -4458,6 +4498,9 @@ class Clocks(threading.Thread):
         return {**facts, "samples": len(self.samples), "cost_share": self.cost / self.seconds}
 
 
+COUNTABLE = 0.1  # seconds: the kernel counts hundredths, so that in 1 ms one looks like ten cores
+
+
 def surroundings(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
     """Cores that others used, or the hypervisor took; waiting for cores; programs on the GPU.
 
@@ -4470,7 +4513,7 @@ def surroundings(before: dict[str, float], after: dict[str, float]) -> dict[str,
     gone = {name: after[name] - value for name, value in before.items()}
     seconds = gone.pop("seconds")
     facts = {}
-    if "busy" in gone:
+    if "busy" in gone and seconds >= COUNTABLE:
         facts["other_cores"] = max(0.0, gone["busy"] - gone["own"]) / seconds
         facts["stolen_cores"] = gone["stolen"] / seconds
     if "waited" in gone:
@@ -5083,7 +5126,8 @@ def judge(result: Result, job: Job) -> None:
         natives = (result.reference or {}).get(main)
         result.notes += unsure(natives, kind, job.samples, config)
     if not all_finite(outputs):
-        result.notes.append("the output holds NaN or infinity: its predictions mean nothing")
+        said = f"the output holds NaN or infinity{as_the_samples(job)}"
+        result.notes.append(f"{said}: its predictions mean nothing")
     elif result.reference is not None and job.case.precision != "native":
         judge_agreement(result, outputs, result.reference, job)
     judge_accuracy(result, outputs[main], kind, job)
@@ -5142,6 +5186,17 @@ def all_finite(outputs: Feed) -> bool:
     return all(np.isfinite(values).all() for values in outputs.values())
 
 
+def as_the_samples(job: Job) -> str:
+    """Which inputs' samples hold NaN or infinity themselves, as the end of a sentence, or ""."""
+    fed = {**job.samples.arrays, **job.samples.whole}
+    held = [
+        tensor.title
+        for tensor in job.graph.inputs
+        if not all_finite({tensor.name: fed[tensor.name]})
+    ]
+    return f", as the samples of {', '.join(held)} do" if held else ""
+
+
 def named_classes(config: Config) -> int:
     """How many classes --labels names; 0 without it."""
     return len(class_names(config.labels)) if config.labels else 0
@@ -5161,7 +5216,8 @@ def judge_agreement(result: Result, outputs: Feed, reference: Feed, job: Job) ->
     """Adds the agreement of each output with native's, and a sentence where it changed."""
     samples, graph, config = job.samples, job.graph, job.config
     if not all_finite(reference):
-        result.notes.append("native's output holds NaN or infinity: there is nothing to agree with")
+        said = f"native's output holds NaN or infinity{as_the_samples(job)}"
+        result.notes.append(f"{said}: there is nothing to agree with")
         return
     by_output = {}
     kinds = result.kinds or {}
@@ -5249,6 +5305,13 @@ NO_ACCURACY = 0.01
 GOOD_ACCURACY = 0.5
 
 
+# Where class ids come from, by what is counted.
+LABELS_OF = {
+    "images": "--label, or the names of the class folders",
+    "samples": "--label, or `labels` in --samples",
+}
+
+
 def judge_accuracy(result: Result, values: np.ndarray, kind: str, job: Job) -> None:
     """Adds accuracy where the samples' classes are known, or a sentence on why there is none."""
     samples, config = job.samples, job.config
@@ -5265,7 +5328,7 @@ def judge_accuracy(result: Result, values: np.ndarray, kind: str, job: Job) -> N
     elif strange:
         result.notes.append(
             f"no accuracy: class id {strange[0]} is none of the network's {count} classes: check "
-            f"--label, or the names of the class folders"
+            f"{LABELS_OF[samples.unit]}"
         )
     elif samples.random:
         what = samples.unit.removesuffix("s")
@@ -5766,7 +5829,8 @@ class Report:
         """Says where the records are; 1 where a case failed."""
         count = len(self.records)
         folder = self.config.output_dir
-        print(f"\n{count} cases appended to log.txt and results.jsonl in {folder}", flush=True)
+        cases = "case" if count == 1 else "cases"
+        print(f"\n{count} {cases} appended to log.txt and results.jsonl in {folder}", flush=True)
         return int(any(record.error for record in self.records))
 
 

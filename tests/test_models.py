@@ -270,6 +270,10 @@ BAD = {
         "item",
     ),
     "objects": ({"user": np.array([{}] * 96)}, "cannot be read as arrays of numbers"),
+    "no half": (
+        {"numbers": np.full((96, 4), 1e300)},
+        "numbers has values that float32 cannot hold: ",
+    ),
     "labels": ({"labels": np.zeros((96, 2))}, "labels is [96, 2] float64: pass one integer"),
 }
 
@@ -293,8 +297,50 @@ def test_wrong_samples_are_one_line_with_what_is_wanted(main, frozen, tmp_path, 
 
 def test_a_file_that_is_none(main, frozen, tmp_path):
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 no archive")
-    line = one_error(main("--native", frozen("towers")[0], f"--samples={tmp_path}/x.npz"))
-    assert "cannot be read as arrays of numbers" in line and "numpy.savez" in line
+    np.save(tmp_path / "alone.npy", np.zeros(3))
+    (tmp_path / "text.npz").write_text("user,item\n")
+    for name in ("x.npz", "alone.npy", "text.npz"):
+        line = one_error(main("--native", frozen("towers")[0], f"--samples={tmp_path / name}"))
+        assert (
+            "cannot be read as arrays of numbers (it is no .npz): write it by numpy.savez" in line
+        )
+
+
+def test_what_does_not_fit_the_model_is_told_as_the_engines_found_it(main, frozen, tmp_path):
+    """Not the first line of TensorFlow's call stack, and no number that is cut in two."""
+    model, arrays = frozen("towers")
+    np.savez(tmp_path / "x.npz", **{**arrays, "item": np.full((96, 1), 12345678, np.int32)})
+    ran = main("--native", "--fp32", "--engine=onnxruntime", model, f"--samples={tmp_path}/x.npz")
+    native, fp32 = (record["error"] for record in ran.records)
+    assert ran.status == 1 and "Traceback" not in ran.err
+    assert re.search(r"indices\[\d+,0\] = 12345678 is not in \[0, 30\)", native), native
+    assert "Gather node: indices element out of data bounds, idx=12345678" in fp32, fp32
+
+
+def test_samples_of_nan_are_named(main, frozen, tmp_path):
+    model, arrays = frozen("towers")
+    numbers = arrays["numbers"].copy()
+    numbers[7, 2] = np.nan
+    labels = {"labels": np.full(96, 5), "lables": arrays["labels"]}
+    np.savez(tmp_path / "x.npz", **{**arrays, "numbers": numbers, **labels})
+    ran = main("--native", model, f"--samples={tmp_path}/x.npz")
+    assert ran.status == 0 and "lables is not fed: no input has that name" in ran.err
+    assert "the output holds NaN or infinity, as the samples of numbers do: its pred" in ran.out
+    assert "1 case appended" in ran.out
+
+
+def test_labels_that_the_model_lacks_name_the_array(main, frozen, tmp_path):
+    model, arrays = frozen("lstm")
+    np.savez(tmp_path / "x.npz", **{**arrays, "labels": arrays["labels"] + 3})
+    ran = main("--native", model, f"--samples={tmp_path}/x.npz")
+    assert "is none of the network's 3 classes: check --label, or `labels` in --samples" in ran.out
+
+
+def test_lengths_that_do_not_fit_one_another_are_told(main, frozen):
+    flags = ("--input_shape=ids:6,mask:5,types:6", "--batch_size=2")
+    (record,) = main("--native", frozen("bert")[0], *flags).records
+    assert "too many positional arguments" not in record["error"]
+    assert "must be equal" in record["error"] or "ncompatible shapes" in record["error"]
 
 
 def test_open_dimensions_are_asked_for(main, family):
@@ -446,6 +492,23 @@ def test_strings_are_refused_with_what_is_behind_them(main, graph_file):
     ran = main(f"--frozen_graph={path}", f"--input_node={behind}", "--batch_size=2")
     assert ran.status == 0, (behind, ran.err)
     assert ran.records[0]["input_dtype"] == "uint8"
+
+
+def test_split_text_is_refused_with_what_can_be_fed_instead(main, graph_file):
+    """Not with the places of the words, beside which the words themselves would be needed."""
+
+    def build(tf, v1):
+        lines = v1.placeholder(tf.string, [None], name="lines")
+        words = tf.strings.split(lines).to_tensor()
+        ids = tf.strings.to_hash_bucket_fast(words, 50, name="ids")
+        table = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+        tf.nn.softmax(tf.reduce_mean(tf.gather(table, ids), 1), name="softmax_tensor")
+
+    path = graph_file(build)
+    line = one_error(main(f"--frozen_graph={path}"))
+    assert "--input_node=ids, the tensor behind the decoding" in line
+    ran = main(f"--frozen_graph={path}", "--input_node=ids", "--input_shape=ids:6")
+    assert ran.status == 0, ran.err
 
 
 def test_text_is_refused_with_its_ids(main, graph_file):
@@ -793,6 +856,21 @@ def test_the_output_does_not_depend_on_the_input_is_still_found(main, graph_file
     assert any("does not depend on the input" in note for note in ran.records[0]["notes"])
     ran = main(f"--frozen_graph={graph_file(logit_map)}", "--batch_size=4")
     assert not any("does not depend" in note for note in ran.records[0]["notes"])
+
+
+def test_of_ids_only_the_equal_ones_are_told(main, graph_file):
+    """How far one class's number is from another's says nothing."""
+
+    def build(tf, v1):
+        values = v1.placeholder(tf.float32, [None, 6], name="values")
+        weights = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+        scores = tf.matmul(values, weights, name="scores")
+        tf.argmax(scores, axis=1, name="best")
+
+    flags = (f"--frozen_graph={graph_file(build)}", "--output_node=scores,best")
+    ran = main("--native", "--fp32", "--engine=onnxruntime", "--batch_size=4", *flags)
+    (line,) = [line for line in ran.out.splitlines() if "outputs as in native: " in line]
+    assert re.search(r"best:0 4 of 4 values$", line), line
 
 
 def test_several_outputs_are_told_by_name(measured, tmp_path):

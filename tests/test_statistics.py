@@ -150,6 +150,9 @@ def test_what_else_the_machine_did_by_hand(bench, monkeypatch):
     monkeypatch.setattr(bench, "gpus", list)
     expected = {"other_cores": 0.7, "stolen_cores": 0.05, "waited_share": 0.25}
     assert bench.surroundings(before, after) == pytest.approx(expected)
+    # In 1 ms a tick of 10 ms may end that was another program's: no ten cores worked.
+    shortly = {**before, "seconds": 10.001, "busy": 50.01}
+    assert bench.surroundings(before, shortly) == {"waited_share": 0}
 
 
 @needs_proc

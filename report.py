@@ -895,9 +895,11 @@ def answer(size: str, rows: list[Row]) -> str:
 
 
 def why_nothing_is_told(record: Record) -> str:
-    """What agrees whatever a precision breaks, or "" where agreement says something."""
+    """What says nothing whatever a precision breaks, or "" where agreement says something."""
     if record.flags.get("weights") == "random":
         return "random weights"
+    if not record.output.kind and record.output.top1 is None:
+        return "outputs that cannot be compared"
     if record.agreement is None or not record.agreement.is_same_model:
         return ""
     found, images = record.output, record.agreement.images

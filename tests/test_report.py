@@ -520,6 +520,16 @@ def test_no_answer_from_probabilities_that_are_all_alike(answers, kept):
     assert answers([native, broken])[0].startswith("Nothing that is faster at batch 4 is still")
 
 
+def test_no_answer_without_outputs_to_compare(answers, kept):
+    """As where native's are not numbers: it may be the same model or not."""
+    record = {key: part for key, part in kept[3].items() if key != "agreement"}
+    (line,) = answers([without_weights(kept[0]), without_weights(record)])
+    assert line.startswith("Fastest at batch 4: INT8 in onnxruntime, 2.48x native (")
+    assert line.endswith(
+        "outputs that cannot be compared cannot tell whether it is still the same model."
+    )
+
+
 def test_an_answer_for_each_batch_size(run, written, kept):
     records = [scaled(record, 1, batch_size=size) for size in (8, 4) for record in kept[:2]]
     ran = run(written(records))

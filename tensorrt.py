@@ -813,11 +813,15 @@ def one_line(error: BaseException | str, limit: int = 200) -> str:
 def reason_of(text: str) -> str:
     """What TensorFlow or ONNX Runtime found, without the trace that they put around it."""
     text = text.rpartition("Fallback to flat signature also failed due to: ")[2]
-    if text.startswith("Graph execution error:"):  # the call stack, the reason, [[the node]]
-        text = text.partition("[[")[0].strip().rpartition("\n")[2]
+    if text.startswith("Graph execution error:"):  # the call stack, the reason, [[{{the node
+        text = re.split(CALL_STACK, text.partition("[[{{")[0])[-1].strip()
     return re.sub(ONNX_RUNTIME_TRACE, r"\1: ", text)
 
 
+CALL_STACK = (
+    r"(?m)^(?:Graph execution error:|Detected at node .*|<stack traces unavailable>|Node: .*"
+    r'|  File ".*(?:\n    .*)?)$'
+)
 # Of "… while running Gather node. Name:'a/long/path' Status Message: /its/source.h:42 the reason"
 ONNX_RUNTIME_TRACE = (
     r"^.*Non-zero status code returned while running (\w+ node)\. Name:'.*?' "
@@ -1643,6 +1647,9 @@ def read_image(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     return np.rint(resized[top : top + height, left : left + width]).astype(np.uint8)
 
 
+ORIENTATION = 0x0112  # EXIF's tag
+
+
 def decode_image(path: str | Path, channels: int) -> np.ndarray:
     """An image as uint8 [height, width, channels], turned as its EXIF data say."""
     import tensorflow as tf
@@ -1654,7 +1661,7 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
                 raise ValueError(f"{header.size[0]} x {header.size[1]} pixels are too many")
             # Of BMPs TensorFlow takes the channels that there are.
             wanted = 0 if header.format == "BMP" else channels
-            exif = header.getexif()
+            turn = header.getexif().get(ORIENTATION, 1)
             pixels = tf.io.decode_image(
                 tf.io.read_file(str(path)), channels=wanted, expand_animations=False
             ).numpy()
@@ -1673,7 +1680,7 @@ def decode_image(path: str | Path, channels: int) -> np.ndarray:
         ) from error
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     image = image.convert("L" if channels == 1 else "RGB")
-    image.getexif().update(exif)
+    image.getexif()[ORIENTATION] = turn
     turned = ImageOps.exif_transpose(image)
     return np.asarray(turned).reshape(turned.height, turned.width, channels)
 
@@ -1779,7 +1786,8 @@ def read_samples(given: str, graph: Graph, count: int, flag: str) -> Samples:
             has = ", ".join(found) or "no array"
             raise not_wanted(given, graph, f"no array {tensor.title} (it has {has})")
         add_array(samples, tensor, array, graph, given)
-    say_what_is_not_fed(found, graph, given)
+    if flag == "--samples":  # once: they are read for calibration too
+        say_what_is_not_fed(found, graph, given)
     fed = [tensor for tensor in graph.inputs if tensor.name in samples.arrays]
     counts = {tensor.title: len(samples.arrays[tensor.name]) for tensor in fed}
     if len(set(counts.values())) != 1 or 0 in counts.values():
@@ -3223,8 +3231,15 @@ class Xla(Engine):
 TENSOR_LIST_OPS = ",".join(
     f"TensorList{name}"
     for name in (
-        *("Concat", "ConcatV2", "FromTensor", "Gather", "GetItem", "PopBack", "PushBack"),
-        *("PushBackBatch", "Scatter", "ScatterIntoExistingList", "ScatterV2", "SetItem"),
+        *("Concat", "ConcatLists", "ConcatV2", "FromTensor", "Gather", "GetItem", "PopBack"),
+        *(
+            "PushBack",
+            "PushBackBatch",
+            "Scatter",
+            "ScatterIntoExistingList",
+            "ScatterV2",
+            "SetItem",
+        ),
         *("Split", "Stack"),
     )
 )
@@ -3254,6 +3269,7 @@ def auto_mixed_precision(graph: Graph) -> Any:
 def rename_functions(graph_def: Any, suffix: str) -> None:
     """Gives the functions of a graph names of their own: a process has one function of a name."""
     names = {function.signature.name for function in graph_def.library.function}
+    del graph_def.library.gradient[:]  # they name functions too, and nobody asks for them
     for function in graph_def.library.function:
         function.signature.name += suffix
     for node in every_node(graph_def):
@@ -5744,10 +5760,10 @@ class RoundsOnDisk:
 def recover_rounds(config: Config) -> None:
     """Makes records of the rounds that killed runs left in the output directory."""
     for path in sorted(Path(config.output_dir).glob(f"{RoundsOnDisk.PREFIX}*.jsonl")):
-        with contextlib.suppress(OSError), open(path) as file:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: that run is alive
             if path.exists():
-                found = records_of_rounds(file.read().splitlines())
+                found = records_of_rounds(file.read().split(b"\n"))
                 for record in found:
                     write_record(record, config)
                 path.unlink()
@@ -5757,12 +5773,12 @@ def recover_rounds(config: Config) -> None:
                 )
 
 
-def records_of_rounds(lines: list[str]) -> list[Record]:
+def records_of_rounds(lines: list[bytes]) -> list[Record]:
     """The records of cases that have rounds but no record yet; skips a truncated last line."""
     records: dict[str, Record] = {}
     rounds: dict[str, list[Round]] = collections.defaultdict(list)
     for line in lines:
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(ValueError):  # also of half a character
             found = msgspec.json.decode(line, type=UnfinishedLine)
             if found.record:
                 records[found.case] = found.record

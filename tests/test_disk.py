@@ -149,7 +149,7 @@ def test_a_full_disk_is_one_error_line_and_the_table_is_printed(
     assert "can no longer be written to (No space left on device)" in err
     assert err.count("tensorrt.py: error: ") == 1
     assert "images/s" in out, "what was measured is on the terminal at least"
-    assert "cases appended" not in out
+    assert " appended to " not in out
 
 
 def test_a_folder_removed_while_running_is_made_again(bench, main, net, tmp_path, monkeypatch):

@@ -132,6 +132,26 @@ def test_output_dir_is_found_out_before_the_measuring(bench, capsys, tmp_path):
     assert "cannot be written" in one_error(ran)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "Graph execution error:\n\nDetected at node x defined at (most recent call last):\n"
+            "<stack traces unavailable>\nindices[0] = 851 is not in [[0, 100]]\n\t [[{{node x}}]]",
+            "indices[0] = 851 is not in [[0, 100]]",
+        ),
+        (
+            "Graph execution error:\n\nDetected at node 'x' defined at (most recent call last):\n"
+            "  File \"a.py\", line 1, in f\n    g()\nNode: 'x'\nOut of memory.\n  Buffer 1:\n"
+            "====\n\t [[{{node x}}]]",
+            "Out of memory",
+        ),
+    ],
+)
+def test_tensorflow_s_reason_is_told_without_its_call_stack(bench, text, words):
+    assert bench.one_line(text) == words
+
+
 def test_out_of_memory_suggests_a_smaller_batch(bench):
     with pytest.raises(bench.CaseError, match="smaller --batch_size"), bench.failures_in_one_line():
         raise RuntimeError("OOM when allocating tensor with shape[1024,64]")

@@ -186,9 +186,9 @@ def test_a_family_on_a_gpu(bench, main, family, name, engine):
     flags = [f"--{precision}" for precision in ("native", *precisions)]
     ran = main(*flags, f"--engine={engine}", model, samples, "--batch_size=16", "--inputs=both")
     for precision, record in by_precision(ran).items():
-        if "agreement" in record and not record["agreement"]["same_model"]:
-            # INT8 of the towers, by TensorRT 8.6.0: what it is then must not be praised
-            assert precision == "int8", record["agreement"]
+        if precision != "native" and not record["agreement"]["same_model"]:
+            # the opposite answers: by TensorRT 8.6.0, we do not know why
+            assert (name, precision, engine) == ("towers", "int8", "tensorrt"), record["agreement"]
             assert "is still the same model at batch 16: INT8" not in ran.out
         elif "labels" in arrays:
             assert record["accuracy"]["top1"] >= 0.9

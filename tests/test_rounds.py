@@ -261,8 +261,8 @@ def test_no_case_outlives_its_parent_and_rounds_of_a_killed_run_become_records(m
     process.communicate(timeout=60)
     wait_for_end_of(children)
     (kept,) = tmp_path.glob("unfinished_*.jsonl")
-    with open(kept, "a") as file:
-        file.write('{"case": "cut o')
+    with open(kept, "ab") as file:
+        file.write('{"case": "cut in half a character: é'.encode()[:-1])
     assert not (tmp_path / "results.jsonl").read_text()
     ran = main(*flags, "--num_loops=4")
     assert ran.status == 0, ran.err

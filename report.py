@@ -190,7 +190,8 @@ class GraphFacts(msgspec.Struct):
         """Gives version 1's tensors the names of version 2."""
         if self.input:
             self.inputs, self.outputs = [Tensor(self.input, self.shape)], [Tensor(self.output)]
-            self.input, self.output, self.shape = "", "", []
+            self.input = self.output = ""
+            self.shape = []
 
     @property
     def key(self) -> dict[str, str]:
@@ -1537,7 +1538,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.compare:
         return 0
     rows = compare(records, merged([options.compare]))
-    cells = [list(row[:4]) for row in rows]
+    cells = [[row.case, row.ratio, row.interval, row.verdict] for row in rows]
     print_table(grid([["case", "new/old", "interval", "verdict"]], cells, 4))
     print(
         "\nnew/old: of undisturbed speeds, which repeat from run to run; of medians where a record "

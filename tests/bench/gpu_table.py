@@ -2,6 +2,7 @@
 table.
 
     python tests/bench/gpu_table.py --output_dir=DIR --seconds=520   runs cases until the time is up
+    python tests/bench/gpu_table.py --only=tensorrt_int8 …           those of one engine and precision
     python tests/bench/gpu_table.py --table tests/data/h100.jsonl    the table of kept records
 
 Each case is `tensorrt.py`'s own, with native beside it in the same run. What DIR/results.jsonl
@@ -47,6 +48,7 @@ def main():
     )
     parser.add_argument("--output_dir", default="/tmp/gpu_table")
     parser.add_argument("--seconds", type=float, default=520)
+    parser.add_argument("--only", metavar="ENGINE_PRECISION")
     parser.add_argument("--table")
     given, flags = parser.parse_known_args()
     if given.table:
@@ -56,6 +58,8 @@ def main():
     folder = Path(given.output_dir)
     until = time.monotonic() + given.seconds
     for engine, precision, sizes in QUEUE:
+        if given.only not in (None, f"{engine}_{precision}"):
+            continue
         reason = bench.ENGINES[engine].why_not(precision)
         done = measured(read_records(folder / "results.jsonl"), bench.version_of("tensorflow"))
         missing = [size for size in sizes.split(",") if (engine, precision, int(size)) not in done]

@@ -63,6 +63,7 @@ def trained():
     """A residual network of a few convolutions that tells the shapes apart; images in [0, 255]."""
     import tensorflow as tf
 
+    tf.config.set_visible_devices([], "GPU")  # whose memory this process would hold to its end
     tf.keras.utils.set_random_seed(0)
     layers = tf.keras.layers
     inputs = layers.Input((SIDE, SIDE, 3), name="input_tensor")

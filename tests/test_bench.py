@@ -266,3 +266,38 @@ def test_a_small_encoder_goes_through_the_script(tmp_path):
     assert ran.stdout.splitlines()[-1].startswith("fastest at batch 2: FP")
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert len(records) == 6 and all(record["unit"] == "samples" for record in records)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "pads"), [(7, [3, 3, 3, 3]), (3, [0, 0, 1, 1]), (4, [1, 1, 1, 1])]
+)
+def test_a_stem_as_space_to_depth_computes_the_same(script, kernel, pads):
+    import onnx
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    random = np.random.default_rng(0)
+    weights = random.normal(size=(5, 3, kernel, kernel)).astype(np.float32)
+    nodes = [
+        helper.make_node("Transpose", ["images"], ["turned"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["turned", "weights"], ["y"], strides=[2, 2], pads=pads),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("images", ["n", 32, 24, 3]), ("y", ["n", 5, "h", "w"]))
+    ]
+    constants = [numpy_helper.from_array(weights, "weights")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    images = random.normal(size=(2, 32, 24, 3)).astype(np.float32)
+
+    def outputs():
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        return session.run(None, {"images": images})[0]
+
+    before = outputs()
+    script("stem").to_depth(model)
+    onnx.checker.check_model(model)
+    (conv,) = (node for node in model.graph.node if node.op_type == "Conv")
+    assert [list(a.ints) for a in conv.attribute if a.name == "strides"] == [[1, 1]]
+    assert np.allclose(outputs(), before, atol=1e-4)

@@ -952,6 +952,18 @@ def test_a_real_inspectors_listing_is_read(bench):
     assert bench.plan_share(layers, "fp16")["executed_share_of_nodes"] == 0
 
 
+def test_a_listing_with_control_characters_is_read(bench):
+    """The first and last layers of ResNet-50 v2's FP16 plan, as TensorRT 8.6.0 on an H200 listed
+    them: 0x1e stands between the names of layers in one.
+    """
+    text = (ROOT / "tests" / "data" / "inspector_8.6.0.json").read_text()
+    assert "\x1e" in text
+    layers = bench.read_inspector(text)
+    assert {layer["LayerType"] for layer in layers} >= {"NoOp", "Shuffle", "CaskGemmConvolution"}
+    share = bench.plan_share(layers, "fp16")
+    assert share == {"executed_nodes": 4, "unknown_nodes": 0, "executed_share_of_nodes": 1.0}
+
+
 LISTED = re.compile(r"LayerType: (\w+), Inputs: \[(.*?)\], (?:Constants|Outputs): ")
 TYPED = re.compile(r"Datatype: (\w+)")
 

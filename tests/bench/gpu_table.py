@@ -2,7 +2,7 @@
 table.
 
     python tests/bench/gpu_table.py --output_dir=DIR --seconds=520   runs cases until the time is up
-    python tests/bench/gpu_table.py --only=tensorrt_int8 …           those of one engine and precision
+    python tests/bench/gpu_table.py --only=tensorrt_int8 …           of one engine and precision
     python tests/bench/gpu_table.py --table tests/data/h100.jsonl    the table of kept records
 
 Each case is `tensorrt.py`'s own, with native beside it in the same run. What DIR/results.jsonl

@@ -2,15 +2,19 @@
 another type.
 
     python tests/bench/plans.py --networks=ResNet50V2,MobileNetV2 --batch_size=1,8,128 [--seconds=9]
+    python tests/bench/plans.py --networks=ResNet50V2 --level=5 --space_to_depth
 
 For each Keras network (random weights), precision and batch size: images/s waited for and enqueued,
 the activations that the plan's layers read and write by the engine inspector, and the convolutions
 and matrix products that do not have the precision. What plans.jsonl in --output_dir holds already
-is not measured again; no plan is begun after --seconds.
+is not measured again; no plan is begun after --seconds. What the program could do and does not:
+--level sets builder_optimization_level (8.6 and later), --space_to_depth rewrites the first
+convolution (stem.py).
 """
 
 import argparse
 import collections
+import copy
 import json
 import math
 import os
@@ -18,6 +22,7 @@ import sys
 import time
 from pathlib import Path
 
+import stem
 from overhead import load
 
 BYTES = {
@@ -42,9 +47,13 @@ def main():
     parser.add_argument("--precisions", default="fp32,fp16,int8")
     parser.add_argument("--batch_size", default="1,8,128")
     parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--level", type=int, choices=range(6))
+    parser.add_argument("--space_to_depth", action="store_true")
     parser.add_argument("--output_dir", default="/tmp/plans")
     given, flags = parser.parse_known_args()
     bench = load()
+    if given.level is not None:
+        set_level(bench, given.level)
     folder = Path(given.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     listing = folder / "plans.jsonl"
@@ -52,18 +61,47 @@ def main():
     until = time.monotonic() + given.seconds
     sizes = [int(size) for size in given.batch_size.split(",")]
     for network in given.networks.split(","):
-        asked = [(network, kind, size) for size in sizes for kind in given.precisions.split(",")]
+        kinds = given.precisions.split(",")
+        asked = [(variant(network, given), kind, size) for size in sizes for kind in kinds]
         if set(asked) <= done or time.monotonic() > until:
             continue
         onnx = prepare(bench, network, folder, flags)
+        if given.space_to_depth:
+            rewrite_stem(onnx)
         for name, precision, size in asked:
             if (name, precision, size) in done or time.monotonic() > until:
                 continue
             row = measure(bench, onnx, bench.Case("tensorrt", precision, size))
-            row |= {"network": network, "precision": precision, "batch_size": size}
+            row |= {"network": name, "precision": precision, "batch_size": size}
             bench.append(listing, json.dumps(row) + "\n")
             print(sentence(row), flush=True)
     print(f"{bench.device_name(bench.parse_flags(['tensorrt.py']))}, load {os.getloadavg()[0]:.1f}")
+
+
+def variant(network, given):
+    """A network's name, with what was changed about its plans."""
+    level = "" if given.level is None else f" L{given.level}"
+    return network + level + " to depth" * given.space_to_depth
+
+
+def set_level(bench, level):
+    """Has every builder's configuration this optimisation level."""
+    plain = bench.builder_config
+
+    def configured(*args):
+        config = plain(*args)
+        config.builder_optimization_level = level
+        return config
+
+    bench.builder_config = configured
+
+
+def rewrite_stem(onnx):
+    """Puts the network with its stem as space to depth in the place of the folded one."""
+    from onnx import shape_inference
+
+    model = stem.to_depth(copy.deepcopy(onnx.precisions.folded))
+    onnx.precisions.__dict__["folded"] = shape_inference.infer_shapes(model)
 
 
 def question(row):
@@ -166,7 +204,7 @@ def other_types(bench, layers, precision):
 
 
 def sentence(row):
-    what = f"{row['network']:16}{row['precision']:5}{row['batch_size']:4}  {row['engine']}"
+    what = f"{row['network']:24}{row['precision']:5}{row['batch_size']:4}  {row['engine']}"
     if "error" in row:
         return f"{what}  {row['error']}"
     step = 1e3 * row["batch_size"] / row["waited"]

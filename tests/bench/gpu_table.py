@@ -7,7 +7,7 @@ table.
 
 Each case is `tensorrt.py`'s own, with native beside it in the same run. What DIR/results.jsonl
 holds already for this TensorFlow is not run again, so that a machine that is lent for minutes can
-be used again and again. Ratios are to the native of the same TensorFlow.
+be used again and again. Ratios are to the native of the same run.
 """
 
 import argparse
@@ -121,10 +121,7 @@ def table(records):
     lines = ["| images/s, waited / enqueued (times native) | " + " | ".join(map(str, sizes)) + " |"]
     lines.append("|---" * (len(sizes) + 1) + "|")
     for row in sorted(rows, key=lambda row: (row[0], row[1] != "native")):
-        cells = [
-            cell(newest.get((*row, size)), newest.get((row[0], "native", "native", size)))
-            for size in sizes
-        ]
+        cells = [cell(newest.get((*row, size))) for size in sizes]
         name = row[1] if row[1] == "native" else f"{row[1]} {row[2].upper()}"
         lines.append(f"| TensorFlow {row[0]}: {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -134,18 +131,16 @@ def row_of(record):
     return record["versions"]["tensorflow"], record["engine"], record["precision"]
 
 
-def cell(record, native):
+def cell(record):
     """Images/s of a case, each step waited for and enqueued, and how many times native's
     that is.
     """
     if record is None:
         return ""
     timing = record["timings"]["device"]
-    speed = timing["statistics"]["fps_median"]
-    text = f"{speed:,.0f} / {timing['throughput']:,.0f}"
-    if native is None or record is native:
-        return text
-    return f"{text} ({speed / native['timings']['device']['statistics']['fps_median']:.2f})"
+    text = f"{timing['statistics']['fps_typical']:,.0f} / {timing['throughput']:,.0f}"
+    rated = record.get("times_native") or {}
+    return f"{text} ({rated['device']['value']:.2f})" if "device" in rated else text
 
 
 if __name__ == "__main__":

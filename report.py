@@ -26,7 +26,8 @@ Comparison. The newest records of each case are compared by the ratio of their u
 images/s, new to old, which repeats from run to run where the median does not, with an interval
 from both runs (docs/statistics.md). A case is faster or slower when the whole interval says so and
 the ratio is over 2.5 % from one. Records of one loop, as older versions wrote them, are compared by
-their medians, and the verdict says that a loop knows little of itself.
+their medians, and the verdict says that a loop knows little of itself. It also says where the
+hypervisor took cores of the slower run alone: all of that run may have been slow.
 
 Exit status: 0; 2 a file cannot be read, or a line of it is no record; 3 with --fail_slower: a case
 lost more than that beyond its interval, or fails now. Environment: NO_COLOR (plain table), COLUMNS
@@ -146,6 +147,11 @@ class Timing(msgspec.Struct):
     def rounds(self) -> int:
         """How many rounds it was measured in; 0 for the one loop of older versions."""
         return int(self.statistics.get("rounds", 0))
+
+    @property
+    def stolen_cores(self) -> float:
+        """Cores that the hypervisor took in the median round; 0 where nothing counted them."""
+        return self.statistics.get("stolen_cores", 0.0)
 
     @property
     def is_p99_open(self) -> bool:
@@ -1460,7 +1466,9 @@ def compare_case(new: Record, old: Record) -> list[Compared]:
     for inputs in [inputs for inputs in new.timings if inputs in old.timings]:
         now, then = new.timings[inputs], old.timings[inputs]
         ratio, low, high = widened(ratio_of(now, then), 0.0 if new.gpu else RUNS_APART)
-        known = verdict(ratio, low, high) + doubt_text(max(1, min(now.rounds, then.rounds)))
+        known = verdict(ratio, low, high)
+        known += doubt_text(max(1, min(now.rounds, then.rounds)))
+        known += disturbance_text(known, now, then)
         name, interval = new.case + from_host(inputs), f"{low:.3f} to {high:.3f}"
         rows.append(Compared(name, f"{ratio:.3f}", interval, known, high))
     return rows
@@ -1485,6 +1493,17 @@ def doubt_text(rounds: int) -> str:
     if rounds >= FEWEST_ROUNDS:
         return ""
     return f" (as far as {rounds} round{'s' * (rounds > 1)} can tell)"
+
+
+STOLEN = 0.02  # cores: of runs of one program on a GPU those with more were up to 28 % slower
+
+
+def disturbance_text(word: str, now: Timing, then: Timing) -> str:
+    """What a difference is followed by where the hypervisor took cores of the slower run alone."""
+    when, slow, fast = ("now", now, then) if word.startswith("slower") else ("before", then, now)
+    if word.startswith("same") or not slow.stolen_cores > STOLEN >= fast.stolen_cores:
+        return ""
+    return f" ({when} the hypervisor took {slow.stolen_cores:.2f} cores: measure again)"
 
 
 # ------------------------------------------------------------------------------------------- main

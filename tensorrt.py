@@ -4596,6 +4596,16 @@ def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
     return "nothing else was seen"
 
 
+def stolen_cores(rounds: list[dict[str, Any]]) -> dict[str, float]:
+    """The cores that the hypervisor took in the median round, where the kernel counts them.
+
+    Two runs are compared with it in view: on a host that others use, all of a run may be slow.
+    """
+    found = [clocks.get("surroundings", {}).get("stolen_cores") for clocks in rounds]
+    counted = [cores for cores in found if cores is not None]
+    return {"stolen_cores": float(np.median(counted))} if counted else {}
+
+
 # --------------------------------------------------------------------------------------- statistics
 
 
@@ -5507,9 +5517,10 @@ def with_rounds(record: Record, rounds: list[Round]) -> Record:
     size = record.batch_size
     for inputs, timing in joined(rounds).items():
         seconds = loops_of(rounds, inputs)
-        cause = likeliest_cause([each[inputs].clocks for each in rounds])
-        steady, remedy = verdict(seconds, size, cause, record.unit)
+        clocks = [each[inputs].clocks for each in rounds]
+        steady, remedy = verdict(seconds, size, likeliest_cause(clocks), record.unit)
         numbers = summarise(timing.seconds, size) | round_statistics(seconds, size)
+        numbers |= stolen_cores(clocks)
         timings[inputs] = TimingRecord(**vars(timing), statistics=numbers, verdict=steady)
         found = filter(None, [remedy, *clock_notes(timing.clocks)])
         notes += [f"{inputs} input: {note}" for note in found]

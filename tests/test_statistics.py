@@ -187,6 +187,13 @@ def test_the_likeliest_cause_of_a_noisy_case(bench, clocks, cause):
     assert cause in bench.likeliest_cause([{}, clocks, {"surroundings": {"other_cores": 0.01}}])
 
 
+def test_the_median_round_tells_how_many_cores_the_hypervisor_took(bench):
+    rounds = [{"surroundings": {"stolen_cores": cores}} for cores in (0.0, 0.9, 0.05)]
+    assert bench.stolen_cores(rounds) == {"stolen_cores": 0.05}
+    assert bench.stolen_cores([{}, *rounds[:1]]) == {"stolen_cores": 0.0}
+    assert bench.stolen_cores([{}, {"surroundings": {"waited_share": 0.1}}]) == {}
+
+
 def test_a_noisy_record_says_what_was_seen(bench):
     """Rounds at two speeds, while others used a core in one of them."""
     seconds, busy = [[0.1] * 4, [0.2] * 4] * 3, {"surroundings": {"other_cores": 1.0}}

@@ -42,8 +42,13 @@ def run(folder, name, plant, flags):
 
 def verdicts(new, old):
     """By case what report.py --compare says: `same`, `faster`, `slower` or why not."""
-    rows = report.compare(new, old)
-    return {row.case: row.verdict.partition(" (")[0].partition(":")[0] for row in rows}
+    return {row.case: in_short(row.verdict) for row in report.compare(new, old)}
+
+
+def in_short(verdict):
+    """A verdict's first words, and whether it doubts itself."""
+    doubted = " in doubt" * ("hypervisor" in verdict)
+    return verdict.partition(" (")[0].partition(":")[0] + doubted
 
 
 def count(pairs):
@@ -76,7 +81,7 @@ def smallest_found(pairs):
         found = {}
         for new, old in pairs:
             for case, verdict in verdicts(slowed(new, percent), old).items():
-                found.setdefault(case, []).append(verdict == "slower")
+                found.setdefault(case, []).append(verdict.startswith("slower"))
         for case, hits in found.items():
             if sum(hits) >= FOUND * len(hits):
                 smallest.setdefault(case, percent)

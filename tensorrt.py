@@ -4428,7 +4428,10 @@ THROTTLES = {
 
 
 class Clocks(threading.Thread):
-    """Samples a GPU's SM clock, power, temperature and throttling ten times a second: a context."""
+    """Samples a GPU's clock, power, temperature, throttling and use, ten times a second.
+
+    A context: from its beginning to its end.
+    """
 
     PERIOD = 0.1  # seconds
 
@@ -4481,6 +4484,7 @@ class Clocks(threading.Thread):
             "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
             "celsius": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
             "reasons": lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
+            "busy": lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
         }
         found = {}
         for name, read in sensors.items():
@@ -4497,6 +4501,7 @@ class Clocks(threading.Thread):
         """Lowest, median and highest clocks (MHz), power (W) and temperature (Celsius), and more.
 
         What the board has no sensor for is left out. images/J = images / (median W x seconds).
+        `gpu_busy` is the share of the time in which any kernel ran, the median sample's.
 
         Args:
           images: how many were computed in so many `seconds`; waiting for others is no part of
@@ -4513,6 +4518,8 @@ class Clocks(threading.Thread):
         if reasons := self.column("reasons"):
             slowed = functools.reduce(int.__or__, map(int, reasons))
             facts["throttled"] = [what for bit, what in THROTTLES.items() if slowed & bit]
+        if busy := self.column("busy"):
+            facts["gpu_busy"] = float(np.median(busy))
         return {**facts, "samples": len(self.samples), "cost_share": self.cost / self.seconds}
 
 
@@ -4522,8 +4529,8 @@ COUNTABLE = 0.1  # seconds: the kernel counts hundredths, so that in 1 ms one lo
 def surroundings(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
     """Cores that others used, or the hypervisor took; waiting for cores; programs on the GPU.
 
-    `waited_share` is the share of the time in which something waited for a core. What nothing
-    tells here is left out.
+    `other_share` is of all cores, `waited_share` is the share of the time in which something waited
+    for a core. What nothing tells here is left out.
 
     Args:
       before, after: two readings of `counters`, and nothing between them but what was measured.
@@ -4533,6 +4540,7 @@ def surroundings(before: dict[str, float], after: dict[str, float]) -> dict[str,
     facts = {}
     if "busy" in gone and seconds >= COUNTABLE:
         facts["other_cores"] = max(0.0, gone["busy"] - gone["own"]) / seconds
+        facts["other_share"] = facts["other_cores"] / (os.cpu_count() or 1)
         facts["stolen_cores"] = gone["stolen"] / seconds
     if "waited" in gone:
         facts["waited_share"] = gone["waited"] / seconds
@@ -4576,11 +4584,12 @@ def parent_of(pid: int) -> int:
 
 # What may have moved the speed: fact, from where on it is worth a word, and the word.
 CAUSES = (
-    ("gpu_programs", 0, "{:.0f} other programs on the GPU"),
-    ("stolen_cores", 0.02, "the hypervisor took {:.2f} cores"),
-    ("other_cores", 0.1, "other programs used {:.1f} cores"),
-    ("waited_share", 0.1, "cores were waited for {:.0%} of the time"),
+    ("gpu_programs", 0, "{gpu_programs:.0f} other programs on the GPU"),
+    ("stolen_cores", 0.02, "the hypervisor took {stolen_cores:.2f} cores"),
+    ("other_share", 0.05, "other programs used {other_cores:.1f} cores"),
+    ("waited_share", 0.1, "cores were waited for {waited_share:.0%} of the time"),
 )
+BUSY = 0.8  # share of the time under which a GPU waits for the CPU that launches its kernels
 
 
 def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
@@ -4590,9 +4599,12 @@ def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
         return f"the GPU slowed itself: {', '.join(slowed)}"
     around = [clocks.get("surroundings", {}) for clocks in rounds]
     for name, least, words in CAUSES:
-        most = max((facts.get(name, 0) for facts in around), default=0)
-        if most > least:
-            return words.format(most)
+        most: dict[str, float] = max(around, key=lambda facts: facts.get(name, 0), default={})
+        if most.get(name, 0) > least:
+            return words.format_map(most)
+    busy = [clocks["gpu_busy"] for clocks in rounds if "gpu_busy" in clocks]
+    if busy and np.median(busy) < BUSY:
+        return f"the CPU sets the pace: the GPU computed for {np.median(busy):.0%} of the time"
     return "nothing else was seen"
 
 

@@ -148,7 +148,8 @@ def test_what_else_the_machine_did_by_hand(bench, monkeypatch):
     before = {"seconds": 10.0, "busy": 50.0, "stolen": 1.0, "own": 4.0, "waited": 7.0}
     after = {"seconds": 12.0, "busy": 53.0, "stolen": 1.1, "own": 5.6, "waited": 7.5}
     monkeypatch.setattr(bench, "gpus", list)
-    expected = {"other_cores": 0.7, "stolen_cores": 0.05, "waited_share": 0.25}
+    monkeypatch.setattr(bench.os, "cpu_count", lambda: 14)
+    expected = {"other_cores": 0.7, "other_share": 0.05, "stolen_cores": 0.05, "waited_share": 0.25}
     assert bench.surroundings(before, after) == pytest.approx(expected)
     # In 1 ms a tick of 10 ms may end that was another program's: no ten cores worked.
     shortly = {**before, "seconds": 10.001, "busy": 50.01}
@@ -171,15 +172,21 @@ def test_a_counter_that_is_not_there_is_left_out(bench, monkeypatch):
     assert bench.surroundings(bench.counters(), bench.counters()) == {}
 
 
+OTHERS = {"other_cores": 1.5, "other_share": 0.1}
+
+
 @pytest.mark.parametrize(
     ("clocks", "cause"),
     [
-        ({"throttled": ["power cap"], "surroundings": {"other_cores": 1.5}}, "itself: power cap"),
-        ({"surroundings": {"gpu_programs": 2, "other_cores": 1.5}}, "2 other programs on the GPU"),
-        ({"surroundings": {"stolen_cores": 0.3, "other_cores": 1.5}}, "hypervisor took 0.30 cores"),
-        ({"surroundings": {"stolen_cores": 0.01, "other_cores": 1.5}}, "other programs used 1.5"),
+        ({"throttled": ["power cap"], "surroundings": OTHERS}, "itself: power cap"),
+        ({"surroundings": {"gpu_programs": 2, **OTHERS}}, "2 other programs on the GPU"),
+        ({"surroundings": {"stolen_cores": 0.3, **OTHERS}}, "hypervisor took 0.30 cores"),
+        ({"surroundings": {"stolen_cores": 0.01, **OTHERS}}, "other programs used 1.5"),
         ({"surroundings": {"waited_share": 0.4}}, "cores were waited for 40% of the time"),
-        ({"surroundings": {"other_cores": 0.05}}, "nothing else was seen"),
+        ({"surroundings": {"other_cores": 1.5, "other_share": 0.03}}, "nothing else was seen"),
+        ({"gpu_busy": 0.45}, "the CPU sets the pace: the GPU computed for 45% of the time"),
+        ({"gpu_busy": 0.45, "surroundings": OTHERS}, "other programs used 1.5"),
+        ({"gpu_busy": 0.95}, "nothing else was seen"),
         ({}, "nothing else was seen"),
     ],
 )
@@ -196,7 +203,10 @@ def test_the_median_round_tells_how_many_cores_the_hypervisor_took(bench):
 
 def test_a_noisy_record_says_what_was_seen(bench):
     """Rounds at two speeds, while others used a core in one of them."""
-    seconds, busy = [[0.1] * 4, [0.2] * 4] * 3, {"surroundings": {"other_cores": 1.0}}
+    seconds, busy = (
+        [[0.1] * 4, [0.2] * 4] * 3,
+        {"surroundings": {"other_cores": 1.0, "other_share": 0.5}},
+    )
     timings = [
         bench.Timing(each, 1.0, 1.0, clocks) for each, clocks in zip(seconds, [{}, busy] * 3)
     ]

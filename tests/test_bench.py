@@ -66,6 +66,16 @@ def test_the_smallest_slowdown_that_is_found(script, bench):
     assert aa.smallest_found([(fast, slow), (slow, fast)]) == {"FP16 onnxruntime 4": 4}
 
 
+def test_a_run_that_makes_the_plans_is_not_counted(script, monkeypatch, tmp_path):
+    aa = script("aa")
+    made = []
+    monkeypatch.setattr(aa, "run", lambda folder, name, plant, flags: made.append((name, plant)))
+    words = ["aa.py", "--runs=2", "--plant=10", "--warm_up", f"--keep={tmp_path}", "--native"]
+    options, flags = aa.parse(words)
+    aa.measure(options, flags)
+    assert made == [("warm-up", 0), ("plain-000", 0), ("planted-001", 10)] and flags == ["--native"]
+
+
 def test_planted_engines_take_longer_in_every_step(script, monkeypatch):
     """A clock that only work moves: a step of 10 ticks takes 12.5, a burst of three 37.5."""
     planted = script("planted", PLANT="25")

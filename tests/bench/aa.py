@@ -1,14 +1,15 @@
 """One command again and again, every pair of runs given to `report.py --compare`, verdicts counted.
 
-    python tests/bench/aa.py --runs=10 [--keep=FOLDER] [flags of tensorrt.py]
+    python tests/bench/aa.py --runs=10 [--keep=FOLDER] [--warm_up] [flags of tensorrt.py]
     python tests/bench/aa.py --runs=10 --plant=10 [flags of tensorrt.py]
     python tests/bench/aa.py --of=FOLDER
 
 A program compared with itself should be `same`. With --plant=10 every other run has engines that do
 10 % more work in every step (planted.py), and a run with them compared with one without should be
-`slower`. What runs wrote is kept in FOLDER (default: aa); --of counts the verdicts of what is kept
-there and runs nothing. Last come the smallest of some slowdowns that nine in ten pairs would find,
-by making the speeds of one run of each pair slower by so much.
+`slower`. With --warm_up a run comes first that is not counted: it builds the plans and chooses the
+kernels that the others take. What runs wrote is kept in FOLDER (default: aa); --of counts the
+verdicts of what is kept there and runs nothing. Last come the smallest of some slowdowns that nine
+in ten pairs would find, by making the speeds of one run of each pair slower by so much.
 """
 
 import argparse
@@ -104,6 +105,7 @@ def parse(argv):
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--warm_up", action="store_true")
     parser.add_argument("--plant", type=float, default=0, metavar="PERCENT")
     parser.add_argument("--keep", type=Path, default=Path("aa"))
     parser.add_argument("--of", type=Path)
@@ -114,6 +116,8 @@ def measure(options, flags):
     """Makes the runs, every other one planted where that is asked for."""
     if list(options.keep.glob("*.jsonl")):
         sys.exit(f"aa.py: {options.keep} has runs already: pass another --keep, or count with --of")
+    if options.warm_up:
+        run(options.keep, "warm-up", 0, flags)
     for turn in range(options.runs):
         planted = options.plant if turn % 2 else 0
         run(options.keep, f"{'planted' if planted else 'plain'}-{turn:03}", planted, flags)

@@ -26,8 +26,8 @@ Comparison. The newest records of each case are compared by the ratio of their u
 images/s, new to old, which repeats from run to run where the median does not, with an interval
 from both runs (docs/statistics.md). A case is faster or slower when the whole interval says so and
 the ratio is over 2.5 % from one. Records of one loop, as older versions wrote them, are compared by
-their medians, and the verdict says that a loop knows little of itself. It also says where the
-hypervisor took cores of the slower run alone: all of that run may have been slow.
+their medians, and the verdict says that a loop knows little of itself. On a GPU it also
+says where the hypervisor took cores of the slower run alone: all of that run may have been slow.
 
 Exit status: 0; 2 a file cannot be read, or a line of it is no record; 3 with --fail_slower: a case
 lost more than that beyond its interval, or fails now. Environment: NO_COLOR (plain table), COLUMNS
@@ -150,8 +150,8 @@ class Timing(msgspec.Struct):
 
     @property
     def stolen_cores(self) -> float:
-        """Cores that the hypervisor took in the median round; 0 where nothing counted them."""
-        return self.statistics.get("stolen_cores", 0.0)
+        """Cores that the hypervisor took in the median round; NaN where nothing counted them."""
+        return self.statistics.get("stolen_cores", math.nan)
 
     @property
     def is_p99_open(self) -> bool:
@@ -1468,7 +1468,7 @@ def compare_case(new: Record, old: Record) -> list[Compared]:
         ratio, low, high = widened(ratio_of(now, then), 0.0 if new.gpu else RUNS_APART)
         known = verdict(ratio, low, high)
         known += doubt_text(max(1, min(now.rounds, then.rounds)))
-        known += disturbance_text(known, now, then)
+        known += disturbance_text(known, now, then) if new.gpu else ""
         name, interval = new.case + from_host(inputs), f"{low:.3f} to {high:.3f}"
         rows.append(Compared(name, f"{ratio:.3f}", interval, known, high))
     return rows
@@ -1495,7 +1495,8 @@ def doubt_text(rounds: int) -> str:
     return f" (as far as {rounds} round{'s' * (rounds > 1)} can tell)"
 
 
-STOLEN = 0.02  # cores: of runs of one program on a GPU those with more were up to 28 % slower
+# Cores: of runs of one program on a GPU those with more were up to 31 % slower, or not at all.
+STOLEN = 0.02
 
 
 def disturbance_text(word: str, now: Timing, then: Timing) -> str:

@@ -4428,10 +4428,7 @@ THROTTLES = {
 
 
 class Clocks(threading.Thread):
-    """Samples a GPU's clock, power, temperature, throttling and use, ten times a second.
-
-    A context: from its beginning to its end.
-    """
+    """Samples a GPU's SM clock, power, temperature and throttling ten times a second: a context."""
 
     PERIOD = 0.1  # seconds
 
@@ -4484,7 +4481,6 @@ class Clocks(threading.Thread):
             "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
             "celsius": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
             "reasons": lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
-            "busy": lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
         }
         found = {}
         for name, read in sensors.items():
@@ -4501,7 +4497,6 @@ class Clocks(threading.Thread):
         """Lowest, median and highest clocks (MHz), power (W) and temperature (Celsius), and more.
 
         What the board has no sensor for is left out. images/J = images / (median W x seconds).
-        `gpu_busy` is the share of the time in which any kernel ran, the median sample's.
 
         Args:
           images: how many were computed in so many `seconds`; waiting for others is no part of
@@ -4518,8 +4513,6 @@ class Clocks(threading.Thread):
         if reasons := self.column("reasons"):
             slowed = functools.reduce(int.__or__, map(int, reasons))
             facts["throttled"] = [what for bit, what in THROTTLES.items() if slowed & bit]
-        if busy := self.column("busy"):
-            facts["gpu_busy"] = float(np.median(busy))
         return {**facts, "samples": len(self.samples), "cost_share": self.cost / self.seconds}
 
 
@@ -4589,7 +4582,6 @@ CAUSES = (
     ("other_share", 0.05, "other programs used {other_cores:.1f} cores"),
     ("waited_share", 0.1, "cores were waited for {waited_share:.0%} of the time"),
 )
-BUSY = 0.8  # share of the time under which a GPU waits for the CPU that launches its kernels
 
 
 def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
@@ -4602,9 +4594,6 @@ def likeliest_cause(rounds: list[dict[str, Any]]) -> str:
         most: dict[str, float] = max(around, key=lambda facts: facts.get(name, 0), default={})
         if most.get(name, 0) > least:
             return words.format_map(most)
-    busy = [clocks["gpu_busy"] for clocks in rounds if "gpu_busy" in clocks]
-    if busy and np.median(busy) < BUSY:
-        return f"the CPU sets the pace: the GPU computed for {np.median(busy):.0%} of the time"
     return "nothing else was seen"
 
 

@@ -311,3 +311,71 @@ def test_a_stem_as_space_to_depth_computes_the_same(script, kernel, pads):
     (conv,) = (node for node in model.graph.node if node.op_type == "Conv")
     assert [list(a.ints) for a in conv.attribute if a.name == "strides"] == [[1, 1]]
     assert np.allclose(outputs(), before, atol=1e-4)
+
+
+def strided(**attributes):
+    """A model of a Transpose of images and a convolution, before or after stem.py."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    side = attributes.pop("side", 32)
+    nodes = [
+        helper.make_node("Transpose", ["images"], ["turned"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["turned", "weights"], ["y"], **attributes),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("images", ["n", side, side, 3]), ("y", ["n", 5, "h", "w"]))
+    ]
+    constants = [numpy_helper.from_array(np.ones((5, 3, 3, 3), np.float32), "weights")]
+    return helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:], constants))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"strides": [1, 1]},
+        {},
+        {"strides": [2, 2], "dilations": [2, 2]},
+        {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
+        {"strides": [2, 2], "side": 33},
+    ],
+)
+def test_a_stem_that_is_none_is_refused(script, attributes):
+    with pytest.raises(ValueError, match="in front of a plain 2D convolution"):
+        script("stem").to_depth(strided(**attributes))
+
+
+def test_plans_has_every_precision_made_of_the_rewritten_stem(script):
+    model = strided(strides=[2, 2])
+    onnx = types.SimpleNamespace(precisions=types.SimpleNamespace(folded=model, exported=model))
+    script("plans").rewrite_stem(onnx)
+    for made in (onnx.precisions.folded, onnx.precisions.exported):
+        ops = [node.op_type for node in made.graph.node]
+        assert ops == ["Reshape", "Transpose", "Reshape", "Conv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("h200_tensorrt", ["tensorrt FP16 | 2,794 / 2,848 (8.55)", "10,288 / 10,871"]),
+        ("h200", ["native | 479 / 508 | 2,548 / 2,889"]),
+    ],
+)
+def test_the_table_of_kept_records(script, name, cells):
+    """Of rounds, and of the one loop of older versions."""
+    gpu_table = script("gpu_table")
+    path = BENCH.parent / "data" / f"{name}.jsonl"
+    made = gpu_table.table(gpu_table.read_records(path))
+    assert all(cell in made for cell in cells), made
+
+
+@pytest.mark.parametrize(
+    ("verdict", "short"),
+    [
+        ("same (as far as 1 round can tell)", "same"),
+        ("not comparable: other device", "not comparable"),
+        ("slower (now the hypervisor took 0.04 cores: measure again)", "slower in doubt"),
+    ],
+)
+def test_a_verdict_in_short(script, verdict, short):
+    assert script("aa").in_short(verdict) == short

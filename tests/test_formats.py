@@ -254,7 +254,6 @@ def nvml(bench, monkeypatch):
         nvmlDeviceGetPowerUsage=lambda handle: 500_000,
         nvmlDeviceGetTemperature=lambda handle, kind: 40,
         nvmlDeviceGetCurrentClocksEventReasons=lambda handle: 0x4,
-        nvmlDeviceGetUtilizationRates=lambda handle: types.SimpleNamespace(gpu=45),
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(bench, "gpus", lambda: [{"index": 0}])
@@ -274,7 +273,6 @@ def test_clocks_from_a_stand_in_nvml(bench, nvml):
     assert facts["throttled"] == ["power cap"] and facts["images_per_joule"] == pytest.approx(
         1000 / (500 * 2)
     )
-    assert facts["gpu_busy"] == 0.45
 
 
 @pytest.mark.parametrize(
@@ -284,7 +282,6 @@ def test_clocks_from_a_stand_in_nvml(bench, nvml):
         ("nvmlDeviceGetPowerUsage", {"power_w", "images_per_joule"}),
         ("nvmlDeviceGetTemperature", {"celsius"}),
         ("nvmlDeviceGetCurrentClocksEventReasons", {"throttled"}),
-        ("nvmlDeviceGetUtilizationRates", {"gpu_busy"}),
     ],
 )
 def test_a_missing_sensor_takes_no_other_along(bench, nvml, reader, lost):
@@ -301,7 +298,6 @@ def test_a_missing_sensor_takes_no_other_along(bench, nvml, reader, lost):
         "celsius",
         "throttled",
         "images_per_joule",
-        "gpu_busy",
         "samples",
         "cost_share",
     }

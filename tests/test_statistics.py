@@ -184,9 +184,6 @@ OTHERS = {"other_cores": 1.5, "other_share": 0.1}
         ({"surroundings": {"stolen_cores": 0.01, **OTHERS}}, "other programs used 1.5"),
         ({"surroundings": {"waited_share": 0.4}}, "cores were waited for 40% of the time"),
         ({"surroundings": {"other_cores": 1.5, "other_share": 0.03}}, "nothing else was seen"),
-        ({"gpu_busy": 0.45}, "the CPU sets the pace: the GPU computed for 45% of the time"),
-        ({"gpu_busy": 0.45, "surroundings": OTHERS}, "other programs used 1.5"),
-        ({"gpu_busy": 0.95}, "nothing else was seen"),
         ({}, "nothing else was seen"),
     ],
 )

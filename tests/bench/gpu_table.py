@@ -3,11 +3,11 @@ table.
 
     python tests/bench/gpu_table.py --output_dir=DIR --seconds=520   runs cases until the time is up
     python tests/bench/gpu_table.py --only=tensorrt_int8 …           of one engine and precision
-    python tests/bench/gpu_table.py --table tests/data/h100.jsonl    the table of kept records
+    python tests/bench/gpu_table.py --table tests/data/h200_tensorrt.jsonl   of kept records
 
 Each case is `tensorrt.py`'s own, with native beside it in the same run. What DIR/results.jsonl
 holds already for this TensorFlow is not run again, so that a machine that is lent for minutes can
-be used again and again. Ratios are to the native of the same run.
+be used again and again. Ratios are the records' own: to the native of the same run.
 """
 
 import argparse
@@ -48,10 +48,13 @@ def main():
     )
     parser.add_argument("--output_dir", default="/tmp/gpu_table")
     parser.add_argument("--seconds", type=float, default=520)
-    parser.add_argument("--only", metavar="ENGINE_PRECISION")
+    cases = list(dict.fromkeys(f"{engine}_{precision}" for engine, precision, _ in QUEUE))
+    parser.add_argument("--only", choices=cases)
     parser.add_argument("--table")
     given, flags = parser.parse_known_args()
     if given.table:
+        if not Path(given.table).exists():
+            parser.error(f"--table={given.table}: no such file")
         print(table(read_records(Path(given.table))))
         return 0
     bench = load()
@@ -138,7 +141,9 @@ def cell(record):
     if record is None:
         return ""
     timing = record["timings"]["device"]
-    text = f"{timing['statistics']['fps_typical']:,.0f} / {timing['throughput']:,.0f}"
+    numbers = timing["statistics"]
+    speed = numbers.get("fps_typical", numbers["fps_median"])
+    text = f"{speed:,.0f} / {timing['throughput']:,.0f}"
     rated = record.get("times_native") or {}
     return f"{text} ({rated['device']['value']:.2f})" if "device" in rated else text
 

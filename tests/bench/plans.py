@@ -97,11 +97,15 @@ def set_level(bench, level):
 
 
 def rewrite_stem(onnx):
-    """Puts the network with its stem as space to depth in the place of the folded one."""
+    """Puts the network with its stem as space to depth in the place of every precision's source."""
     from onnx import shape_inference
 
-    model = stem.to_depth(copy.deepcopy(onnx.precisions.folded))
-    onnx.precisions.__dict__["folded"] = shape_inference.infer_shapes(model)
+    try:
+        model = stem.to_depth(copy.deepcopy(onnx.precisions.folded))
+    except ValueError as error:
+        sys.exit(f"plans.py: --space_to_depth: {error}")
+    kept = onnx.precisions.__dict__  # of its cached properties
+    kept["exported"] = kept["folded"] = shape_inference.infer_shapes(model)
 
 
 def question(row):

@@ -2,8 +2,8 @@
 
 A convolution of stride 2 over 3 channels fills an int8 or float16 kernel's 16 or 32 channels badly.
 Blocks of 2 x 2 pixels as 12 channels, and a convolution of stride 1 and half the side over them,
-compute the same sums (as NVIDIA's and Google's MLPerf entries do for ResNet). plans.py measures
-what that gains, with --space_to_depth; the program does not do it.
+compute the same sums. plans.py measures what that gains, with --space_to_depth; the program itself
+does not do it.
 """
 
 import numpy as np
@@ -16,16 +16,15 @@ def to_depth(model):
     """The ONNX model with its stem rewritten; what comes of it must have its shapes inferred anew.
 
     Raises:
-      ValueError: no Transpose of images in front of a convolution of stride 2.
+      ValueError: no Transpose of images of even sides in front of a plain convolution of stride 2.
     """
     from onnx import numpy_helper
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     turn, conv = find_stem(model.graph, constants)
-    attributes = {attribute.name: attribute for attribute in conv.attribute}
     source = next(value for value in model.graph.input if value.name == turn.input[0])
     sides = [side.dim_value for side in source.type.tensor_type.shape.dim][1:3]
-    pads = list(attributes["pads"].ints) if "pads" in attributes else [0] * 4
+    pads = ints_of(conv, "pads", [0] * 4)
     weights = numpy_helper.to_array(constants[conv.input[1]])
     blocks, pads = rewritten(weights, sides, pads)
     made = numpy_helper.from_array(blocks, conv.input[1])
@@ -41,13 +40,38 @@ def find_stem(graph, constants):
     """The Transpose of images to channels first, and the convolution that alone reads it."""
     for turn in graph.node:
         readers = [node for node in graph.node if turn.output[0] in node.input]
-        if turn.op_type != "Transpose" or len(readers) != 1 or readers[0].op_type != "Conv":
-            continue
-        (conv,) = readers
-        strides = next(a.ints for a in conv.attribute if a.name == "strides")
-        if list(strides) == [BLOCK] * 2 and constants[conv.input[1]].dims[1] <= MOST_CHANNELS:
-            return turn, conv
-    raise ValueError("no Transpose of images in front of a convolution of stride 2")
+        if is_turn(turn, graph) and len(readers) == 1 and is_plain(readers[0], constants):
+            return turn, readers[0]
+    raise ValueError("no Transpose of images of even sides in front of a plain 2D convolution")
+
+
+def is_turn(node, graph):
+    """Whether a node brings an input of known even sides to channels first."""
+    source = next((value for value in graph.input if value.name in node.input), None)
+    if node.op_type != "Transpose" or source is None:
+        return False
+    sides = [side.dim_value for side in source.type.tensor_type.shape.dim][1:3]
+    even = all(side and side % BLOCK == 0 for side in sides)
+    return even and ints_of(node, "perm", []) == [0, 3, 1, 2]
+
+
+def is_plain(node, constants):
+    """Whether a node is a convolution of stride 2 of few channels, without anything special."""
+    return (
+        node.op_type == "Conv"
+        and node.input[1] in constants
+        and constants[node.input[1]].dims[1] <= MOST_CHANNELS
+        and ints_of(node, "strides", [1, 1]) == [BLOCK] * 2
+        and ints_of(node, "dilations", [1, 1]) == [1, 1]
+        and not any(a.name == "auto_pad" and a.s != b"NOTSET" for a in node.attribute)
+        and not any(a.name == "group" and a.i != 1 for a in node.attribute)
+    )
+
+
+def ints_of(node, name, default):
+    """A node's attribute of several integers."""
+    found = (attribute.ints for attribute in node.attribute if attribute.name == name)
+    return list(next(found, default))
 
 
 def rewritten(weights, sides, pads):

@@ -210,17 +210,8 @@ def test_cases_that_fit_into_memory_only_one_by_one_are_compared_too(bench, main
             super().close()
 
     monkeypatch.setattr(bench, "Here", OneAtATime)
-    monkeypatch.setattr(bench, "ROUND_SECONDS", 0.005)
-    monkeypatch.setattr(bench, "MOST_SECONDS", 0.1)  # each round opens its case anew
-    flags = [
-        *net,
-        "--batch_size=2",
-        "--native",
-        "--fp32",
-        "--engine=onnxruntime",
-        "--num_loops=auto",
-    ]
-    ran = main(*flags)
+    flags = [*net, "--batch_size=2", "--native", "--fp32", "--engine=onnxruntime"]
+    ran = main(*flags, "--num_loops=6", "--rounds=2")  # each round opens its case anew
     assert ran.status == 0, ran.err
     native, fp32 = ran.records if ran.records[0]["precision"] == "native" else ran.records[::-1]
     assert agreement(fp32)["top1"] == 1.0

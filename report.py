@@ -26,8 +26,8 @@ Comparison. The newest records of each case are compared by the ratio of their u
 images/s, new to old, which repeats from run to run where the median does not, with an interval
 from both runs (docs/statistics.md). A case is faster or slower when the whole interval says so and
 the ratio is over 2.5 % from one. Records of one loop, as older versions wrote them, are compared by
-their medians, and the verdict says that a loop knows little of itself. On a GPU it also
-says where the hypervisor took cores of the slower run alone: all of that run may have been slow.
+their medians, and the verdict says that a loop knows little of itself. On a GPU it also says where
+the hypervisor took cores of the slower run alone: all of that run may have been slow.
 
 Exit status: 0; 2 a file cannot be read, or a line of it is no record; 3 with --fail_slower: a case
 lost more than that beyond its interval, or fails now. Environment: NO_COLOR (plain table), COLUMNS

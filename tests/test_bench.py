@@ -278,28 +278,33 @@ def test_a_small_encoder_goes_through_the_script(tmp_path):
     assert len(records) == 6 and all(record["unit"] == "samples" for record in records)
 
 
+def strided(kernel=3, sides=(32, 32), **attributes):
+    """An ONNX model: a Transpose of images to channels first, and a convolution."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).normal(size=(5, 3, kernel, kernel)).astype(np.float32)
+    nodes = [
+        helper.make_node("Transpose", ["images"], ["turned"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["turned", "weights"], ["y"], **attributes),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("images", ["n", *sides, 3]), ("y", ["n", 5, "h", "w"]))
+    ]
+    constants = [numpy_helper.from_array(weights, "weights")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 @pytest.mark.parametrize(
     ("kernel", "pads"), [(7, [3, 3, 3, 3]), (3, [0, 0, 1, 1]), (4, [1, 1, 1, 1])]
 )
 def test_a_stem_as_space_to_depth_computes_the_same(script, kernel, pads):
     import onnx
     import onnxruntime
-    from onnx import helper, numpy_helper
 
-    random = np.random.default_rng(0)
-    weights = random.normal(size=(5, 3, kernel, kernel)).astype(np.float32)
-    nodes = [
-        helper.make_node("Transpose", ["images"], ["turned"], perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", ["turned", "weights"], ["y"], strides=[2, 2], pads=pads),
-    ]
-    values = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in (("images", ["n", 32, 24, 3]), ("y", ["n", 5, "h", "w"]))
-    ]
-    constants = [numpy_helper.from_array(weights, "weights")]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    images = random.normal(size=(2, 32, 24, 3)).astype(np.float32)
+    model = strided(kernel, (32, 24), strides=[2, 2], pads=pads)
+    images = np.random.default_rng(1).normal(size=(2, 32, 24, 3)).astype(np.float32)
 
     def outputs():
         session = onnxruntime.InferenceSession(model.SerializeToString())
@@ -313,23 +318,6 @@ def test_a_stem_as_space_to_depth_computes_the_same(script, kernel, pads):
     assert np.allclose(outputs(), before, atol=1e-4)
 
 
-def strided(**attributes):
-    """A model of a Transpose of images and a convolution, before or after stem.py."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    side = attributes.pop("side", 32)
-    nodes = [
-        helper.make_node("Transpose", ["images"], ["turned"], perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", ["turned", "weights"], ["y"], **attributes),
-    ]
-    values = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in (("images", ["n", side, side, 3]), ("y", ["n", 5, "h", "w"]))
-    ]
-    constants = [numpy_helper.from_array(np.ones((5, 3, 3, 3), np.float32), "weights")]
-    return helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:], constants))
-
-
 @pytest.mark.parametrize(
     "attributes",
     [
@@ -337,7 +325,7 @@ def strided(**attributes):
         {},
         {"strides": [2, 2], "dilations": [2, 2]},
         {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
-        {"strides": [2, 2], "side": 33},
+        {"strides": [2, 2], "sides": (33, 33)},
     ],
 )
 def test_a_stem_that_is_none_is_refused(script, attributes):

@@ -4,7 +4,7 @@
 
 Prints images/s waited for and enqueued, and how many times the program's own settings that is.
 These are measured first and last, which shows how far the machine moved meanwhile. CUDA graphs need
-outputs that stay where they are, so that row binds them once.
+outputs that stay where they are, so that row binds them once. We have not run it on a GPU yet.
 """
 
 import os

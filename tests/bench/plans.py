@@ -9,7 +9,7 @@ the activations that the plan's layers read and write by the engine inspector, a
 and matrix products that do not have the precision. What plans.jsonl in --output_dir holds already
 is not measured again; no plan is begun after --seconds. What the program could do and does not:
 --level sets builder_optimization_level (8.6 and later), --space_to_depth rewrites the first
-convolution (stem.py).
+convolution (stem.py). These two we have not run on a GPU yet.
 """
 
 import argparse

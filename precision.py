@@ -142,6 +142,7 @@ def export(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) 
             model = convert(graph_def, inputs, outputs, opset)
         refuse_unknown(model)
         name_open_axes(model.graph)
+        spell_upsampling(model.graph)
         onnx.checker.check_model(model)
         return model
     except ExportError:
@@ -163,6 +164,32 @@ def name_open_axes(graph: Any) -> None:
         for axis, size in enumerate(value.type.tensor_type.shape.dim):
             if not size.HasField("dim_value"):
                 size.dim_param = open_axis(value.name, axis)
+
+
+def spell_upsampling(graph: Any) -> None:
+    """Writes the nearest neighbour of a whole factor k as floor(x / k), which TensorRT 8.5 takes.
+
+    tf2onnx writes floor((x + 0.5) / k), which for whole k is the same number.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "Resize" or len(node.input) != 3 or node.input[2] not in constants:
+            continue
+        given = {attribute.name: attribute for attribute in node.attribute}
+        words = {name: attribute.s for name, attribute in given.items()}
+        factors = numpy_helper.to_array(constants[node.input[2]])
+        if words.items() >= NEAREST_OF_HALVES.items() and np.all(factors % 1 == 0):
+            given["coordinate_transformation_mode"].s = b"asymmetric"
+
+
+# Resize's attributes, where tf2onnx writes TensorFlow's ResizeNearestNeighbor.
+NEAREST_OF_HALVES = {
+    "mode": b"nearest",
+    "coordinate_transformation_mode": b"tf_half_pixel_for_nn",
+    "nearest_mode": b"floor",
+}
 
 
 @contextlib.contextmanager
@@ -614,6 +641,36 @@ def kept_in_float32(data: bytes) -> list[str]:
     from onnx import ModelProto
 
     return kept_nodes(ModelProto.FromString(data))
+
+
+def computed_in_int8(data: bytes) -> dict[str, bool]:
+    """The nodes of a serialised model that read int8, and whether what they give is int8 too.
+
+    It is where all that read it quantise it, at once or behind an activation.
+    """
+    from onnx import ModelProto
+
+    graph = ModelProto.FromString(data).graph
+    readers = consumers(graph)
+
+    def is_quantised(node: Any) -> bool:
+        """Whether all that read a node quantise what it gives."""
+        return all(
+            reader.op_type == "QuantizeLinear"
+            or (reader.op_type in ACTIVATIONS and is_quantised(reader))
+            for name in node.output
+            for reader in readers[name]
+        )
+
+    found = {}
+    int8 = {
+        name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output
+    }
+    for node in graph.node:
+        if node.op_type != "QuantizeLinear" and not int8.isdisjoint(node.input):
+            found[node.name] = is_quantised(node)
+            int8 |= set(node.output) if found[node.name] else set()
+    return found
 
 
 def kept_nodes(model: Any) -> list[str]:

@@ -815,6 +815,7 @@ def reason_of(text: str) -> str:
     text = text.rpartition("Fallback to flat signature also failed due to: ")[2]
     if text.startswith("Graph execution error:"):  # the call stack, the reason, [[{{the node
         text = re.split(CALL_STACK, text.partition("[[{{")[0])[-1].strip()
+    text = re.sub(r"^\d+ root error\(s\) found\.\s*\(0\)\s*", "", text)
     return re.sub(ONNX_RUNTIME_TRACE, r"\1: ", text)
 
 
@@ -3321,6 +3322,7 @@ class TfTrt(Engine):
         start = time.perf_counter()
         with stderr_lines() as logged:
             graph_def, calibration = convert_by_tftrt(tf, TrtGraphConverter, job)
+        rename_functions(graph_def, f"_tftrt_{job.case.precision}")
         facts = {**tftrt_share(graph_def), "log": tftrt_complaints(logged)}
         if not facts["trt_engines"]:
             raise UserError(
@@ -3405,7 +3407,7 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
         samples = feeds(job.graph, taken, job.case.size)
     with tf.Graph().as_default():  # this converter refuses eager mode
         converter = converter_class(
-            input_graph_def=graph_def_of(job.graph),
+            input_graph_def=close_sides(graph_def_of(job.graph), job.samples.batch(1)),
             nodes_denylist=[name.split(":")[0] for name in outputs],
             # int8 builds its engines when they are run
             max_batch_size=None if calibrated else job.case.batch_size,
@@ -3423,6 +3425,19 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
         )
         graph_def = converter.calibrate(outputs, len(samples), feed_dict_fn=iter(samples).__next__)
         return graph_def, {"calibration": {**facts, "method": "TensorRT's own"}}
+
+
+def close_sides(graph_def: Any, feed: Feed) -> Any:
+    """The graph with a feed's sides in its placeholders, but for the first, which is the batch.
+
+    Before it runs TF-TRT builds an engine only where it knows them.
+    """
+    for node in graph_def.node:
+        if node.op == "Placeholder" and f"{node.name}:0" in feed:
+            sides = feed[f"{node.name}:0"].shape
+            for side, given in list(zip(sides, node.attr["shape"].shape.dim))[1:]:
+                given.size = side
+    return graph_def
 
 
 def tftrt_share(graph_def: Any) -> dict[str, Any]:
@@ -3901,12 +3916,25 @@ def allow_precision(
     if not kept:
         return kept
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    int8 = precision_py().computed_in_int8(model) if TENSORRT.numbers < (8, 6) else {}
     for layer in layers_of(network):
         if layer.name in kept:
-            layer.precision = trt.float32
-            for index in range(layer.num_outputs):
-                layer.set_output_type(index, trt.float32)
+            pin_to_float32(trt, layer, int8.get(layer.name))
     return kept
+
+
+def pin_to_float32(trt: Any, layer: Any, gives_int8: bool | None) -> None:
+    """Has a layer of a weakly typed network compute in float32, and give it.
+
+    Args:
+      gives_int8: of a layer that reads int8, which TensorRT 8.5 refuses to build when it is pinned
+        ("incorrectly marked as an int8 node"): it computes in int8, and only what it gives can be
+        float32, where nothing quantises it. None: of all others.
+    """
+    if gives_int8 is None:
+        layer.precision = trt.float32
+    for index in range(0 if gives_int8 else layer.num_outputs):
+        layer.set_output_type(index, trt.float32)
 
 
 def layers_of(network: Any) -> Iterator[Any]:
@@ -4860,6 +4888,8 @@ SAME_OUTPUT = 1e-3
 SAME_TOP1 = 0.99
 # An error of a hundredth of native's power, which turns outputs by a cosine of 0.995.
 SAME_SNR_DB = 20.0
+# float16 rounds a value at about 70 dB, int8 at 50; float32 sums in another order differ at 130.
+FLOAT32_DB = 100.0
 DECISION = 0.5  # independent scores from here up say yes
 SUMS_TO_ONE = 1e-2  # how far from one a row of probabilities may add up, in float16
 OF_LENGTH_ONE = 1e-3  # how far from one the length of a row may be that was brought to it
@@ -5271,6 +5301,21 @@ def judge_agreement(result: Result, outputs: Feed, reference: Feed, job: Job) ->
         count = max(len(reference[name]) for name in by_output)
         same_model = all(map(is_same, by_output.values()))
         result.agreement = Agreement(min(count, len(samples)), same_model, by_output)
+        result.notes += too_exact(job.case, by_output)
+
+
+def too_exact(case: Case, by_output: dict[str, OutputAgreement]) -> list[str]:
+    """A sentence where TF-TRT, which tells no layer's type, seems to have kept float32."""
+    if case.engine != "tftrt" or case.precision == "fp32":
+        return []
+    least = min(math.inf if found.snr_db is None else found.snr_db for found in by_output.values())
+    if least <= FLOAT32_DB:
+        return []
+    near = "exactly" if math.isinf(least) else f"to {least:.0f} dB"
+    return [
+        f"{case.precision.upper()} gave native's outputs {near}, as float32 does: TF-TRT does not "
+        "tell what its engines compute in; --engine=tensorrt does"
+    ]
 
 
 def comparable(

@@ -146,6 +146,10 @@ def test_output_dir_is_found_out_before_the_measuring(bench, capsys, tmp_path):
             "====\n\t [[{{node x}}]]",
             "Out of memory",
         ),
+        (
+            "2 root error(s) found.\n  (0) UNKNOWN: No engine.\n\t [[{{node x}}]]\n  (1) No",
+            "UNKNOWN: No engine",
+        ),
     ],
 )
 def test_tensorflow_s_reason_is_told_without_its_call_stack(bench, text, words):

@@ -183,6 +183,27 @@ def test_what_cannot_be_exported_names_each_op_once(main, graph_file):
     )
 
 
+@pytest.mark.parametrize("side, of", [(8, "asymmetric"), (12, "asymmetric"), (6, "tf_half_pixel")])
+def test_whole_factors_of_nearest_neighbours(main, graph_file, tmp_path, side, of):
+    """TensorRT 8.5 has no nearest neighbour of half pixels; for whole factors it needs none."""
+    import onnx
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 4, 4, 3], name="x")
+        values = tf.raw_ops.ResizeNearestNeighbor(
+            images=tf.nn.relu(images), size=[side, side], half_pixel_centers=True
+        )
+        weights = np.random.default_rng(0).normal(size=(side * side * 3, 5)).astype(np.float32)
+        tf.matmul(tf.reshape(values, [-1, side * side * 3]), weights, name="y")
+
+    flags = [f"--frozen_graph={graph_file(build)}", "--preprocessing=none", "--batch_size=2"]
+    check_all_run(main(*flags, *PRECISIONS), (100, 60, 30))
+    graph = onnx.load(tmp_path / "onnxruntime_fp32_graph.onnx").graph
+    (resize,) = [node for node in graph.node if node.op_type == "Resize"]
+    words = {attribute.name: attribute.s.decode() for attribute in resize.attribute}
+    assert words["coordinate_transformation_mode"].startswith(of)
+
+
 def test_hard_sigmoids_keep_their_factor_in_float16(main, graph_file, tmp_path):
     """A sixth is too small in float16: twenty gates that are wide open lost half a per cent."""
     import onnx

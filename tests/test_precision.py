@@ -276,7 +276,10 @@ def test_what_int8_leaves_is_float16_for_a_strongly_typed_network(precision, onn
         edge.type.tensor_type.elem_type for edge in (*half.graph.input, *half.graph.output)
     } == {TensorProto.FLOAT}
     images = only(onnx.samples.batch(8))
-    assert np.allclose(run(full, images), run(half, images), atol=0.02)
+    # float16 rounds to another step of int8 here and there, on each CPU to others
+    given, wanted = run(half, images), run(full, images)
+    assert np.sum((given - wanted) ** 2) < 0.01 * np.sum(wanted**2)
+    assert (given.argmax(axis=1) == wanted.argmax(axis=1)).all()
 
 
 def test_int8_says_what_must_not_become_float16(precision):
@@ -845,6 +848,55 @@ def test_fp16_is_insisted_on_where_tensorrt_8_chose_float32(bench, onnx, install
     assert ("Half" in plan.decode()) == bool(pinned)
     notes = bench.coverage_notes("fp16", facts)
     assert any("float16 was insisted on" in note for note in notes) == bool(pinned)
+
+
+@pytest.mark.parametrize("version", ["8.5.3", "8.6.0"])
+def test_what_qdq_pairs_hold_is_not_pinned_for_tensorrt_8_5(bench, precision, installed, version):
+    """It calls such a layer "incorrectly marked as an int8 node", and builds nothing."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    installed(gpus=1, tensorrt=version)
+    weight = numpy_helper.from_array(np.full((4, 4), 3e4, np.float32), "w")
+    edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["big"], "within"),
+        helper.make_node("Relu", ["big"], ["bent"], "bent"),
+        helper.make_node("MatMul", ["bent", "w"], ["bigger"], "last"),
+        helper.make_node("Neg", ["bigger"], ["y"], "after"),
+    ]
+    graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    names = ("x", "big", "bent", "bigger", "y")
+    ranges = {"x": (-2.0, 2.0)} | dict.fromkeys(names[1:], (-1e6, 1e6))
+    data = precision.to_int8(model, ranges, precision.Settings()).SerializeToString()
+    assert precision.computed_in_int8(data) == {"within": True, "bent": True, "last": False}
+    trt = types.SimpleNamespace(
+        float32="Float",
+        BuilderFlag=types.SimpleNamespace(FP16=1, INT8=2, OBEY_PRECISION_CONSTRAINTS=3),
+    )
+    layers = {name: PinnedLayer(name) for name in ("within", "bent", "last", "after")}
+    network = types.SimpleNamespace(num_layers=4, get_layer=list(layers.values()).__getitem__)
+    config = types.SimpleNamespace(set_flag=lambda flag: None)
+    assert bench.allow_precision(trt, network, config, "int8", data) == set(layers)
+    pinned = {layer.name for layer in layers.values() if layer.precision}
+    typed = {layer.name for layer in layers.values() if layer.output}
+    if version == "8.6.0":
+        assert pinned == typed == set(layers)
+    else:
+        assert (pinned, typed) == ({"after"}, {"last", "after"})
+
+
+class PinnedLayer:
+    """A layer of a TensorRT network, and to what it was pinned."""
+
+    num_outputs = 1
+    precision = output = ""
+
+    def __init__(self, name):
+        self.name = name
+
+    def set_output_type(self, index, kind):
+        self.output = kind
 
 
 def test_what_overflows_is_not_insisted_on(bench):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tensorflow.core.framework import graph_pb2  # isort: skip
@@ -164,7 +165,28 @@ def test_an_unconverted_graph_is_an_error(
     artifact = bench.TfTrt().build(given)
     assert artifact.path.endswith("tftrt_fp16_net.pb")
     assert artifact.facts == {"trt_engines": 1, "share_of_nodes": 0.5, "log": []}
-    assert bench.parse_graph_def(Path(artifact.path).read_bytes()) == converter.result
+    written = bench.parse_graph_def(Path(artifact.path).read_bytes())
+    (engine,) = [node for node in written.node if node.op == "TRTEngineOp"]
+    (segment,) = written.library.function
+    # native's functions have the names of before, in the same process with --noisolate
+    assert engine.attr["segment_func"].func.name == segment.signature.name
+    assert segment.signature.name == "TRTEngineOp_000_000_native_segment_tftrt_fp16"
+
+
+def test_the_converter_sees_the_sides_that_a_graph_leaves_open(bench):
+    """Before it runs TF-TRT converted nothing of a graph of waveforms of any length."""
+    graph_def = graph_pb2.GraphDef()
+    for name, sides in (("waveform", (-1, -1)), ("known", (-1, 3)), ("state", (4,))):
+        shape = graph_def.node.add(name=name, op="Placeholder").attr["shape"].shape
+        for side in sides:
+            shape.dim.add(size=side)
+    graph_def.node.add(name="any", op="Placeholder").attr["shape"].shape.unknown_rank = True
+    feed = {"waveform:0": (1, 400), "known:0": (1, 3), "state:0": (4,), "any:0": (1, 2)}
+    bench.close_sides(graph_def, {name: np.zeros(shape) for name, shape in feed.items()})
+    found = {
+        node.name: [dim.size for dim in node.attr["shape"].shape.dim] for node in graph_def.node
+    }
+    assert found == {"waveform": [-1, 400], "known": [-1, 3], "state": [4], "any": []}
 
 
 def test_why_not(bench, monkeypatch):
@@ -257,3 +279,20 @@ def test_what_cpp_writes_is_collected_and_stderr_comes_back(bench, capfd):
     os.write(2, b"as before\n")
     assert lines == ["from below"]
     assert capfd.readouterr().err == "as before\n"
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "snr_db", "words"),
+    [
+        ("tftrt", "int8", 107.8, "INT8 gave native's outputs to 108 dB, as float32 does"),
+        ("tftrt", "fp16", None, "FP16 gave native's outputs exactly"),
+        ("tftrt", "int8", 45.0, ""),
+        ("tftrt", "fp32", 130.0, ""),
+        ("tensorrt", "int8", 107.8, ""),
+    ],
+)
+def test_what_looks_like_float32_is_doubted(bench, engine, precision, snr_db, words):
+    """Seen with TF-TRT's INT8 of a tiny network, on a GPU; no inspector tells its layers."""
+    found = {"y": bench.OutputAgreement("values", 1.0, 0.0, snr_db)}
+    notes = bench.too_exact(bench.Case(engine, precision, 16), found)
+    assert words in "".join(notes) and bool(notes) == bool(words)

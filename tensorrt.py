@@ -6857,8 +6857,9 @@ class Session:
         def fits(size: int) -> bool:
             """Tries a batch size and says what came of it; `tried` keeps that."""
             job = self.job.at(size, config=once(self.job.config))
+            begun = time.monotonic()
             tried[size] = self.try_batch(job)
-            say(f"{job.case}: {tried[size]}")
+            say(f"{job.case}: {tried[size]} ({time.monotonic() - begun:.0f} s)")
             return tried[size] == FITS
 
         good = 0

@@ -345,7 +345,7 @@ def test_plans_has_every_precision_made_of_the_rewritten_stem(script):
 @pytest.mark.parametrize(
     ("name", "cells"),
     [
-        ("h200_tensorrt", ["tensorrt FP16 | 2,794 / 2,848 (8.55)", "10,288 / 10,871"]),
+        ("h200_tensorrt", ["tensorrt FP16 | 2,794 / 2,848 (8.55)", "46,699 / 47,253 (4.51)"]),
         ("h200", ["native | 479 / 508 | 2,548 / 2,889"]),
     ],
 )

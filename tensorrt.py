@@ -6395,13 +6395,29 @@ class OpenCase:
         self.batch = self.job.batch()  # the doubts overwrote it
         return outputs, notes
 
-    def try_batch(self) -> None:
-        """Opens and runs once; on a CPU within its share of the memory that is free."""
+    def try_batch(self, choosing: bool) -> None:
+        """Opens and runs once; on a CPU within its share of the memory that is free.
+
+        Args:
+          choosing: whether XLA is to choose its kernels.
+        """
         if not gpus():
             limit_memory(int(free_memory() * self.memory_share))
+        if not choosing:
+            choose_no_kernels()
         self.open()
         if self.runner:
             self.measure_round(1)
+
+
+def choose_no_kernels() -> None:
+    """Has XLA take the first kernels that will do, unless the user's own flags speak of that.
+
+    Choosing runs each convolution a hundred times and more: minutes at thousands of images.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if "autotune" not in given:
+        os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_autotune_level=0".strip()
 
 
 REUSED_KERNELS = "by an earlier run"
@@ -6877,10 +6893,20 @@ class Session:
         return self.job.at(good, tried=tried)
 
     def try_batch(self, job: Job) -> str:
-        """Whether a job runs, in a process of its own: FITS, or why not."""
+        """Whether a job runs, in a process of its own: FITS, or why not.
+
+        With the kernels that XLA chooses it may need more memory: `smaller` sees to that.
+        """
+        found = self.try_once(job, choosing=False)
+        if job.case.engine == "xla" and found != FITS and not re.search(NO_MEMORY, found):
+            found = self.try_once(job, choosing=True)
+        return found
+
+    def try_once(self, job: Job, choosing: bool) -> str:
+        """See try_batch; `choosing`: whether XLA is to choose its kernels."""
         try:
             with contextlib.closing(self.start(job)) as worker:
-                worker.ask("try_batch")
+                worker.ask("try_batch", choosing)
         except CASE_ENDS as error:
             return why_it_ended(error)
         return FITS

@@ -148,7 +148,7 @@ def fitting(bench, monkeypatch):
     def machine(limit, why="out of memory: pass a smaller --batch_size", measured=math.inf):
         tried = []
 
-        def try_batch(job):
+        def try_batch(job, choosing):
             tried.append(job.case.batch_size)
             if job.case.batch_size > limit:
                 raise bench.CaseError(why)
@@ -194,6 +194,33 @@ def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting):
     )
     fitting(math.inf)
     assert bench.Session(job).find_largest_batch().case.batch_size == bench.LAST_TRY
+
+
+@pytest.mark.parametrize(
+    ("engine", "why", "asked"),
+    [
+        ("xla", "no such algorithm", [False, True]),
+        ("xla", "out of memory", [False]),
+        ("native", "no such op", [False]),
+    ],
+)
+def test_xla_is_tried_again_with_kernels_that_it_chooses(
+    bench, job, monkeypatch, engine, why, asked
+):
+    """Without choosing a try is quick; where that is what fails, the batch may fit all the same."""
+    found = []
+
+    def try_batch(job, choosing):
+        found.append(choosing)
+        if not choosing:
+            raise bench.CaseError(why)
+
+    monkeypatch.setattr(
+        bench, "start", lambda config, make, job: Stub(job, {"try_batch": try_batch})
+    )
+    job = bench.dataclasses.replace(job, case=bench.Case(engine, "fp16", 8))
+    assert bench.Session(job).try_batch(job) == (bench.FITS if asked[-1] else why)
+    assert found == asked
 
 
 def turns(session, sessions=None):
@@ -507,7 +534,7 @@ def test_processes_that_share_a_cpu_share_its_memory(fleet, bench, job, monkeypa
     monkeypatch.setattr(resource, "getrlimit", lambda _: (7 << 30, -1))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit[0] >> 30))
     for count in (1, 2, 3):
-        fleet.PlacedCase(job, fleet.Placement(count=count), None, 0).try_batch()
+        fleet.PlacedCase(job, fleet.Placement(count=count), None, 0).try_batch(False)
     assert limits == [5, 3, 2], "three quarters of 8 GB in equal shares, or of the user's own 7"
 
 

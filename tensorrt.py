@@ -6884,6 +6884,7 @@ class Session:
             good = bad
             bad = 2 * bad
         if not good and not re.search(NO_MEMORY, tried[bad]):
+            self.job = self.job.at(bad, tried=tried)  # the record's batch size
             raise UserError(tried[bad])
         while bad <= LAST_TRY and bad - good > max(1, good // FINE):
             middle = (good + bad) // 2

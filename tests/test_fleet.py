@@ -190,8 +190,9 @@ def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting):
     assert (session.result.status, session.result.error, tried) == (
         "failed",
         "no such op",
-        [bench.FIRST_TRY],
+        [session.job.case.batch_size],
     )
+    assert tried == [bench.FIRST_TRY]
     fitting(math.inf)
     assert bench.Session(job).find_largest_batch().case.batch_size == bench.LAST_TRY
 

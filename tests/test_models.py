@@ -187,8 +187,9 @@ def test_a_family_on_a_gpu(bench, main, family, name, engine):
     ran = main(*flags, f"--engine={engine}", model, samples, "--batch_size=16", "--inputs=both")
     for precision, record in by_precision(ran).items():
         if precision != "native" and not record["agreement"]["same_model"]:
-            # TensorRT 8.6.0: at -0.6 dB, we do not know why
-            assert (name, precision, engine) == ("towers", "int8", "tensorrt"), record["agreement"]
+            # at -0.6 dB in TensorRT 8.6.0, 1.6 dB in 8.5.3; we do not know why
+            wrong = {(8, 6): "towers", (8, 5): "bert"}.get(bench.TENSORRT.numbers[:2])
+            assert (name, precision, engine) == (wrong, "int8", "tensorrt"), record["agreement"]
             assert "is still the same model at batch 16: INT8" not in ran.out
         elif "labels" in arrays:
             assert record["accuracy"]["top1"] >= 0.9

@@ -652,10 +652,11 @@ def computed_in_int8(data: bytes) -> dict[str, bool]:
 
     graph = ModelProto.FromString(data).graph
     readers = consumers(graph)
+    outputs = {value.name for value in graph.output}
 
     def is_quantised(node: Any) -> bool:
         """Whether all that read a node quantise what it gives."""
-        return all(
+        return outputs.isdisjoint(node.output) and all(
             reader.op_type == "QuantizeLinear"
             or (reader.op_type in ACTIVATIONS and is_quantised(reader))
             for name in node.output

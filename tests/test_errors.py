@@ -147,7 +147,7 @@ def test_output_dir_is_found_out_before_the_measuring(bench, capsys, tmp_path):
             "Out of memory",
         ),
         (
-            "2 root error(s) found.\n  (0) UNKNOWN: No engine.\n\t [[{{node x}}]]\n  (1) No",
+            "2 root error(s) found.\n  (0) UNKNOWN:  No engine.\n\t [[{{node x}}]]\n  (1) No",
             "UNKNOWN: No engine",
         ),
     ],

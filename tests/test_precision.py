@@ -870,6 +870,9 @@ def test_what_qdq_pairs_hold_is_not_pinned_for_tensorrt_8_5(bench, precision, in
     ranges = {"x": (-2.0, 2.0)} | dict.fromkeys(names[1:], (-1e6, 1e6))
     data = precision.to_int8(model, ranges, precision.Settings()).SerializeToString()
     assert precision.computed_in_int8(data) == {"within": True, "bent": True, "last": False}
+    model.graph.output.append(helper.make_tensor_value_info("big", TensorProto.FLOAT, [1, 4]))
+    given = precision.to_int8(model, ranges, precision.Settings()).SerializeToString()
+    assert precision.computed_in_int8(given) == {"within": False, "last": False}
     trt = types.SimpleNamespace(
         float32="Float",
         BuilderFlag=types.SimpleNamespace(FP16=1, INT8=2, OBEY_PRECISION_CONSTRAINTS=3),

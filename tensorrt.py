@@ -1538,7 +1538,8 @@ class Images(Samples):
 
     def batch(self, size: int, first: int = 0) -> Feed:
         """A step's inputs as the graph takes them, preprocessed and in its layout."""
-        ((name, batch),) = super().batch(size, first).items()
+        different = min(size, len(self))  # thousands of images are preprocessed once each
+        ((name, batch),) = super().batch(different, first).items()
         if self.dtype != "uint8":
             reverse, factor, offset = PREPROCESSING[self.preprocessing]
             batch = (batch[..., ::-1] if reverse else batch).astype(np.float32)
@@ -1546,7 +1547,8 @@ class Images(Samples):
             batch += np.float32(offset)
         if self.layout == "NCHW":
             batch = batch.transpose(0, 3, 1, 2)
-        return {name: np.ascontiguousarray(batch)}
+        repeated = batch if size == different else batch[np.arange(size) % different]
+        return {name: np.ascontiguousarray(repeated)}
 
 
 def samples_of(found: dict[str, Any]) -> Samples:

@@ -374,3 +374,14 @@ def test_a_channels_first_graph_gets_its_layout(bench, dtype):
     (batch,) = bench.Job(bench.Case("native", "native", 2), config, graph, images).batch().values()
     assert (batch.shape, batch.dtype) == ((2, 3, 4, 5), dtype)
     assert np.array_equal(batch.transpose(0, 2, 3, 1), pixels)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize(("size", "first"), [(2, 0), (3, 2), (4, 1), (8, 2)])
+def test_a_batch_is_the_images_one_after_the_other(bench, layout, size, first):
+    """Three of them, from any on, again and again."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), np.uint8)
+    images = bench.Images({"x": pixels}, list("abc"), preprocessing="caffe", layout=layout)
+    (batch,) = images.batch(size, first).values()
+    singles = [images.batch(1, (first + turn) % 3)["x"] for turn in range(size)]
+    assert np.array_equal(batch, np.concatenate(singles)) and batch.flags.c_contiguous

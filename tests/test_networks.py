@@ -675,9 +675,10 @@ def keras_folder(tmp_path, monkeypatch):
     """Keras's folder, empty; where it cannot be written Keras takes one below /tmp, which outlives
     the test.
     """
-    folder = tmp_path / "keras"
+    folder = tmp_path / ".keras"
     folder.mkdir()
     monkeypatch.setenv("KERAS_HOME", str(folder))
+    monkeypatch.setenv("HOME", str(tmp_path))  # all that Keras 2 looks at for weights
     # Keras 3 looks for it once, Keras 2 each time
     with contextlib.suppress(ImportError, AttributeError):
         from keras.src.utils import file_utils

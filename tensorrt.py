@@ -4720,6 +4720,9 @@ def clock_notes(clocks: dict[str, Any]) -> list[str]:
 
 BATCHES = 8  # of consecutive rounds: neighbours are alike, so that each says little that is new
 QUIET = 0.1  # share of a round's steps, and of the rounds, that nothing disturbed
+MANY_ROUNDS = 50  # from which on their own order tells how well the quiet end is known
+ALIKE = 0.95  # at most, as which neighbouring rounds count
+NORMAL_95 = 1.96  # standard deviations about the mean that hold 95 %
 KNOWN = 0.02  # share to which --num_loops=auto wants the typical speed and the times native
 MOST_SECONDS = 60.0  # of a case, after which --num_loops=auto stops all the same
 P99 = 0.99
@@ -4797,16 +4800,47 @@ def middle(values: np.ndarray) -> Estimate:
 
 
 def quiet_end(values: np.ndarray) -> Estimate:
-    """The QUIET quantile of values in the order of time, give or take how quiet batches differ.
+    """The QUIET quantile of values in the order of time, and how well it is known.
 
-    The lowest values of batches are compared: the lower half of them and one more. Where these
-    agree, the value is the machine's; where they do not, another run may find one as much lower, or
-    none as low.
+    Of many rounds their order tells, of few how quiet batches differ.
     """
+    if len(values) >= MANY_ROUNDS:
+        return quantile_interval(values, QUIET)
     value = float(np.quantile(values, QUIET))
-    lowest = sorted(float(np.min(batch)) for batch in in_batches(values))
-    apart = lowest[min((len(lowest) + 1) // 2, len(lowest) - 1)] - lowest[0]
+    apart = quiet_apart(values)
     return Estimate(value, value - apart, value + apart)
+
+
+def quiet_apart(values: np.ndarray) -> float:
+    """How far the quietest values of batches lie apart: the lower half of them and one more.
+
+    Where these agree, the value is the machine's; where they do not, another run may find one as
+    much lower, or none as low.
+    """
+    lowest = sorted(float(np.min(batch)) for batch in in_batches(values))
+    return lowest[min((len(lowest) + 1) // 2, len(lowest) - 1)] - lowest[0]
+
+
+def quantile_interval(values: np.ndarray, share: float) -> Estimate:
+    """A quantile of values in the order of time, between order statistics at 95 %.
+
+    The number of values under a quantile is binomial (David and Nagaraja, Order Statistics, 7.1;
+    here by the normal approximation) if they are independent. Neighbours are not: n values count as
+    n (1 - r) / (1 + r) independent ones, r being their correlation with the next (an autoregressive
+    series of first order; Law, Simulation Modeling and Analysis, 4.4), or two standard errors more.
+    """
+    r = min(correlation_of_neighbours(values) + 2 / math.sqrt(len(values)), ALIKE)
+    independent = len(values) * (1 - r) / (1 + r)
+    half = NORMAL_95 * math.sqrt(share * (1 - share) / independent)
+    low, value, high = np.quantile(values, np.clip([share - half, share, share + half], 0, 1))
+    return Estimate(float(value), float(low), float(high))
+
+
+def correlation_of_neighbours(values: np.ndarray) -> float:
+    """The correlation of values with the next, between 0 and 1."""
+    away = values - np.mean(values)
+    total = float(np.sum(away**2))
+    return max(0.0, float(np.sum(away[1:] * away[:-1])) / total) if total else 0.0
 
 
 def as_speed(level: Estimate, batch_size: int) -> Estimate:

@@ -49,6 +49,27 @@ def test_undisturbed_speed_by_hand(bench):
     assert found == pytest.approx([4 / math.exp(value + side * apart) for side in (0, 1, -1)])
 
 
+@pytest.mark.parametrize(
+    ("values", "share_of_low", "share_of_high"),
+    [
+        # from the ends to the middle: r = 2 / 8, worth 38.4 of 64, 1.96 sqrt(0.09 / 38.4) = 0.0949
+        ([end for pair in zip(range(32), range(63, 31, -1)) for end in pair], 0.0051, 0.1949),
+        # in order: r = 0.95, worth 1.64, 1.96 sqrt(0.09 / 1.64) = 0.459
+        (list(range(64)), 0, 0.559),
+    ],
+)
+def test_the_quiet_end_of_many_rounds_by_hand(bench, values, share_of_low, share_of_high):
+    """Between the values at these shares of 0 to 63, which are evenly apart."""
+    found = bench.quiet_end(np.array(values, float))
+    shares = (0.1, share_of_low, share_of_high)
+    assert found == pytest.approx([63 * share for share in shares], abs=0.01)
+
+
+def test_equal_rounds_are_known_exactly(bench):
+    for count in (5, bench.MANY_ROUNDS):
+        assert bench.quiet_end(np.full(count, 0.1)) == pytest.approx((0.1, 0.1, 0.1))
+
+
 def test_what_others_do_for_a_while_leaves_the_undisturbed_speed_alone(bench):
     """Sixteen rounds, six of them at half the speed: the typical speed's interval holds both, the
     other's only one.

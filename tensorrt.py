@@ -3937,8 +3937,9 @@ def pin_to_float32(trt: Any, layer: Any, gives_int8: bool | None) -> None:
     """
     if gives_int8 is None:
         layer.precision = trt.float32
-    for index in range(0 if gives_int8 else layer.num_outputs):
-        layer.set_output_type(index, trt.float32)
+    if not gives_int8:
+        for index in range(layer.num_outputs):
+            layer.set_output_type(index, trt.float32)
 
 
 def layers_of(network: Any) -> Iterator[Any]:

@@ -5,6 +5,7 @@ GPUs.
 import functools
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -178,7 +179,7 @@ def test_the_largest_batch_is_found_to_a_64th(bench, job, fitting, limit):
     assert len(tried) == len(set(tried)) <= math.log2(limit + 128) + 8
 
 
-def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting):
+def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting, capsys):
     fitting(0)
     session = bench.Session(job)
     session.take_turn([session])
@@ -195,6 +196,16 @@ def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting):
     assert tried == [bench.FIRST_TRY]
     fitting(math.inf)
     assert bench.Session(job).find_largest_batch().case.batch_size == bench.LAST_TRY
+    assert f"{bench.LAST_TRY}: fits (0 s)" in capsys.readouterr().err
+
+
+def test_a_try_chooses_no_kernels_unless_it_is_to(bench, job, monkeypatch):
+    monkeypatch.setattr(bench, "gpus", lambda: [{"name": "a GPU"}])
+    monkeypatch.setattr(bench.OpenCase, "open", lambda self: None)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    for choosing, flags in ((True, ""), (False, "--xla_gpu_autotune_level=0")):
+        bench.OpenCase(job).try_batch(choosing)
+        assert os.environ["XLA_FLAGS"] == flags
 
 
 @pytest.mark.parametrize(

@@ -88,16 +88,28 @@ def job(bench, forms, digits, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_what_the_converter_is_told(bench, job, converter, digits, precision):
+def test_what_the_converter_is_told(bench, job, converter, digits, precision, monkeypatch):
     import tensorflow as tf
 
     given = job(precision, f"--calibration_dir={digits.folder}")
+    real = bench.graph_def_of
+
+    def open_on_all_sides(graph):
+        graph_def = real(graph)
+        for dim in next(n for n in graph_def.node if n.op == "Placeholder").attr["shape"].shape.dim:
+            dim.size = -1
+        return graph_def
+
+    monkeypatch.setattr(bench, "graph_def_of", open_on_all_sides)
     graph_def, facts = bench.convert_by_tftrt(tf, converter, given)
     told = converter.told["__init__"][1]
     assert told["precision_mode"] == precision.upper()
     assert told["max_workspace_size_bytes"] == 512 << 20
     assert told["nodes_denylist"] == [name.split(":")[0] for name in given.graph.output_names]
-    assert told["input_graph_def"].node
+    (inputs,) = [n for n in told["input_graph_def"].node if n.op == "Placeholder"]
+    sides = [dim.size for dim in inputs.attr["shape"].shape.dim]
+    # calibration may have others than the samples
+    assert sides == ([-1] * 4 if precision == "int8" else [-1, 8, 8, 1])
     assert graph_def == converter.result
     if precision == "int8":
         # 20 images, filled up

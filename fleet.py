@@ -215,7 +215,6 @@ class PlacedCase(bench.OpenCase):
     def __init__(self, job: Any, placement: Placement, barrier: Barrier | None, own: int) -> None:
         placement.confine()
         super().__init__(job)
-        self.placement = placement
         self.barrier = barrier
         self.own = own
         self.memory_share /= placement.count
@@ -224,27 +223,6 @@ class PlacedCase(bench.OpenCase):
         """Waits for the same case's other processes, where there are any."""
         if self.barrier:
             self.barrier.meet(self.own)
-
-    def machine(self) -> dict[str, Any]:
-        """As of one device, with the placement beside its name."""
-        return placed(super().machine(), self.placement)
-
-
-def placed(machine: dict[str, Any], placement: Placement) -> dict[str, Any]:
-    """What a record says of the machine, with the placement beside the device's name."""
-    if not str(placement):
-        return machine
-    return {**machine, "device": f"{machine['device_kind']} ({placement})"}
-
-
-def start_placed(
-    job: Any, placement: Placement, barrier: Barrier | None = None, own: int = 0
-) -> Any:
-    """The process of a job on a placement, with its own artifacts: a plan is for one GPU."""
-    folder = str(Path(job.config.output_dir, str(placement)))
-    config = job.config.but(output_dir=folder)
-    job = dataclasses.replace(job, config=config)
-    return bench.start(config, PlacedCase, job, placement, barrier, own)
 
 
 # --------------------------------------------------------------------------- all devices at once
@@ -255,19 +233,30 @@ class PlacedSession(bench.Session):
 
     def __init__(self, job: Any, placement: Placement) -> None:
         super().__init__(job)
+        self.use(job)
         self.placement = placement
-        if job.config.spread:
-            self.result.notes.append(NEIGHBOURS)
         self.barrier: Barrier | None = None
         self.own = 0
 
+    def use(self, job: Any) -> None:
+        """As of one device, whose row says that it had neighbours."""
+        super().use(job)
+        if job.config.spread:
+            self.result.notes.append(NEIGHBOURS)
+
     def start(self, job: Any) -> Any:
-        """A process on the placement; all of a team's have the same barrier."""
-        return start_placed(job, self.placement, self.barrier, self.own)
+        """A process on the placement, with its own artifacts: a plan is for one GPU."""
+        folder = str(Path(job.config.output_dir, str(self.placement)))
+        config = job.config.but(output_dir=folder)
+        job = dataclasses.replace(job, config=config)
+        return bench.start(config, PlacedCase, job, self.placement, self.barrier, self.own)
 
     def machine(self) -> dict[str, Any]:
         """As of one device, with the placement beside its name."""
-        return placed(super().machine(), self.placement)
+        found = super().machine()
+        if not str(self.placement):
+            return found
+        return {**found, "device": f"{found['device_kind']} ({self.placement})"}
 
 
 NEIGHBOURS = "--spread: other devices ran other cases meanwhile, and share power and PCIe"
@@ -282,7 +271,7 @@ class Team(bench.Session):
 
     def start(self, job: Any) -> Any:
         """Starts a single process, on the first placement: for the search of the largest batch."""
-        return start_placed(job, self.members[0].placement)
+        return self.members[0].start(job)
 
     def take_turn(self, others: list[Any]) -> None:
         """Measures a round of all members; none where that only made room for another try."""
@@ -348,21 +337,10 @@ class Team(bench.Session):
         return any(member.is_open() for member in self.members)
 
     def use(self, job: Any) -> None:
-        """Switches to a job at another batch size."""
-        self.job = job
-        self.result = bench.Result()
+        """As of one case; another batch size is for all members, those that had room too."""
+        super().use(job)
         for member in self.members:
-            member.job = job
-            member.result = bench.Result()
-
-    def makes_room(self, error: Exception, others: list[Any]) -> bool:
-        """As of one case; a smaller batch is for all members, those that had room too."""
-        before = self.job
-        if not super().makes_room(error, others):
-            return False
-        if self.job is not before:
-            self.use(self.job)
-        return True
+            member.use(job)
 
     def judge(self) -> None:
         """Has all members compute outputs at the same time; the first ones are the case's."""
@@ -420,11 +398,6 @@ def threads_for(count: int) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
             for process in multiprocessing.active_children():
                 process.kill()
             raise
-
-
-def schedule_together(jobs: list[Any], placements: list[Placement]) -> Iterator[Any]:
-    """Case after case, each on all placements at once; the rounds of one batch size in turn."""
-    return bench.schedule(jobs, functools.partial(Team, placements=placements))
 
 
 Measured = tuple[Any, list[Any]]  # a job, and its results
@@ -764,12 +737,7 @@ def measure(config: Any) -> int:
     placements = [] if config.ray_address else choose_placements(config.gpus)
     cluster = Cluster(config) if config.ray_address else None
     bench.recover_rounds(config)
-    model = bench.load_model(config)
-    if cluster:
-        first = model.cases[0]
-        kind = first.engine, first.precision
-        sizes = [case.batch_size for case in model.cases if (case.engine, case.precision) == kind]
-        model = dataclasses.replace(model, cases=cluster.choose_cases(config, sizes))
+    model = bench.load_model(config, cluster.choose_cases if cluster else None)
     bench.announce(model.cases)
     bench.TELLERS["show"] = lambda *_: None  # bars of several processes would paint over each other
     folder = config.output_dir
@@ -780,7 +748,7 @@ def measure(config: Any) -> int:
         elif config.spread:
             measured = schedule_spread(jobs, placements)
         else:
-            measured = schedule_together(jobs, placements)
+            measured = bench.schedule(jobs, functools.partial(Team, placements=placements))
         for job, results in measured:
             report.add(job, results)
     return report.status()

@@ -1,6 +1,6 @@
 """Writes a precision into an ONNX graph, and proves what of the graph has it.
 
-    graph = Precisions(graph_def, ["input:0"], ["softmax:0"], Settings(opset=17), progress)
+    graph = Precisions(graph_def, ["input:0"], ["softmax:0"], 17, progress)
     model, coverage = graph.fp16(samples)
 
 Export, folding, calibration, FP16, INT8, coverage. In: the bytes of a frozen GraphDef, the names of
@@ -65,16 +65,14 @@ class ExportError(PrecisionError):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a graph is written for.
+    """How INT8 is written.
 
-    opset: the ONNX operator set; 17 is the newest that TensorRT 8 reads.
     unsigned: INT8 with uint8 activations, quantised on both sides of a node, as ONNX Runtime's CPU
       kernels want them; else int8 with zero point 0 in front of a node, as TensorRT wants them.
     weight_bits: 7 where a CPU adds products of uint8 and int8 in 16 bits, else 8.
     half: INT8 with float16 instead of float32 for all that is not quantised.
     """
 
-    opset: int = 18
     unsigned: bool = False
     weight_bits: int = 8
     half: bool = False
@@ -123,6 +121,14 @@ def nested_nodes(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from nested_nodes(attribute.g)
+
+
+def replace_nodes(graph: Any, nodes: tuple[Any, ...], new: Any) -> None:
+    """Takes nodes out of a graph, and puts another in the place of the first."""
+    index = list(graph.node).index(nodes[0])
+    for node in nodes:
+        graph.node.remove(node)
+    graph.node.insert(index, new)
 
 
 # ----------------------------------------------------------------------------------------- export
@@ -416,13 +422,18 @@ def spell_hard_sigmoids(graph: Any) -> None:
     it 28 times: such errors add up, where those of rounding average out. HardSigmoid's own factor
     stays float32.
     """
+    from onnx import helper
+
     scalars = scalars_of(graph)
     for add, clip, scale in chains(graph, ("Add", "Clip", "Mul")):
         offset = scalar_in(add, scalars)
         slope = hard_sigmoid_slope(clip, scale, scalars)
         if offset is not None and slope is not None:
-            (tensor,) = [name for name in add.input if name not in scalars]
-            write_hard_sigmoid(graph, tensor, (add, clip, scale), slope, slope * offset)
+            tensor = [name for name in add.input if name not in scalars]
+            gate = helper.make_node("HardSigmoid", tensor, scale.output, scale.name)
+            factors = {"alpha": slope, "beta": slope * offset}  # max(0, min(1, alpha x + beta))
+            gate.attribute.extend(helper.make_attribute(*factor) for factor in factors.items())
+            replace_nodes(graph, (add, clip, scale), gate)
 
 
 def chains(graph: Any, ops: tuple[str, ...]) -> list[list[Any]]:
@@ -451,20 +462,6 @@ def hard_sigmoid_slope(clip: Any, scale: Any, scalars: dict[str, float]) -> floa
     if slope is None or high is None or not math.isclose(slope * high, 1, rel_tol=1e-6):
         return None
     return slope
-
-
-def write_hard_sigmoid(
-    graph: Any, tensor: str, nodes: tuple[Any, ...], alpha: float, beta: float
-) -> None:
-    """Puts max(0, min(1, alpha x + beta)) of a tensor in the place of a chain of nodes."""
-    from onnx import helper
-
-    *_, last = nodes
-    gate = helper.make_node("HardSigmoid", [tensor], last.output, last.name, alpha=alpha, beta=beta)
-    index = list(graph.node).index(nodes[0])
-    for node in nodes:
-        graph.node.remove(node)
-    graph.node.insert(index, gate)
 
 
 def scalars_of(graph: Any) -> dict[str, float]:
@@ -688,10 +685,10 @@ def overflows(node: Any, ranges: Ranges) -> bool:
 
 def drop_round_trips(model: Any) -> None:
     """Removes the casts to float16 and back that the converter leaves between float32 nodes."""
-    from onnx import TensorProto
+    from onnx import TensorProto, shape_inference
 
     casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
-    types = element_types(model)
+    types = element_types(shape_inference.infer_shapes(model).graph)
     for node in model.graph.node:
         if node.op_type == "Cast":
             continue
@@ -704,11 +701,8 @@ def drop_round_trips(model: Any) -> None:
                 node.input[index] = there.input[0]
 
 
-def element_types(model: Any) -> dict[str, int]:
-    """The element type of every tensor that is known, by its name."""
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(model).graph
+def element_types(graph: Any) -> dict[str, int]:
+    """The element type of every tensor of which the graph tells it, by its name."""
     values = (*graph.input, *graph.output, *graph.value_info)
     return {value.name: value.type.tensor_type.elem_type for value in values}
 
@@ -822,10 +816,7 @@ def write_batch_norm(graph: Any, mul: Any, add: Any, constants: dict[str, np.nda
     norm = helper.make_node(
         "BatchNormalization", [tensor, *names], [output], name=mul.name, epsilon=BATCH_NORM_EPSILON
     )
-    index = list(graph.node).index(mul)
-    for node in (mul, add) if add else (mul,):
-        graph.node.remove(node)
-    graph.node.insert(index, norm)
+    replace_nodes(graph, (mul, add) if add else (mul,), norm)
 
 
 def split_constant(node: Any, constants: dict[str, np.ndarray]) -> tuple[str, np.ndarray]:
@@ -841,6 +832,7 @@ def weights_as_floats(data: bytes) -> bytes:
     TensorRT 8.6 takes int8 weights in that form only ("weights.type() != DataType::kINT8").
     """
     from onnx import ModelProto, helper, numpy_helper
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
     model = ModelProto.FromString(data)
     graph = model.graph
@@ -859,7 +851,7 @@ def weights_as_floats(data: bytes) -> bytes:
         quantise.attribute.extend(node.attribute)
         graph.node.append(quantise)
         node.input[0] = quantised
-    drop_unread(graph)
+    ONNXModel(model).clean_initializers()
     return sorted_nodes(model).SerializeToString()
 
 
@@ -877,17 +869,8 @@ def broadcastable(scales: np.ndarray, rank: int, axis: int) -> np.ndarray:
     return scales.astype(np.float32).reshape(shape)
 
 
-def drop_unread(graph: Any) -> None:
-    """Takes out the constants that no node reads, nor one inside a loop or branch."""
-    read = {name for node in nested_nodes(graph) for name in node.input}
-    read |= {output.name for output in graph.output}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)
-
-
 def make_quantizer(model: Any, ranges: Ranges, settings: Settings) -> Any:
-    """ONNX Runtime's quantizer of a copy of the model, told what stays in float32."""
-    from onnx import ModelProto
+    """ONNX Runtime's quantizer of the model, told what stays in float32."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -895,7 +878,7 @@ def make_quantizer(model: Any, ranges: Ranges, settings: Settings) -> Any:
     data = typed_ranges(model, ranges)
     between = ("Add", "MaxPool", "Pad") if settings.unsigned else ()
     return QDQQuantizer(
-        ModelProto.FromString(model.SerializeToString()),
+        model,
         per_channel=True,
         reduce_range=settings.weight_bits == 7,
         weight_qType=QuantType.QInt8,
@@ -917,13 +900,10 @@ def typed_ranges(model: Any, ranges: Ranges) -> dict[str, tuple[Any, Any]]:
     """The ranges in each tensor's own type, which its scale then has."""
     from onnx import TensorProto
 
-    half = set()
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
-            half.add(value.name)
+    types = element_types(model.graph)
     data = {}
     for name, (low, high) in ranges.items():
-        kind = np.float16 if name in half else np.float32
+        kind = np.float16 if types.get(name) == TensorProto.FLOAT16 else np.float32
         most = float(np.finfo(kind).max)  # beyond it is what the type makes of a mask's -1e9
         data[name] = kind(max(low, -most)), kind(min(high, most))
     return data
@@ -1078,22 +1058,24 @@ def share_of_weights(graph: Any, precision: str) -> float:
 
 
 class Precisions:
-    """A graph in ONNX at each precision; export and folding are made once, when first needed."""
+    """A graph in ONNX at each precision; export and folding are made once, when first needed.
+
+    `opset`: the ONNX operator set; 17 is the newest that TensorRT 8 reads.
+    """
 
     def __init__(
         self,
         graph_def: bytes,
         inputs: list[str],
         outputs: list[str],
-        settings: Settings | None = None,
+        opset: int = 18,
         progress: Progress = no_progress,
     ) -> None:
         self.graph_def = graph_def
         self.inputs = inputs
         self.outputs = outputs
-        self.settings = settings or Settings()
+        self.opset = opset
         self.progress = progress
-        self.failure: ExportError | None = None
 
     @property
     def fp32(self) -> Any:
@@ -1102,27 +1084,22 @@ class Precisions:
         Raises:
           ExportError: it cannot be; that too is found out only once.
         """
-        if self.failure:
-            raise self.failure
-        try:
-            return self.exported
-        except ExportError as error:
-            self.failure = error
-            raise
+        if isinstance(self.exported, ExportError):
+            raise self.exported
+        return self.exported
 
     @functools.cached_property
     def exported(self) -> Any:
-        """`fp32` once it has worked; raises ExportError, and tries again when asked again."""
-        return export(self.graph_def, self.inputs, self.outputs, self.settings.opset)
+        """The exported graph, or the ExportError that says why there is none."""
+        try:
+            return export(self.graph_def, self.inputs, self.outputs, self.opset)
+        except ExportError as error:
+            return error
 
     @functools.cached_property
     def folded(self) -> Any:
         """The exported graph with constants and batch norm folded, shapes inferred."""
         return fold(self.fp32)
-
-    def ranges(self, samples: Iterable[Sample], method: str) -> Ranges:
-        """The calibration of the folded graph: what `int8` takes."""
-        return tensor_ranges(self.folded, list(samples), method, self.progress)
 
     def fp16(self, samples: Iterable[Sample]) -> tuple[Any, dict[str, Any]]:
         """The graph in float16 and its coverage; the samples show where float16 would overflow.
@@ -1130,7 +1107,8 @@ class Precisions:
         Raises:
           PrecisionError: it would everywhere.
         """
-        model = to_fp16(self.folded, self.ranges(samples, "minmax"))
+        ranges = tensor_ranges(self.folded, list(samples), "minmax", self.progress)
+        model = to_fp16(self.folded, ranges)
         heavy = {node.name for node in heavy_nodes(model.graph)}
         if heavy and heavy <= set(kept_nodes(model)):
             raise PrecisionError(
@@ -1139,7 +1117,7 @@ class Precisions:
             )
         return model, coverage(model, "fp16")
 
-    def int8(self, ranges: Ranges, settings: Settings | None = None) -> tuple[Any, dict[str, Any]]:
+    def int8(self, ranges: Ranges, settings: Settings) -> tuple[Any, dict[str, Any]]:
         """The graph with explicit Q/DQ from the ranges, and its coverage."""
-        model = to_int8(self.folded, ranges, settings or self.settings)
+        model = to_int8(self.folded, ranges, settings)
         return model, coverage(model, "int8")

@@ -906,7 +906,7 @@ def why_nothing_is_told(record: Record) -> str:
     if record.flags.get("weights") == "random":
         return "random weights"
     if not record.output.kind and record.output.top1 is None:
-        return "outputs that cannot be compared"
+        return "outputs that were not compared"
     if record.agreement is None or not record.agreement.is_same_model:
         return ""
     found, images = record.output, record.agreement.images
@@ -1397,7 +1397,7 @@ def page(models: list[Model], figure: Figure) -> str:
             parts += [f"<h3>{title}</h3><ul>", *items, "</ul>"] if items else []
     svg = io.StringIO()
     figure.savefig(svg, format="svg")
-    parts.append(svg.getvalue().partition("<svg")[2].join(("<svg", "")))
+    parts.append("<svg" + svg.getvalue().partition("<svg")[2])
     if is_long:
         parts.append(f"<script>{SCRIPT}</script>")
     return "\n".join(parts) + "</html>\n"

@@ -598,8 +598,6 @@ def parse_flags(argv: list[str]) -> Config:
     """
     refuse_fleet_flags(argv)
     FLAGS.unparse_flags()
-    for name in FLAGS:
-        FLAGS[name].unparse()
     try:
         stray = FLAGS([long_flag(word) for word in argv])[1:]
     except flags.Error as error:
@@ -620,7 +618,7 @@ def batch_size_of(text: str) -> int | None:
     """A batch size of --batch_size's list; None for max."""
     if text == "max":
         return None
-    if not text.strip().isdecimal() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise UserError(
             f"--batch_size={text}: pass a number of images from 1 up, several with commas, or max"
         )
@@ -630,7 +628,7 @@ def batch_size_of(text: str) -> int | None:
 def refuse_empty(config: Config) -> None:
     """Refuses flags with nothing behind their equals sign."""
     for name in FLAGS:
-        if getattr(config, name) == "":
+        if name in config.given and getattr(config, name) in ("", []):
             raise UserError(
                 f"--{name}= is empty (an unset variable?): pass a value, or leave the flag out"
             )
@@ -865,13 +863,12 @@ def disk_error(error: OSError, path: str | Path) -> UserError:
     return UserError(f"{what} pass another --output_dir")
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Writes the whole file or nothing: beside it first, then renamed.
 
     Raises:
       UserError: it cannot be written; a full disk is called one.
     """
-    path = Path(path)
     try:
         # A GPU's own folder, or one that was removed since.
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -1083,10 +1080,8 @@ def process_context() -> Any:
     """Starts processes that have TensorFlow imported already, by multiprocessing's fork server.
 
     The server imports TensorFlow but never starts its runtime nor touches a GPU, so that what it
-    forks is clean. Processes are spawned where Python has no fork server.
+    forks is clean.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context("forkserver")
@@ -1309,6 +1304,7 @@ def last_words(exit_code: int, stderr: str) -> str:
         how = f"died of {signal.Signals(-exit_code).name}"
     hint = " (out of memory? pass a smaller --batch_size)" if exit_code == -signal.SIGKILL else ""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    lines = [line for line in lines if not re.match(r"@ +0x|\*\*\* ", line)]  # a stack's frames
     return f"process {how}{hint}" + (f": {' | '.join(lines[-3:])[-300:]}" if lines else "")
 
 
@@ -1711,7 +1707,8 @@ def read_folder(
 ) -> tuple[Images, int]:
     """Up to `count` images below a folder, and how many files could not be read.
 
-    Images in folders named by class id or synset id have that class; with one elsewhere none has.
+    Of --image_dir, images in folders named by class id or synset id have that class; with one
+    elsewhere none has.
     """
     root = Path(folder)
     in_turn = image_paths(folder, flag)
@@ -1726,7 +1723,9 @@ def read_folder(
             f"{folder}: none of its {unreadable} images can be read: pass another folder with "
             f"{flag}"
         )
-    labels = folder_labels(root, [*found], config.labels_are_zero_indexed, flag == "--image_dir")
+    labels = None
+    if flag == "--image_dir":  # what is calibrated on needs none
+        labels = folder_labels(root, [*found], config.labels_are_zero_indexed)
     names = [str(path.relative_to(root)) for path in found]
     pixels = np.stack([*found.values()])
     return images_of(config, graph, pixels, names, labels=labels), unreadable
@@ -1751,20 +1750,14 @@ def read_images(
     return found, unreadable
 
 
-def folder_labels(
-    root: Path, paths: list[Path], zero_indexed: bool, told: bool
-) -> list[int] | None:
-    """The class ids of images by their folders, or None where one tells none.
-
-    Args:
-      told: whether a folder that looks like a class but is none is worth a sentence.
-    """
+def folder_labels(root: Path, paths: list[Path], zero_indexed: bool) -> list[int] | None:
+    """The class ids of images by their folders, or None where one tells none, which is said."""
     labels = [
         class_id(path.parent.name, zero_indexed) if path.parent != root else None for path in paths
     ]
     known = [label for label in labels if label is not None]
     strange = {path.parent.name for path, label in zip(paths, labels) if label is None}
-    if told and (strange - {root.name} or (strange and known)):
+    if strange - {root.name} or (strange and known):
         say(f"no accuracy: {', '.join(sorted(strange))} in {root} is not a class id or synset id")
     return known if len(known) == len(paths) else None
 
@@ -1920,7 +1913,7 @@ def by_input(words: list[str], flag: str, tensors: Sequence[Tensor]) -> dict[str
     named |= {tensor.name.removesuffix(":0"): tensor.name for tensor in tensors}
     found = {}
     for word in words:
-        title, colon, value = word.strip().partition(":")
+        title, colon, value = word.partition(":")
         if not colon or title not in named:
             raise UserError(
                 f"{flag}={word}: pass NAME:VALUE with an input's name (there are: "
@@ -2115,7 +2108,7 @@ def every_node(graph_def: Any) -> Iterator[Any]:
 RISKY_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"}
 
 
-def refuse_risky(graph_def: Any, name: str | Path, config: Config) -> None:
+def refuse_risky(graph_def: Any, name: Path, config: Config) -> None:
     """Refuses ops that run Python or touch files: grappler may run them as it folds constants."""
     found = sorted({node.op for node in every_node(graph_def)} & RISKY_OPS)
     if found and not config.unsafe_model:
@@ -2125,7 +2118,7 @@ def refuse_risky(graph_def: Any, name: str | Path, config: Config) -> None:
         )
 
 
-def read_graph(path: str | Path) -> bytes:
+def read_graph(path: Path) -> bytes:
     """The bytes of a file that should hold a GraphDef."""
     if os.path.isdir(path):
         raise UserError(
@@ -2133,7 +2126,7 @@ def read_graph(path: str | Path) -> bytes:
             "folder"
         )
     try:
-        return Path(path).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror}: pass the frozen graph's path with --frozen_graph"
@@ -2902,20 +2895,18 @@ def calibrate(config: Config, graph: Graph, samples: Samples, model: Any) -> Cal
 
 def calibration_notes(facts: dict[str, Any], unit: str = "images") -> list[str]:
     """A sentence where the calibration had no samples of its own."""
-    if not facts or (facts["source"] != "random" and not facts["predicted"]):
-        return []
     flag = "--calibration_dir" if unit == "images" else "--calibration_samples"
     if facts["source"] == "random":
         return [
             "INT8 was calibrated on random data: its speed is real, its predictions not; pass "
             f"{flag}"
         ]
+    if not facts["predicted"]:
+        return []
     what = f"{facts['predicted']} of the {unit}"
     if facts["images"] == 1:
         what = f"the one {unit.removesuffix('s')}"
-    other = ""
-    if facts["source"] in ("calibration_dir", "calibration_samples"):
-        other = f"other {unit} with "
+    other = "" if facts["source"] == "input batch" else f"other {unit} with "
     return [
         f"INT8 was calibrated on {what} being predicted: pass {other}{flag} to judge its "
         "predictions"
@@ -3213,7 +3204,7 @@ class Xla(Engine):
           UserError: nothing of it became float16.
         """
         if job.case.precision == "fp32":
-            return Artifact(job.graph.path, job.graph.sha256)
+            return super().build(job)
         import_tensorflow(job.config)
         start = time.perf_counter()
         graph_def = auto_mixed_precision(job.graph)
@@ -3233,20 +3224,11 @@ class Xla(Engine):
 
 
 # They stay float32: a loop's body and its caller are rewritten apart, and need not agree on a list.
-TENSOR_LIST_OPS = ",".join(
-    f"TensorList{name}"
-    for name in (
-        *("Concat", "ConcatLists", "ConcatV2", "FromTensor", "Gather", "GetItem", "PopBack"),
-        *(
-            "PushBack",
-            "PushBackBatch",
-            "Scatter",
-            "ScatterIntoExistingList",
-            "ScatterV2",
-            "SetItem",
-        ),
-        *("Split", "Stack"),
-    )
+TENSOR_LIST_OPS = (
+    "TensorListConcat,TensorListConcatLists,TensorListConcatV2,TensorListFromTensor,"
+    "TensorListGather,TensorListGetItem,TensorListPopBack,TensorListPushBack,"
+    "TensorListPushBackBatch,TensorListScatter,TensorListScatterIntoExistingList,"
+    "TensorListScatterV2,TensorListSetItem,TensorListSplit,TensorListStack"
 )
 
 
@@ -3290,7 +3272,6 @@ NVINFER = (
     "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or docs/tftrt.md"
 )
 TFTRT_WORKSPACE_MB = 2048  # its converter wants a number
-NATIVE_SEGMENTS = "TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"
 
 
 class TfTrt(Engine):
@@ -3316,23 +3297,23 @@ class TfTrt(Engine):
         """Converts the graph; for int8 it runs the calibration samples through it as well.
 
         Raises:
-          UserError: no part of the graph was converted.
+          UserError: no part of the graph was converted, or there is nothing to calibrate.
         """
         tf = import_tensorflow(job.config)
         from tensorflow.python.compiler.tensorrt.trt_convert import TrtGraphConverter
 
         start = time.perf_counter()
-        with stderr_lines() as logged:
-            graph_def, calibration = convert_by_tftrt(tf, TrtGraphConverter, job)
+        with tftrt_log(NO_TABLE, "TF-TRT's calibration came to nothing") as logged:
+            graph_def, found = convert_by_tftrt(tf, TrtGraphConverter, job)
         rename_functions(graph_def, f"_tftrt_{job.case.precision}_{job.case.batch_size}")
-        facts = {**tftrt_share(graph_def), "log": tftrt_complaints(logged)}
+        facts = {**tftrt_share(graph_def), "log": tftrt_complaints(logged), **found}
         if not facts["trt_engines"]:
             raise UserError(
                 "TF-TRT converted nothing of this graph: TensorFlow would run all of it; try "
                 "--engine=xla"
             )
         data = graph_def.SerializeToString(deterministic=True)
-        return write_artifact(job.path(), data, start, {**facts, **calibration})
+        return write_artifact(job.path(), data, start, facts)
 
     def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
         """The converted graph, each of whose engines has run once.
@@ -3345,23 +3326,36 @@ class TfTrt(Engine):
         # It registers TRTEngineOp.
         from tensorflow.python.compiler.tensorrt import trt_convert  # noqa: F401
 
-        os.environ[NATIVE_SEGMENTS] = "False"
+        os.environ["TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"] = "False"
         start = time.perf_counter()
-        with stderr_lines() as logged:
-            try:
-                runner = TensorFlowRunner(job, artifact, feed, compiled=False)
-                runner.infer(feed)  # INT8 builds its engine now, and at every opening
-            except Exception as error:
-                if "native segment" not in str(error):
-                    raise
-                why = "; ".join(tftrt_complaints(logged)) or "TF-TRT does not say why"
-                raise UserError(
-                    f"a TF-TRT engine cannot run ({why}): try --engine=tensorrt"
-                ) from error
+        with tftrt_log("native segment", "a TF-TRT engine cannot run"):
+            runner = TensorFlowRunner(job, artifact, feed, compiled=False)
+            runner.infer(feed)
         runner.facts["engines_ran"] = True
-        if job.case.precision == "int8":
+        if artifact.facts["built_when_run"]:
             runner.facts["engine_build_seconds"] = time.perf_counter() - start
         return runner
+
+
+NO_TABLE = "Calibration table is empty"
+
+
+@contextlib.contextmanager
+def tftrt_log(symptom: str, what: str) -> Iterator[list[str]]:
+    """Collects what is logged; an error that has `symptom` is told with TF-TRT's complaints.
+
+    Raises:
+      UserError: `what`, and why.
+    """
+    lines: list[str] = []
+    try:
+        with stderr_lines() as lines:
+            yield lines
+    except Exception as error:
+        if symptom not in str(error):
+            raise
+        why = "; ".join(tftrt_complaints(lines)) or "TF-TRT does not say why"
+        raise UserError(f"{what} ({why}): try --engine=tensorrt") from error
 
 
 @contextlib.contextmanager
@@ -3381,7 +3375,7 @@ def tftrt_complaints(lines: list[str]) -> list[str]:
     """At most five different complaints that TF-TRT or TensorRT logged, without time and place."""
     found = []
     for line in lines:
-        speaks = re.search(r"TensorRT|TF-TRT|TRTEngine", line)
+        speaks = re.search(r"TensorRT|TF-TRT|TRTEngine|tf2tensorrt", line)
         if speaks and re.search(r"fail|error|cannot", line, re.I):
             found.append(one_line(re.sub(r"^.*?\] ", "", line)))
     return list(dict.fromkeys(found))[:5]
@@ -3400,48 +3394,48 @@ def missing_nvinfer() -> str | None:
 
 
 def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
-    """The graph after TF-TRT, and the calibration's facts; keeps the uncalibrated graph too."""
-    calibrated = job.case.precision == "int8"
-    outputs = job.graph.output_names
-    facts: dict[str, Any] = {}
-    if calibrated:
-        taken, facts = calibration_samples(job.config, job.graph, job.samples)
-        samples = feeds(job.graph, taken, job.case.size)
-    graph_def = graph_def_of(job.graph)
-    if not calibrated:
-        close_sides(graph_def, job.samples.batch(1))
-    with tf.Graph().as_default():  # this converter refuses eager mode
-        converter = converter_class(
-            input_graph_def=graph_def,
-            nodes_denylist=[name.split(":")[0] for name in outputs],
-            # int8 builds its engines when they are run
-            max_batch_size=None if calibrated else job.case.batch_size,
-            max_workspace_size_bytes=(job.config.workspace_size or TFTRT_WORKSPACE_MB) << 20,
-            precision_mode=job.case.precision.upper(),
-            is_dynamic_op=calibrated,
-            use_calibration=calibrated,
-        )
-        graph_def = converter.convert()
-        if not calibrated:
-            return graph_def, {}
-        kept = job.path().name.replace("tftrt_int8_", "tftrt_int8_calib_", 1)
-        write_atomically(
-            job.path().with_name(kept), graph_def.SerializeToString(deterministic=True)
-        )
-        graph_def = converter.calibrate(outputs, len(samples), feed_dict_fn=iter(samples).__next__)
-        return graph_def, {"calibration": {**facts, "method": "TensorRT's own"}}
+    """The graph after TF-TRT, and facts: whether its engines are built when they run; calibration.
 
-
-def close_sides(graph_def: Any, feed: Feed) -> None:
-    """Writes a feed's sides into a graph's placeholders, but for the first, which is the batch.
-
-    TF-TRT builds an engine before it runs only where it knows them.
+    They are built now, unless they are INT8, or TF-TRT converts nothing of the graph in that way:
+    before it runs it has to know the shapes.
     """
-    for node in graph_def.node:
-        if node.op == "Placeholder" and f"{node.name}:0" in feed:
-            sides = feed[f"{node.name}:0"].shape
-            for side, given in list(zip(sides, node.attr["shape"].shape.dim))[1:]:
-                given.size = side
+    if job.case.precision == "int8":
+        return calibrate_by_tftrt(tf, converter_class, job)
+    for when_run in (False, True):
+        with tf.Graph().as_default():  # this converter refuses eager mode
+            graph_def = tftrt_converter(converter_class, job, when_run).convert()
+        if tftrt_share(graph_def)["trt_engines"]:
+            break
+    return graph_def, {"built_when_run": when_run}
+
+
+def tftrt_converter(converter_class: Any, job: Job, when_run: bool) -> Any:
+    """TF-TRT's converter of a job; `when_run`: engines are built at their first run."""
+    precision = job.case.precision
+    return converter_class(
+        input_graph_def=graph_def_of(job.graph),
+        nodes_denylist=[name.split(":")[0] for name in job.graph.output_names],
+        max_batch_size=None if when_run else job.case.batch_size,
+        max_workspace_size_bytes=(job.config.workspace_size or TFTRT_WORKSPACE_MB) << 20,
+        precision_mode=precision.upper(),
+        is_dynamic_op=when_run,
+        use_calibration=precision == "int8",
+    )
+
+
+def calibrate_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
+    """As convert_by_tftrt, for INT8: keeps the uncalibrated graph in a file of its own, too."""
+    taken, facts = calibration_samples(job.config, job.graph, job.samples)
+    samples = feeds(job.graph, taken, job.case.size)
+    with tf.Graph().as_default():
+        converter = tftrt_converter(converter_class, job, when_run=True)
+        data = converter.convert().SerializeToString(deterministic=True)
+        kept = job.path().name.replace("tftrt_int8_", "tftrt_int8_calib_", 1)
+        write_atomically(job.path().with_name(kept), data)
+        feed = iter(samples).__next__
+        graph_def = converter.calibrate(job.graph.output_names, len(samples), feed_dict_fn=feed)
+    calibration = {**facts, "method": "TensorRT's own"}
+    return graph_def, {"built_when_run": True, "calibration": calibration}
 
 
 def tftrt_share(graph_def: Any) -> dict[str, Any]:
@@ -3625,7 +3619,7 @@ def executed_coverage(optimised: str, precision: str) -> dict[str, Any]:
     """
     import onnx
 
-    if precision == "fp32" or not os.path.exists(optimised):
+    if not os.path.exists(optimised):
         return {}
     ran = precision_py().coverage(onnx.load(optimised), precision)
     facts = {"executed_share_of_nodes": ran["share_of_nodes"]}
@@ -4223,7 +4217,7 @@ def plan_share(layers: list[dict[str, Any]], precision: str) -> dict[str, Any]:
     `unknown_nodes` counts those that do not tell it; blocks that TensorRT fuses tell nothing of
     what is inside.
     """
-    word = re.compile(TYPE_WORDS.get(precision, TYPE_WORDS["fp32"]), re.I)
+    word = re.compile(TYPE_WORDS[precision], re.I)
     told = [
         input_type(layer) for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))
     ]
@@ -4289,11 +4283,8 @@ class Onnx:
     def precisions(self) -> Any:
         """precision.py's view of the graph."""
         data = read_unchanged(self.graph.path, self.graph.sha256)
-        module = precision_py()
-        steps = functools.partial(progress, unit="steps")
-        settings = module.Settings(opset=TENSORRT.opset)
         names = self.graph.input_names, self.graph.output_names
-        return module.Precisions(data, *names, settings, steps)
+        return precision_py().Precisions(data, *names, TENSORRT.opset, progress)
 
     @property
     def fp32(self) -> Any:
@@ -4646,6 +4637,7 @@ def stolen_cores(rounds: list[dict[str, Any]]) -> dict[str, float]:
 # A median known to 2.5 %, and drifting by no more, is steady: trtexec's limit of variation.
 STEADY = 0.025
 CLOCKS_MOVED = 0.05  # share by which the SM clock may move before the numbers need a word
+CONFIDENCE = 0.95  # at least, of what order statistics tell
 
 
 def summarise(seconds: list[float], batch_size: int) -> dict[str, float]:
@@ -4673,24 +4665,29 @@ def summarise(seconds: list[float], batch_size: int) -> dict[str, float]:
     }
 
 
-def median_interval(values: Any, confidence: float = 0.95) -> tuple[float, float]:
-    """An interval that holds the median with at least this confidence, for any distribution.
+def median_interval(values: Any) -> tuple[float, float]:
+    """An interval that holds the median with at least CONFIDENCE, for any distribution.
 
-    The k-th smallest and k-th largest value, k as large as the binomial distribution allows (order
-    statistics; David and Nagaraja, Order Statistics, 7.1). Under 6 values no interval is that sure:
-    lowest and highest then.
+    The k-th smallest and k-th largest value. Under 6 values no interval is that sure: lowest and
+    highest then.
     """
     ordered = np.sort(values)
-    outside = 0.0
-    k = 0
-    n = len(ordered)
-    while k < n // 2:
-        outside += 2 * binomial(k, n, 0.5)
-        if outside > 1 - confidence:
-            break
-        k += 1
-    k = max(k, 1)
-    return float(ordered[k - 1]), float(ordered[n - k])
+    k = max(1, sure_rank(len(ordered), 0.5, (1 - CONFIDENCE) / 2))
+    return float(ordered[k - 1]), float(ordered[-k])
+
+
+def sure_rank(n: int, share: float, doubt: float) -> int:
+    """The highest k whose k-th smallest of n values lies under the quantile of that share.
+
+    But for a probability of `doubt`, by the binomial distribution (order statistics; David and
+    Nagaraja, Order Statistics, 7.1); 0 where no rank is so sure.
+    """
+    fewer = 0.0
+    for k in range(n):
+        fewer += binomial(k, n, share)
+        if fewer > doubt:
+            return k
+    return n
 
 
 def binomial(k: int, n: int, share: float) -> float:
@@ -4857,22 +4854,13 @@ def known_well_enough(rounds: Loops, native: Loops | None = None) -> bool:
     return native is None or times_native(rounds, native).uncertainty <= KNOWN
 
 
-def p99_bound(seconds: Sequence[float], confidence: float = 0.95) -> float | None:
-    """An upper bound of the 99th percentile with this confidence; None under 299 steps.
+def p99_bound(seconds: Sequence[float]) -> float | None:
+    """An upper bound of the 99th percentile with CONFIDENCE; None under 299 steps.
 
-    The k-th smallest of n is such a bound where at most k - 1 of n lie under the percentile with
-    this probability, by the binomial distribution (order statistics; David and Nagaraja, Order
-    Statistics, 7.1): 0.99 ** 299 < 0.05.
+    The k-th largest, by `sure_rank` from above: 0.99 ** 299 < 0.05.
     """
-    n = len(seconds)
-    beyond = 0.0
-    bound = None
-    for k in range(n, 0, -1):
-        beyond += binomial(k, n, P99)
-        if beyond > 1 - confidence:
-            break
-        bound = k
-    return None if bound is None else float(np.sort(seconds)[bound - 1])
+    k = sure_rank(len(seconds), 1 - P99, 1 - CONFIDENCE)
+    return float(np.sort(seconds)[-k]) if k else None
 
 
 def loops_of(rounds: list[Round], inputs: str) -> Loops:
@@ -4995,9 +4983,9 @@ def kind_of(op: str, values: np.ndarray, named: int = 0) -> str:
     within = bool(np.all((values >= 0) & (values <= 1)))
     if op == "Sigmoid" and within:
         return "scores"
-    if not is_vector(values) and rows_of(values).shape[1] > 1:
-        return "values" if class_axis(values, named) is None else "class_map"
     rows = rows_of(values)
+    if not is_vector(values) and rows.shape[1] > 1:
+        return "values" if class_axis(values, named) is None else "class_map"
     if rows.shape[1] == 1 or op == "Tanh":
         return "values"
     if within and sum_to_one(rows, 1):
@@ -5186,8 +5174,10 @@ def rate(result: Result, case: Case, natives: Natives) -> None:
         return
     native = result.native_rounds or natives.get(key)
     if native and result.rounds:
-        both = [inputs for inputs in result.rounds[0] if inputs in native[0]]
-        rated = {i: times_native(loops_of(result.rounds, i), loops_of(native, i)) for i in both}
+        rated = {
+            inputs: times_native(loops_of(result.rounds, inputs), loops_of(native, inputs))
+            for inputs in result.rounds[0]
+        }
         result.times_native = {inputs: TimesNative(*found) for inputs, found in rated.items()}
 
 
@@ -5449,19 +5439,18 @@ def judge_accuracy(result: Result, values: np.ndarray, kind: str, job: Job) -> N
         result.notes.append(f"no accuracy: --label can be the class of no random {what}")
     else:
         result.accuracy = accuracy(values, indices)
-        result.notes += counting_notes(result.accuracy.top1, values, indices, config)
+        result.notes += counting_notes(result.accuracy.top1, values, indices, job)
 
 
-def counting_notes(
-    share: float, values: np.ndarray, indices: np.ndarray, config: Config
-) -> list[str]:
+def counting_notes(share: float, values: np.ndarray, indices: np.ndarray, job: Job) -> list[str]:
     """A sentence where the images are right, but for class ids that begin at another number."""
     if share >= NO_ACCURACY:
         return []
     for step in (1, -1):
         other = accuracy(values, indices + step).top1
         if other >= GOOD_ACCURACY:
-            remedy = counting_remedy(step, rows_of(values).shape[1], config)
+            remedy = counting_remedy(step, rows_of(values).shape[1], job.config)
+            remedy = remedy or f"check {LABELS_OF[job.samples.unit]}"
             return [
                 f"accuracy is {share:.1%}, and {other:.1%} where class ids begin at another "
                 f"number: {remedy}"
@@ -5470,12 +5459,12 @@ def counting_notes(
 
 
 def counting_remedy(step: int, classes: int, config: Config) -> str:
-    """What moves the indices of class ids by `step`."""
+    """The flag that moves the indices of class ids by `step`; none where no flag does."""
     for name in ("labels_are_zero_indexed", "ids_are_one_indexed"):
         turned = config.but(**{name: not getattr(config, name)})
         if indices_of([0], classes, turned)[0] - indices_of([0], classes, config)[0] == step:
             return f"leave out --{name}" if getattr(config, name) else f"pass --{name}"
-    return "check --label, or the names of the class folders"
+    return ""
 
 
 # ----------------------------------------------------------------------------------- log and report
@@ -5953,9 +5942,9 @@ def take_calibration(result: Result, unit: str) -> None:
     """Moves what is known of the calibration from the artifact to the result, with sentences."""
     if result.artifact and "calibration" in result.artifact.facts:
         facts = dict(result.artifact.facts)  # another case may have the same
-        result.calibration = facts.pop("calibration")
+        calibration = result.calibration = facts.pop("calibration")
         result.artifact = dataclasses.replace(result.artifact, facts=facts)
-        result.notes += calibration_notes(result.calibration or {}, unit)
+        result.notes += calibration_notes(calibration, unit)
 
 
 def in_short(record: Record) -> str:
@@ -6018,18 +6007,14 @@ def load_with_weights(config: Config, loader: Worker | Here) -> Graph:
     """The graph; the built-in one has trained weights if there are photographs and a network."""
     if not built_in(config) or config.weights:
         return loader.ask("load_graph", config)
-    config.weights = "random"
-    if not (config.image_file or config.image_dir):
-        return loader.ask("load_graph", config)
-    if reason := why_no_download():
-        why = f"the trained weights cannot be downloaded ({reason})"
-    else:
+    if config.image_file or config.image_dir:
         config.weights = "imagenet"
         try:
+            if reason := why_no_download():
+                raise UserError(f"the trained weights cannot be downloaded ({reason})")
             return loader.ask("load_graph", config)
         except UserError as error:
-            why = str(error)
-    say(f"{why}: random ones are taken, whose predictions mean nothing")
+            say(f"{error}: random ones are taken, whose predictions mean nothing")
     config.weights = "random"
     return loader.ask("load_graph", config)
 
@@ -6118,8 +6103,11 @@ def refuse_image_flags(config: Config, graph: Graph) -> None:
         say(f"--preprocessing={config.preprocessing} has no effect: arrays are fed as they are")
 
 
-def load_model(config: Config) -> Model:
+def load_model(config: Config, choose: Callable[..., list[Case]] | None = None) -> Model:
     """Graph, samples and cases that the flags name; settles open weights and preprocessing.
+
+    Args:
+      choose: chooses the cases where they run on other machines; else the loader does.
 
     Raises:
       UserError: one of them cannot be had.
@@ -6140,7 +6128,8 @@ def load_model(config: Config) -> Model:
             samples = loader.ask("load_samples", config, graph, count)
         except (CaseError, ProcessDied) as error:
             raise UserError(f"the samples cannot be read (their {error}): pass others") from None
-        return Model(graph, samples, loader.ask("choose_cases", config, batch_sizes))
+        choose = choose or functools.partial(loader.ask, "choose_cases")
+        return Model(graph, samples, choose(config, batch_sizes))
 
 
 def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
@@ -6415,7 +6404,8 @@ class OpenCase:
             tensor.name: as_rows(np.asarray(found[tensor.name]), graph, tensor, size)
             for tensor in graph.outputs
         }
-        self.judged = judged_samples(outputs, size, len(self.job.samples))
+        # The first step decides: shapes may depend on the data.
+        self.judged = self.judged or judged_samples(outputs, size, len(self.job.samples))
         return {name: values[: self.judged].copy() for name, values in outputs.items()}
 
     def judge_outputs(self) -> tuple[Feed, list[str]]:
@@ -6884,7 +6874,7 @@ class Session:
             f"{'is opened again' if self.opened else 'build, first run, warm-up'}"
         )
         self.worker = self.start(self.job)
-        self.result.machine = self.worker.ask("machine")
+        self.result.machine = self.machine()
         self.result.artifact, self.result.error = self.worker.ask("open", self.result.artifact)
         self.opened += 1
         if self.job.config.build_only or self.result.error:
@@ -6907,9 +6897,13 @@ class Session:
             return True
         if not self.job.tried or self.rounds or self.job.case.batch_size == 1:
             return False
-        self.job = self.smaller(error)
-        self.result = Result()
+        self.use(self.smaller(error))
         return True
+
+    def use(self, job: Job) -> None:
+        """Begins anew with a job at another batch size."""
+        self.job = job
+        self.result = Result()
 
     def find_largest_batch(self) -> Job:
         """The job at the largest batch that fits: by doubling, then bisection."""
@@ -7043,7 +7037,9 @@ class Session:
         return [self.result]
 
     def machine(self) -> dict[str, Any]:
-        """What a record says of the machine where no process could tell."""
+        """What a record says of the machine: as its process sees it, or this one without it."""
+        if self.worker:
+            return self.worker.ask("machine")
         return machine(self.job.config, self.job.case.engine)
 
     def rounds_by_device(self) -> list[list[Round]]:
@@ -7055,12 +7051,6 @@ class Session:
         if self.worker:
             self.worker.close()
         self.worker = None
-
-
-def in_groups(jobs: list[Job]) -> list[list[Job]]:
-    """Groups of jobs that are measured in turn: one a batch size, or a search for the largest."""
-    groups = itertools.groupby(jobs, lambda job: job.case.batch_size or id(job))
-    return [list(group) for _, group in groups]
 
 
 def schedule(
@@ -7075,7 +7065,9 @@ def schedule(
     """
     if reference is None and not count_natives(jobs):
         reference = untimed_reference(jobs, session)
-    for group in in_groups(jobs):
+    # One group a batch size; a search for the largest is one by itself.
+    groups = itertools.groupby(jobs, lambda job: job.case.batch_size or id(job))
+    for _, group in groups:
         with Turns(list(map(session, group)), reference) as turns:
             try:
                 for one in turns.next():
@@ -7234,7 +7226,7 @@ def doctor(config: Config) -> None:
     print()
     for reason, precisions in reasons.items():
         print(f"{reason} ({', '.join(precisions)})")
-    package, why = TensorRt().choice
+    package, why = TENSORRT.choice
     if why:
         print(f"tensorrt: of two packages {package} is used: {why}")
 

@@ -195,7 +195,7 @@ def test_shapes_can_be_told_apart_and_read(script, bench, tmp_path):
     assert np.array_equal(images, contact.pictures(60, 2)[0])
     folder = contact.write_pictures(tmp_path / "shown", 60, 2)
     graph, config = image_graph(bench, 32, 32, 3), bench.parse_flags(["tensorrt.py"])
-    read, unreadable = bench.read_folder(config, graph, str(folder), 60, "--calibration_dir")
+    read, unreadable = bench.read_folder(config, graph, str(folder), 60, "--image_dir")
     centres = images[:, 2:34, 2:34]
     ours = {centre.tobytes() for centre in centres}
     assert (

@@ -92,6 +92,16 @@ def test_last_words_name_the_signal(bench):
     assert "ended with status 3" in bench.last_words(3, "")
 
 
+def test_last_words_are_no_frames_of_a_stack(bench):
+    """As TensorFlow wrote when a batch had more values than 32 bits count."""
+    frames = "".join(
+        f"    @     0x7f2a86594ed{frame}  tsl::PThread::ThreadFn()\n" for frame in "789"
+    )
+    stderr = f"F0000 x.cc:9] Check failed: batch\n*** Check failure stack trace: ***\n{frames}"
+    words = bench.last_words(-signal.SIGABRT, stderr)
+    assert words == "process died of SIGABRT: F0000 x.cc:9] Check failed: batch"
+
+
 def start(forms, folder, *flags, script=ROOT / "tensorrt.py"):
     words = [
         sys.executable,

@@ -80,7 +80,7 @@ def test_each_device_has_its_own_artifacts(fleet, bench, job, monkeypatch):
     started = []
     monkeypatch.setattr(bench, "start", lambda config, make, job, *_: started.append(job))
     for gpu in (None, 0, 1):
-        fleet.start_placed(job, fleet.Placement(gpu=gpu))
+        fleet.PlacedSession(job, fleet.Placement(gpu=gpu)).start(job)
     paths = {job.path() for job in started}
     for path in paths:
         bench.write_artifact(path, b"plan", 0.0, {})
@@ -160,7 +160,7 @@ def fitting(bench, monkeypatch):
             return {"device": bench.Timing([0.1] * (steps or 3), 1.0, 0.1)}
 
         answers = {
-            "machine": lambda job: {"device": "GPU"},
+            "machine": lambda job: {"device": "GPU", "device_kind": "GPU"},
             "open": lambda job, built: (bench.Artifact("x", "0"), ""),
             "try_batch": try_batch,
             "measure_round": measure,
@@ -260,6 +260,16 @@ def test_a_batch_that_fits_only_in_its_try_is_made_smaller(bench, job, fitting):
     (result,) = session.results()
     assert (result.status, session.job.case.batch_size) == ("failed", 1)
     assert "out of memory" in result.error
+
+
+def test_a_smaller_batch_still_says_that_it_had_neighbours(fleet, bench, job, fitting):
+    fitting(1000, measured=950)
+    spread = bench.dataclasses.replace(job, config=job.config.but(spread=True))
+    session = fleet.PlacedSession(spread, fleet.Placement(gpu=0))
+    turns(session)
+    (result,) = session.results()
+    assert session.job.case.batch_size <= 950
+    assert result.notes.count(fleet.NEIGHBOURS) == 1
 
 
 def test_what_does_not_fit_beside_the_others_is_tried_without_them(
@@ -369,7 +379,7 @@ def test_all_processes_of_a_case_get_the_same_barrier(fleet, bench, halves, team
     assert made.has_enough([made])
     made.finish()
     results = made.results()
-    assert [result.machine["device"] for result in results] == ["CPU 0", "CPU 1"]
+    assert [result.machine["device"] for result in results] == ["CPU (cpu0of2)", "CPU (cpu1of2)"]
     assert [result.together.throughput for result in results] == [{"device": 30.0}] * 2
     assert [len(result.rounds) for result in results] == [2, 2]
 
@@ -515,7 +525,7 @@ def test_a_case_that_cannot_be_prepared_is_a_row(
     images = images_of(bench, bench.np.zeros((2, 8, 8, 1), "uint8"))
     model = bench.Model(graph, images, [bench.Case("onnxruntime", "fp32", 2)])
     # a process could not import this module's name
-    monkeypatch.setattr(bench, "load_model", lambda config: model)
+    monkeypatch.setattr(bench, "load_model", lambda config, choose: model)
     monkeypatch.setattr(bench, "untimed_reference", lambda *_: None)
     monkeypatch.setattr(bench.OnnxSource, "write", lambda self, model, case: (None, error))
     flags = ["--gpus=cpu:1", *["--spread"] * spread, "--fp32"]

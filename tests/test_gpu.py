@@ -258,9 +258,13 @@ def test_what_overflows_float16_stays_in_float32(bench, graph_file, tmp_path, pr
         case = bench.Case(engine, kind, 4)
         needs = bench.ENGINES[engine].needs_onnx
         source = bench.Onnx(config, graph, images).write(case) if needs else None
-        (outputs[engine],) = run_case(
-            bench, bench.Job(case, config, graph, images, source)
-        ).outputs.values()
+        job = bench.Job(case, config, graph, images, source)
+        if kind == "int8" and bench.TENSORRT.numbers[:2] == (8, 5):
+            # On an H200 no implementation was left of a layer that has to stay float32.
+            with pytest.raises(AssertionError, match="a fault of this TensorRT's"):
+                run_case(bench, job)
+            return
+        (outputs[engine],) = run_case(bench, job).outputs.values()
     assert np.isfinite(outputs["tensorrt"]).all()
     assert np.allclose(outputs["tensorrt"], outputs["native"], atol=0.02)
 

@@ -248,6 +248,17 @@ def test_ids_that_count_from_another_number_are_said(main, net, classes):
 
 
 @pytest.mark.parametrize(
+    ("unit", "words"),
+    [("images", "the names of the class folders"), ("samples", "`labels` in --samples")],
+)
+def test_ids_that_no_flag_moves_are_looked_for_where_they_come_from(bench, unit, words):
+    config = bench.parse_flags(["tensorrt.py"])
+    job = types.SimpleNamespace(config=config, samples=types.SimpleNamespace(unit=unit))
+    (note,) = bench.counting_notes(0.0, np.eye(10)[1:], np.arange(9), job)
+    assert note.endswith(f"begin at another number: check --label, or {words}")
+
+
+@pytest.mark.parametrize(
     ("width", "flags", "label", "index"),
     [
         (1000, [], 282, 281),  # labellist.json's counting

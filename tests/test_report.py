@@ -526,7 +526,7 @@ def test_no_answer_without_outputs_to_compare(answers, kept):
     (line,) = answers([without_weights(kept[0]), without_weights(record)])
     assert line.startswith("Fastest at batch 4: INT8 in onnxruntime, 2.48x native (")
     assert line.endswith(
-        "outputs that cannot be compared cannot tell whether it is still the same model."
+        "outputs that were not compared cannot tell whether it is still the same model."
     )
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tensorflow.core.framework import graph_pb2  # isort: skip
@@ -88,28 +87,15 @@ def job(bench, forms, digits, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_what_the_converter_is_told(bench, job, converter, digits, precision, monkeypatch):
+def test_what_the_converter_is_told(bench, job, converter, digits, precision):
     import tensorflow as tf
 
     given = job(precision, f"--calibration_dir={digits.folder}")
-    real = bench.graph_def_of
-
-    def open_on_all_sides(graph):
-        graph_def = real(graph)
-        for dim in next(n for n in graph_def.node if n.op == "Placeholder").attr["shape"].shape.dim:
-            dim.size = -1
-        return graph_def
-
-    monkeypatch.setattr(bench, "graph_def_of", open_on_all_sides)
     graph_def, facts = bench.convert_by_tftrt(tf, converter, given)
     told = converter.told["__init__"][1]
     assert told["precision_mode"] == precision.upper()
     assert told["max_workspace_size_bytes"] == 512 << 20
     assert told["nodes_denylist"] == [name.split(":")[0] for name in given.graph.output_names]
-    (inputs,) = [n for n in told["input_graph_def"].node if n.op == "Placeholder"]
-    sides = [dim.size for dim in inputs.attr["shape"].shape.dim]
-    # calibration may have others than the samples
-    assert sides == ([-1] * 4 if precision == "int8" else [-1, 8, 8, 1])
     assert graph_def == converter.result
     if precision == "int8":
         # 20 images, filled up
@@ -122,7 +108,46 @@ def test_what_the_converter_is_told(bench, job, converter, digits, precision, mo
     else:
         assert "calibrate" not in converter.told
         assert told["max_batch_size"] == 8
-        assert facts == {}
+        assert facts == {"built_when_run": False}
+
+
+def test_engines_are_built_when_they_run_where_else_nothing_is_converted(
+    bench, job, converter, engine_graph
+):
+    """Before it runs TF-TRT 2.14 converted nothing of a graph whose inner shapes are not known."""
+    import tensorflow as tf
+
+    asked = []
+
+    class Reluctant(converter):
+        def convert(self):
+            when_run = self.told["__init__"][1]["is_dynamic_op"]
+            asked.append((when_run, self.told["__init__"][1]["max_batch_size"]))
+            return engine_graph(int(when_run))
+
+    graph_def, facts = bench.convert_by_tftrt(tf, Reluctant, job("fp16"))
+    assert asked == [(False, 8), (True, None)]
+    assert graph_def == engine_graph() and facts == {"built_when_run": True}
+
+
+def test_a_calibration_that_comes_to_nothing_is_told_with_what_was_logged(bench):
+    """As TF-TRT 2.14 did for a small network; the other errors stay as they are."""
+    import os
+
+    line = b"2026-11-29: E tensorflow/compiler/tf2tensorrt/x.cc:10] Calibration failed: no engine\n"
+
+    def fail(words):
+        with bench.tftrt_log(bench.NO_TABLE, "the calibration came to nothing"):
+            os.write(2, line)
+            raise ValueError(words)
+
+    with pytest.raises(bench.UserError) as told:
+        fail("UNKNOWN: Calibration table is empty")
+    assert str(told.value) == (
+        "the calibration came to nothing (Calibration failed: no engine): try --engine=tensorrt"
+    )
+    with pytest.raises(ValueError, match="something else"):
+        fail("something else")
 
 
 @pytest.mark.legacy
@@ -176,29 +201,18 @@ def test_an_unconverted_graph_is_an_error(
         return
     artifact = bench.TfTrt().build(given)
     assert artifact.path.endswith("tftrt_fp16_net.pb")
-    assert artifact.facts == {"trt_engines": 1, "share_of_nodes": 0.5, "log": []}
+    assert artifact.facts == {
+        "trt_engines": 1,
+        "share_of_nodes": 0.5,
+        "log": [],
+        "built_when_run": False,
+    }
     written = bench.parse_graph_def(Path(artifact.path).read_bytes())
     (engine,) = [node for node in written.node if node.op == "TRTEngineOp"]
     (segment,) = written.library.function
     # native's functions have the names of before, in the same process with --noisolate
     assert engine.attr["segment_func"].func.name == segment.signature.name
     assert segment.signature.name == "TRTEngineOp_000_000_native_segment_tftrt_fp16_8"
-
-
-def test_the_converter_sees_the_sides_that_a_graph_leaves_open(bench):
-    """Before it runs TF-TRT converted nothing of a graph of waveforms of any length."""
-    graph_def = graph_pb2.GraphDef()
-    for name, sides in (("waveform", (-1, -1)), ("known", (-1, 3)), ("state", (4,))):
-        shape = graph_def.node.add(name=name, op="Placeholder").attr["shape"].shape
-        for side in sides:
-            shape.dim.add(size=side)
-    graph_def.node.add(name="any", op="Placeholder").attr["shape"].shape.unknown_rank = True
-    feed = {"waveform:0": (1, 400), "known:0": (1, 3), "state:0": (4,), "any:0": (1, 2)}
-    bench.close_sides(graph_def, {name: np.zeros(shape) for name, shape in feed.items()})
-    found = {
-        node.name: [dim.size for dim in node.attr["shape"].shape.dim] for node in graph_def.node
-    }
-    assert found == {"waveform": [-1, 400], "known": [-1, 3], "state": [4], "any": []}
 
 
 def test_why_not(bench, monkeypatch):

@@ -3332,7 +3332,8 @@ class TfTrt(Engine):
             runner = TensorFlowRunner(job, artifact, feed, compiled=False)
             runner.infer(feed)
         runner.facts["engines_ran"] = True
-        if artifact.facts["built_when_run"]:
+        # What an earlier version kept does not say it: only INT8 was built so.
+        if artifact.facts.get("built_when_run", job.case.precision == "int8"):
             runner.facts["engine_build_seconds"] = time.perf_counter() - start
         return runner
 
@@ -4677,10 +4678,10 @@ def median_interval(values: Any) -> tuple[float, float]:
 
 
 def sure_rank(n: int, share: float, doubt: float) -> int:
-    """The highest k whose k-th smallest of n values lies under the quantile of that share.
+    """The highest k for which the k-th smallest of n values is surely under a quantile.
 
-    But for a probability of `doubt`, by the binomial distribution (order statistics; David and
-    Nagaraja, Order Statistics, 7.1); 0 where no rank is so sure.
+    The quantile of a share of all, and sure but for a probability of `doubt`; 0 where no rank is.
+    By the binomial distribution (order statistics; David and Nagaraja, Order Statistics, 7.1).
     """
     fewer = 0.0
     for k in range(n):
@@ -6425,34 +6426,15 @@ class OpenCase:
         self.batch = self.job.batch()  # the doubts overwrote it
         return outputs, notes
 
-    def try_batch(self, choosing: bool) -> None:
-        """Opens and runs once; on a CPU within its share of the memory that is free.
-
-        Args:
-          choosing: whether XLA is to choose its kernels.
-        """
+    def try_batch(self) -> None:
+        """Opens and runs once; on a CPU within its share of the memory that is free."""
         if not gpus():
             limit_memory(int(free_memory() * self.memory_share))
-        if not choosing:
-            choose_no_kernels()
         self.open()
         if self.runner:
+            # Once: the host takes seconds to copy thousands of images, and a try doubts nothing.
+            self.same = [self.compute()]
             self.measure_round(1)
-
-
-def choose_no_kernels() -> None:
-    """Has XLA take the first kernels that will do, unless the user's own flags speak of that.
-
-    It chooses by running many, which seems to be most of its minutes at thousands of images.
-    """
-    if not autotune_is_told():
-        given = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_autotune_level=0".strip()
-
-
-def autotune_is_told() -> bool:
-    """Whether the user's own flags say how XLA chooses kernels."""
-    return "autotune" in os.environ.get("XLA_FLAGS", "")
 
 
 REUSED_KERNELS = "by an earlier run"
@@ -6477,10 +6459,10 @@ class Kernels:
         digest = sha256_of(json.dumps(key).encode())[:16]
         self.path = cache_folder() / f"xla-kernels-{digest}.textproto"
         self.new = self.path.with_suffix(f".{os.getpid()}.textproto")
-        if autotune_is_told():
+        given = os.environ.get("XLA_FLAGS", "")
+        if "autotune" in given:
             self.chosen = "by XLA_FLAGS"
             return
-        given = os.environ.get("XLA_FLAGS", "")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         words = [given, f"--xla_gpu_dump_autotune_results_to={self.new}"]
         if self.path.exists():
@@ -6933,21 +6915,10 @@ class Session:
         return self.job.at(good, tried=tried)
 
     def try_batch(self, job: Job) -> str:
-        """Whether a job runs, in a process of its own: FITS, or why not.
-
-        With the kernels that XLA chooses it may need more memory: `smaller` sees to that.
-        """
-        found = self.try_once(job, choosing=False)
-        differs = job.case.engine == "xla" and gpus() and not autotune_is_told()
-        if differs and found != FITS and not re.search(NO_MEMORY, found):
-            found = self.try_once(job, choosing=True)
-        return found
-
-    def try_once(self, job: Job, choosing: bool) -> str:
-        """See try_batch; `choosing`: whether XLA is to choose its kernels."""
+        """Whether a job runs, in a process of its own: FITS, or why not."""
         try:
             with contextlib.closing(self.start(job)) as worker:
-                worker.ask("try_batch", choosing)
+                worker.ask("try_batch")
         except CASE_ENDS as error:
             return why_it_ended(error)
         return FITS

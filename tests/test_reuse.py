@@ -195,20 +195,3 @@ def test_the_user_s_own_flags_stand(kernels):
         assert os.environ["XLA_FLAGS"] == own
     assert made.chosen == "by XLA_FLAGS"
     assert not made.path.exists()
-
-
-def test_a_batch_that_is_tried_chooses_no_kernels(bench, kernels):
-    """A try took 8 to 20 ms longer for each image more; what was chosen before is kept."""
-    own = "--xla_cpu_enable_fast_math=false"
-    with kernels(own) as before:
-        before.new.write_text("chosen")
-    os.environ["XLA_FLAGS"] = own
-    bench.choose_no_kernels()
-    none = f"{own} --xla_gpu_autotune_level=0"
-    assert os.environ["XLA_FLAGS"] == none
-    with kernels(none):
-        assert os.environ["XLA_FLAGS"] == none
-    assert before.path.read_text() == "chosen"
-    os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=2"
-    bench.choose_no_kernels()
-    assert os.environ["XLA_FLAGS"] == "--xla_gpu_autotune_level=2", "the user's own"

@@ -469,9 +469,8 @@ class Cluster:
     """A Ray cluster. A case is a task: on all GPUs of every node or, with --spread, on one GPU of
     any.
 
-    A task takes whole GPUs; where no node has one it takes the CPUs of a node. What it needs goes
-    through Ray's object store, once to each node: the program, the graph, the samples, the ONNX
-    file.
+    A task takes whole GPUs; where no node has one it takes the CPUs of a node. The graph, the
+    samples and the ONNX file go through Ray's object store, once to each node.
     """
 
     def __init__(self, config: Any) -> None:

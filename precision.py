@@ -1,6 +1,6 @@
 """Writes a precision into an ONNX graph, and proves what of the graph has it.
 
-    graph = Precisions(graph_def, ["input:0"], ["softmax:0"], 17, progress)
+    graph = Precisions(graph_def, ["input:0"], ["softmax:0"], opset=17)
     model, coverage = graph.fp16(samples)
 
 Export, folding, calibration, FP16, INT8, coverage. In: the bytes of a frozen GraphDef, the names of
@@ -702,7 +702,7 @@ def drop_round_trips(model: Any) -> None:
 
 
 def element_types(graph: Any) -> dict[str, int]:
-    """The element type of every tensor of which the graph tells it, by its name."""
+    """The known element types, by tensor name."""
     values = (*graph.input, *graph.output, *graph.value_info)
     return {value.name: value.type.tensor_type.elem_type for value in values}
 

@@ -628,7 +628,9 @@ def batch_size_of(text: str) -> int | None:
 def refuse_empty(config: Config) -> None:
     """Refuses flags with nothing behind their equals sign."""
     for name in FLAGS:
-        if name in config.given and getattr(config, name) in ("", []):
+        value = getattr(config, name)
+        words = value if isinstance(value, list) else [value]
+        if name in config.given and "" in (words or [""]):
             raise UserError(
                 f"--{name}= is empty (an unset variable?): pass a value, or leave the flag out"
             )
@@ -3272,6 +3274,7 @@ NVINFER = (
     "pip install -r requirements-tftrt.txt (TensorFlow 2.14.1 on Python 3.10), or docs/tftrt.md"
 )
 TFTRT_WORKSPACE_MB = 2048  # its converter wants a number
+MOST_NODES = 0.5  # a TF-TRT graph whose engines have fewer of its nodes gets a sentence
 
 
 class TfTrt(Engine):
@@ -3303,7 +3306,7 @@ class TfTrt(Engine):
         from tensorflow.python.compiler.tensorrt.trt_convert import TrtGraphConverter
 
         start = time.perf_counter()
-        with tftrt_log(NO_TABLE, "TF-TRT's calibration came to nothing") as logged:
+        with tftrt_errors(NO_CALIBRATION, "TF-TRT's calibration came to nothing") as logged:
             graph_def, found = convert_by_tftrt(tf, TrtGraphConverter, job)
         rename_functions(graph_def, f"_tftrt_{job.case.precision}_{job.case.batch_size}")
         facts = {**tftrt_share(graph_def), "log": tftrt_complaints(logged), **found}
@@ -3328,22 +3331,21 @@ class TfTrt(Engine):
 
         os.environ["TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"] = "False"
         start = time.perf_counter()
-        with tftrt_log("native segment", "a TF-TRT engine cannot run"):
+        with tftrt_errors("native segment", "a TF-TRT engine cannot run"):
             runner = TensorFlowRunner(job, artifact, feed, compiled=False)
             runner.infer(feed)
         runner.facts["engines_ran"] = True
-        # What an earlier version kept does not say it: only INT8 was built so.
-        if artifact.facts.get("built_when_run", job.case.precision == "int8"):
+        if artifact.facts["built_when_run"]:
             runner.facts["engine_build_seconds"] = time.perf_counter() - start
         return runner
 
 
-NO_TABLE = "Calibration table is empty"
+NO_CALIBRATION = "Calibration table is empty"
 
 
 @contextlib.contextmanager
-def tftrt_log(symptom: str, what: str) -> Iterator[list[str]]:
-    """Collects what is logged; an error that has `symptom` is told with TF-TRT's complaints.
+def tftrt_errors(symptom: str, what: str) -> Iterator[list[str]]:
+    """Tells an error that has `symptom` with TF-TRT's complaints; gives the lines it logged.
 
     Raises:
       UserError: `what`, and why.
@@ -3397,24 +3399,31 @@ def missing_nvinfer() -> str | None:
 def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
     """The graph after TF-TRT, and facts: whether its engines are built when they run; calibration.
 
-    They are built now, unless they are INT8, or TF-TRT converts nothing of the graph in that way:
-    before it runs it has to know the shapes.
+    INT8's engines are. The others are built now, unless that is for few nodes only: TF-TRT leaves
+    out those whose shapes it does not know yet, and may take more where engines are built later.
     """
     if job.case.precision == "int8":
         return calibrate_by_tftrt(tf, converter_class, job)
+    tries = []
     for when_run in (False, True):
         with tf.Graph().as_default():  # this converter refuses eager mode
             graph_def = tftrt_converter(converter_class, job, when_run).convert()
-        if tftrt_share(graph_def)["trt_engines"]:
+        share = tftrt_share(graph_def)["share_of_nodes"]
+        tries.append((share, graph_def, when_run))
+        if share >= MOST_NODES:
             break
+    _, graph_def, when_run = max(tries, key=lambda found: found[0])
     return graph_def, {"built_when_run": when_run}
 
 
 def tftrt_converter(converter_class: Any, job: Job, when_run: bool) -> Any:
     """TF-TRT's converter of a job; `when_run`: engines are built at their first run."""
     precision = job.case.precision
+    graph_def = graph_def_of(job.graph)
+    if not when_run:
+        close_sides(graph_def, job.samples.batch(1))
     return converter_class(
-        input_graph_def=graph_def_of(job.graph),
+        input_graph_def=graph_def,
         nodes_denylist=[name.split(":")[0] for name in job.graph.output_names],
         max_batch_size=None if when_run else job.case.batch_size,
         max_workspace_size_bytes=(job.config.workspace_size or TFTRT_WORKSPACE_MB) << 20,
@@ -3422,6 +3431,18 @@ def tftrt_converter(converter_class: Any, job: Job, when_run: bool) -> Any:
         is_dynamic_op=when_run,
         use_calibration=precision == "int8",
     )
+
+
+def close_sides(graph_def: Any, feed: Feed) -> None:
+    """Writes a feed's sides into a graph's placeholders, but for the first, which is the batch.
+
+    TF-TRT builds an engine before it runs only where it knows them.
+    """
+    for node in graph_def.node:
+        if node.op == "Placeholder" and f"{node.name}:0" in feed:
+            sides = feed[f"{node.name}:0"].shape
+            for side, given in list(zip(sides, node.attr["shape"].shape.dim))[1:]:
+                given.size = side
 
 
 def calibrate_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
@@ -4678,10 +4699,10 @@ def median_interval(values: Any) -> tuple[float, float]:
 
 
 def sure_rank(n: int, share: float, doubt: float) -> int:
-    """The highest k for which the k-th smallest of n values is surely under a quantile.
+    """The largest k for which the k-th smallest of n values lies below a quantile; 0 if none does.
 
-    The quantile of a share of all, and sure but for a probability of `doubt`; 0 where no rank is.
-    By the binomial distribution (order statistics; David and Nagaraja, Order Statistics, 7.1).
+    It does with probability 1 - doubt, for the quantile of a share of all, by the binomial
+    distribution (order statistics; David and Nagaraja, Order Statistics, 7.1).
     """
     fewer = 0.0
     for k in range(n):
@@ -6335,7 +6356,8 @@ class OpenCase:
         with waiting(f"Opening {self.job.case.title}"):
             self.runner = engine.open(self.job, self.artifact, self.batch)
         found = self.runner.facts
-        seconds = self.artifact.seconds + found.get("engine_build_seconds", 0.0)
+        before = self.artifact.facts.get("engine_build_seconds", 0.0)  # at the last opening
+        seconds = self.artifact.seconds - before + found.get("engine_build_seconds", 0.0)
         facts = {**self.artifact.facts, **found}
         self.artifact = dataclasses.replace(self.artifact, seconds=seconds, facts=facts)
         asked = self.job.config.inputs
@@ -6432,7 +6454,7 @@ class OpenCase:
             limit_memory(int(free_memory() * self.memory_share))
         self.open()
         if self.runner:
-            # Once: the host takes seconds to copy thousands of images, and a try doubts nothing.
+            # Once, not twice: the host takes seconds to copy thousands of images.
             self.same = [self.compute()]
             self.measure_round(1)
 
@@ -6761,15 +6783,26 @@ def mixed_notes(job: Job) -> list[str]:
     return [f"{has}; {same}"]
 
 
-def coverage_notes(precision: str, facts: dict[str, Any]) -> list[str]:
-    """Sentences where the engine ran something other than the graph says, or was compiled first."""
-    notes = reuse_notes(facts)
+def tensorflow_notes(facts: dict[str, Any]) -> list[str]:
+    """Sentences where TensorFlow ran what TensorRT was asked for, or had to be compiled first."""
+    notes = []
+    if facts.get("trt_engines") and facts["share_of_nodes"] < MOST_NODES:
+        notes.append(
+            f"TensorRT has {facts['share_of_nodes']:.0%} of the graph's nodes, TensorFlow runs the "
+            "rest: try --engine=tensorrt"
+        )
     if capability := facts.get("compiled_by_driver"):
         notes.append(
             f"this TensorFlow has no machine code for compute capability {capability}: the driver "
             "compiled its kernels, which takes minutes the first time; a newer TensorFlow may "
             "have it"
         )
+    return notes
+
+
+def coverage_notes(precision: str, facts: dict[str, Any]) -> list[str]:
+    """Sentences where something else ran than the graph says, or not by this run's building."""
+    notes = reuse_notes(facts) + tensorflow_notes(facts)
     if layers := facts.get("insisted_on_float16"):
         notes.append(
             f"TensorRT found float32 faster in all {layers} convolutions and matrix products: "
@@ -6883,7 +6916,7 @@ class Session:
         return True
 
     def use(self, job: Job) -> None:
-        """Begins anew with a job at another batch size."""
+        """Begins anew with a job, as at another batch size."""
         self.job = job
         self.result = Result()
 

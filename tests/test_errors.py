@@ -110,6 +110,7 @@ def test_a_preprocessing_for_colours_on_a_grey_network(main, forms):
 def test_an_unset_variable_is_no_model(main):
     assert "--frozen_graph= is empty" in one_error(main("--frozen_graph="))
     assert "--engine= is empty" in one_error(main("--fp16", "--engine="))
+    assert "--engine= is empty" in one_error(main("--fp16", "--engine=xla,"))
 
 
 def test_a_calibration_folder_is_looked_at_before_the_measuring(main, net, tmp_path):

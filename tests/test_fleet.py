@@ -199,7 +199,7 @@ def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting, capsys):
 
 
 def test_a_try_feeds_the_batch_from_the_host_once(bench, job, monkeypatch):
-    """At 2,656 images one feeding more took a second of eleven."""
+    """At 2,656 images of 224x224 one feeding more took a second of eleven, on a CPU."""
     fed = []
     outputs = {"y:0": bench.np.zeros((8, 3), "float32")}
 
@@ -211,6 +211,7 @@ def test_a_try_feeds_the_batch_from_the_host_once(bench, job, monkeypatch):
         self.first_runs, self.step_seconds = {"device": 0.1}, {"device": 0.1}
 
     monkeypatch.setattr(bench.OpenCase, "open", open_case)
+    monkeypatch.setattr(bench, "limit_memory", lambda _: None)  # it would be that of all tests
     eight = bench.dataclasses.replace(
         job, case=bench.Case("native", "native", 8), samples=[None] * 8
     )

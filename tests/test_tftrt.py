@@ -3,10 +3,12 @@ around it.
 """
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tensorflow.core.framework import graph_pb2  # isort: skip
@@ -18,7 +20,7 @@ def engine_graph():
     nodes around it.
     """
 
-    def make(engines=1):
+    def make(engines=1, parts=("conv", "bias", "relu")):
         graph_def = graph_pb2.GraphDef()
         graph_def.node.add(name="input_tensor", op="Placeholder")
         for index in range(engines):
@@ -27,7 +29,7 @@ def engine_graph():
             node.attr["segment_func"].func.name = f"{name}_native_segment"
             function = graph_def.library.function.add()
             function.signature.name = f"{name}_native_segment"
-            for part in ("conv", "bias", "relu"):
+            for part in parts:
                 function.node_def.add(name=part, op="Identity")
         graph_def.node.add(name="weights", op="Const")
         graph_def.node.add(name="softmax_tensor", op="Softmax", input=["TRTEngineOp_000_000"])
@@ -111,33 +113,68 @@ def test_what_the_converter_is_told(bench, job, converter, digits, precision):
         assert facts == {"built_when_run": False}
 
 
-def test_engines_are_built_when_they_run_where_else_nothing_is_converted(
-    bench, job, converter, engine_graph
+@pytest.mark.parametrize(
+    ("now", "later", "when_run"),
+    [((0,), (1,), True), ((1, ["head"]), (2,), True), ((1, ["head"]), (1, ["head"]), False)],
+)
+def test_engines_are_built_when_they_run_where_that_is_for_more_of_the_graph(
+    bench, job, converter, engine_graph, now, later, when_run
 ):
-    """Before it runs TF-TRT 2.14 converted nothing of a graph whose inner shapes are not known."""
+    """Before it runs TF-TRT 2.14 converted nothing of a graph of waveforms of any length."""
     import tensorflow as tf
 
     asked = []
 
     class Reluctant(converter):
         def convert(self):
-            when_run = self.told["__init__"][1]["is_dynamic_op"]
-            asked.append((when_run, self.told["__init__"][1]["max_batch_size"]))
-            return engine_graph(int(when_run))
+            told = self.told["__init__"][1]
+            (side, *_) = [n for n in told["input_graph_def"].node if n.op == "Placeholder"]
+            sides = [dim.size for dim in side.attr["shape"].shape.dim]
+            asked.append((told["is_dynamic_op"], told["max_batch_size"], sides))
+            return engine_graph(*(later if told["is_dynamic_op"] else now))
 
     graph_def, facts = bench.convert_by_tftrt(tf, Reluctant, job("fp16"))
-    assert asked == [(False, 8), (True, None)]
-    assert graph_def == engine_graph() and facts == {"built_when_run": True}
+    assert [words[:2] for words in asked] == [(False, 8), (True, None)]
+    assert asked[0][2][1:] == [8, 8, 1], "shapes have to be known before it runs"
+    assert graph_def == engine_graph(*(later if when_run else now))
+    assert facts == {"built_when_run": when_run}
+
+
+@pytest.mark.parametrize("when_run", [False, True])
+def test_engines_that_are_built_when_they_run_are_built_at_every_opening(
+    bench, job, monkeypatch, when_run
+):
+    """Their seconds count as building, once however often the case is opened."""
+    package = type(sys)("tensorrt")
+    package.trt_convert = None
+    monkeypatch.setitem(sys.modules, "tensorflow.python.compiler.tensorrt", package)
+    runner = type(sys)("runner")
+    runner.facts, runner.infer = {}, lambda feed: None
+    monkeypatch.setattr(bench, "TensorFlowRunner", lambda *_, **__: runner)
+    monkeypatch.setattr(bench.OpenCase, "run_first", lambda self, inputs: 0.0)
+    opened = bench.OpenCase(job("fp16"))
+    opened.batch = {}
+    opened.artifact = bench.Artifact("x", "0", 140.0, facts={"built_when_run": when_run})
+    for _ in range(2):
+        opened.run_opened(bench.TfTrt())
+        built = opened.artifact.facts.get("engine_build_seconds", 0.0)
+        assert (built > 0) == when_run
+        assert opened.artifact.seconds == pytest.approx(140.0 + built)
+
+
+def test_a_graph_that_tensorflow_runs_most_of_gets_a_sentence(bench):
+    facts = {"trt_engines": 1, "share_of_nodes": 0.12}
+    (note,) = bench.coverage_notes("fp16", facts)
+    assert note.startswith("TensorRT has 12% of the graph's nodes, TensorFlow runs the rest")
+    assert not bench.coverage_notes("fp16", {**facts, "share_of_nodes": 0.9})
 
 
 def test_a_calibration_that_comes_to_nothing_is_told_with_what_was_logged(bench):
-    """As TF-TRT 2.14 did for a small network; the other errors stay as they are."""
-    import os
-
+    """TF-TRT's words on an H200, for a small network; other errors stay as they are."""
     line = b"2026-11-29: E tensorflow/compiler/tf2tensorrt/x.cc:10] Calibration failed: no engine\n"
 
     def fail(words):
-        with bench.tftrt_log(bench.NO_TABLE, "the calibration came to nothing"):
+        with bench.tftrt_errors(bench.NO_CALIBRATION, "the calibration came to nothing"):
             os.write(2, line)
             raise ValueError(words)
 
@@ -213,6 +250,21 @@ def test_an_unconverted_graph_is_an_error(
     # native's functions have the names of before, in the same process with --noisolate
     assert engine.attr["segment_func"].func.name == segment.signature.name
     assert segment.signature.name == "TRTEngineOp_000_000_native_segment_tftrt_fp16_8"
+
+
+def test_the_converter_sees_the_sides_that_a_graph_leaves_open(bench):
+    graph_def = graph_pb2.GraphDef()
+    for name, sides in (("waveform", (-1, -1)), ("known", (-1, 3)), ("state", (4,))):
+        shape = graph_def.node.add(name=name, op="Placeholder").attr["shape"].shape
+        for side in sides:
+            shape.dim.add(size=side)
+    graph_def.node.add(name="any", op="Placeholder").attr["shape"].shape.unknown_rank = True
+    feed = {"waveform:0": (1, 400), "known:0": (1, 3), "state:0": (4,), "any:0": (1, 2)}
+    bench.close_sides(graph_def, {name: np.zeros(shape) for name, shape in feed.items()})
+    found = {
+        node.name: [dim.size for dim in node.attr["shape"].shape.dim] for node in graph_def.node
+    }
+    assert found == {"waveform": [-1, 400], "known": [-1, 3], "state": [4], "any": []}
 
 
 def test_why_not(bench, monkeypatch):
@@ -298,8 +350,6 @@ def test_what_tftrt_logs_is_told_once_without_time_and_place(bench):
 
 
 def test_what_cpp_writes_is_collected_and_stderr_comes_back(bench, capfd):
-    import os
-
     with bench.stderr_lines() as lines:
         os.write(2, b"from below\n")
     os.write(2, b"as before\n")

@@ -219,6 +219,22 @@ def test_a_try_feeds_the_batch_from_the_host_once(bench, job, monkeypatch):
     assert len(fed) == 1
 
 
+def test_the_first_step_decides_how_many_samples_are_judged(bench, job, monkeypatch):
+    """Outputs whose shape depends on the data may be larger in a later step."""
+    monkeypatch.setattr(bench, "MOST_OUTPUT_BYTES", 6 * 4 * 4)
+    widths = iter((4, 64))
+    eight = bench.dataclasses.replace(
+        job, case=bench.Case("native", "native", 4), samples=[None] * 8
+    )
+    opened = bench.OpenCase(eight)
+    opened.runner = types.SimpleNamespace(
+        infer=lambda feed: {"y:0": bench.np.zeros((4, next(widths)), "float32")}
+    )
+    for _ in range(2):
+        opened.outputs_for({})
+        assert opened.judged == 6
+
+
 def turns(session, sessions=None):
     """Lets a session take its turn until it has got through, and tells how often it was tried."""
     count, before = 0, len(session.rounds)

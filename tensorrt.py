@@ -1082,8 +1082,10 @@ def process_context() -> Any:
     """Starts processes that have TensorFlow imported already, by multiprocessing's fork server.
 
     The server imports TensorFlow but never starts its runtime nor touches a GPU, so that what it
-    forks is clean.
+    forks is clean. Processes are spawned where Python has no fork server.
     """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context("forkserver")

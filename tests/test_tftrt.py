@@ -170,7 +170,7 @@ def test_a_graph_that_tensorflow_runs_most_of_gets_a_sentence(bench):
 
 
 def test_a_calibration_that_comes_to_nothing_is_told_with_what_was_logged(bench):
-    """TF-TRT's words on an H200, for a small network; other errors stay as they are."""
+    """The error is TF-TRT's on an H200, the line is made up; other errors stay as they are."""
     line = b"2026-11-29: E tensorflow/compiler/tf2tensorrt/x.cc:10] Calibration failed: no engine\n"
 
     def fail(words):

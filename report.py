@@ -1295,8 +1295,9 @@ def draw_curves(part: SubFigure, rows: list[Row]) -> None:
         axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
         axes.minorticks_off()
     set_logarithmic(trade, "x")
-    first = sorted((row for row in rows if row.is_first), key=lambda row: row.timing.speed)
-    draw_quality(quality, list({row.label: row for row in first}.values()))  # each at its fastest
+    compared = [row for row in rows if row.is_first and row.record.agreement]
+    compared.sort(key=lambda row: row.timing.speed)
+    draw_quality(quality, list({row.label: row for row in compared}.values()))  # the fastest each
     if legend := quality.get_legend():
         legend.remove()
     part.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)

@@ -3327,19 +3327,37 @@ class TfTrt(Engine):
           UserError: an engine cannot run; TF-TRT would have TensorFlow run its part of the graph,
             and not say so.
         """
-        import_tensorflow(job.config)
+        tf = import_tensorflow(job.config)
         # It registers TRTEngineOp.
         from tensorflow.python.compiler.tensorrt import trt_convert  # noqa: F401
 
         os.environ["TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"] = "False"
         start = time.perf_counter()
-        with tftrt_errors("native segment", "a TF-TRT engine cannot run"):
+        builds = artifact.facts["built_when_run"]
+        unfused = left_apart(tf, job.config.isolate) if builds else contextlib.nullcontext()
+        with tftrt_errors("native segment", "a TF-TRT engine cannot run"), unfused:
             runner = TensorFlowRunner(job, artifact, feed, compiled=False)
             runner.infer(feed)
         runner.facts["engines_ran"] = True
-        if artifact.facts["built_when_run"]:
+        if builds:
             runner.facts["engine_build_seconds"] = time.perf_counter() - start
         return runner
+
+
+@contextlib.contextmanager
+def left_apart(tf: Any, alone: bool) -> Iterator[None]:
+    """Has TensorFlow leave batch norms and activations apart, for good where it is `alone`.
+
+    On a GPU it fuses them before engines are built that are built when they run, and TF-TRT has no
+    converter for that (_FusedBatchNormEx).
+    """
+    options = tf.config.optimizer
+    options.set_experimental_options({"remapping": False})
+    try:
+        yield
+    finally:
+        if not alone:
+            options.set_experimental_options({"remapping": True})
 
 
 NO_CALIBRATION = "Calibration table is empty"
@@ -3456,6 +3474,8 @@ def calibrate_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, di
         data = converter.convert().SerializeToString(deterministic=True)
         kept = job.path().name.replace("tftrt_int8_", "tftrt_int8_calib_", 1)
         write_atomically(job.path().with_name(kept), data)
+        # As left_apart; the session that calibrates heeds nothing else.
+        converter._test_only_disable_non_trt_optimizers = True
         feed = iter(samples).__next__
         graph_def = converter.calibrate(job.graph.output_names, len(samples), feed_dict_fn=feed)
     calibration = {**facts, "method": "TensorRT's own"}
@@ -4353,6 +4373,9 @@ class Onnx:
 # ------------------------------------------------------------------------------------------- timing
 
 
+NANOSECOND = 9  # decimals of a second
+
+
 def time_steps(
     step: Callable[[], Any],
     count: int,
@@ -4366,7 +4389,8 @@ def time_steps(
         step()
         seconds.append(clock() - start)
         after()
-    return seconds
+    # A clock tells no more, and records of millions of steps are half as long.
+    return [round(second, NANOSECOND) for second in seconds]
 
 
 def waited_step(runner: Runner, feed: Feed, inputs: str) -> Callable[[], Any]:

@@ -272,6 +272,15 @@ def test_three_batch_sizes_are_curves(report):
     assert len(quality.lines) == 2
 
 
+def test_a_case_that_was_stopped_before_it_was_compared_leaves_its_agreement_at_other_sizes(report):
+    """At 256 the run was stopped after its rounds: 32 was compared of FP32, 128 of INT8."""
+    records = report.merged([str(DATA / "h200_tensorrt.jsonl")])
+    quality = report.draw(report.arrange(records))[0].axes[3]
+    shown = {round(line.get_xdata()[0]): line.get_label() for line in quality.lines}
+    assert shown[11030] == "FP32 tensorrt" and shown[46699] == "INT8 tensorrt"
+    assert len(shown) == 4
+
+
 def test_two_batch_sizes_are_bars(draw, kept):
     records = [scaled(record, 1, batch_size=size) for record in kept[:2] for size in (4, 8)]
     assert len(draw(records).axes[0].patches) == 4

@@ -1297,7 +1297,9 @@ def draw_curves(part: SubFigure, rows: list[Row]) -> None:
     set_logarithmic(trade, "x")
     compared = [row for row in rows if row.is_first and row.record.agreement]
     compared.sort(key=lambda row: row.timing.speed)
-    draw_quality(quality, list({row.label: row for row in compared}.values()))  # the fastest each
+    draw_quality(quality, list({row.label: row for row in compared}.values()))
+    if compared:
+        quality.set_xlabel(f"{unit}/s, at the fastest batch compared")
     if legend := quality.get_legend():
         legend.remove()
     part.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)

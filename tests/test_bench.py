@@ -218,6 +218,7 @@ def test_first_contact_in_one_file(tmp_path):
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = json.loads((tmp_path / "first_contact.json").read_text())
     assert "onnxruntime" in found["runs"][0]["printed"] and found["runs"][1]["status"] == 0
+    assert "tensorrt.py: [8/8] INT8 onnxruntime" in found["runs"][1]["printed"], "of stderr"
     assert [record["status"] for record in found["records"]] == ["ok"] * 8
     assert all(record["accuracy"]["top1"] > 0.9 for record in found["records"])
 

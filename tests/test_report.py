@@ -273,7 +273,7 @@ def test_three_batch_sizes_are_curves(report):
 
 
 def test_a_case_that_was_stopped_before_it_was_compared_leaves_its_agreement_at_other_sizes(report):
-    """At 256 the run was stopped after its rounds: 32 was compared of FP32, 128 of INT8."""
+    """At 256 the run was cut off before: FP32's point is of batch 32, INT8's of 128."""
     records = report.merged([str(DATA / "h200_tensorrt.jsonl")])
     quality = report.draw(report.arrange(records))[0].axes[3]
     shown = {round(line.get_xdata()[0]): line.get_label() for line in quality.lines}

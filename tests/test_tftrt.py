@@ -178,6 +178,18 @@ def test_engines_that_are_built_when_they_run_are_built_at_every_opening(
     assert tf.config.optimizer.get_experimental_options().get("remapping") is not False
 
 
+def test_a_process_of_its_own_fuses_nothing_in_what_it_times_either(bench):
+    import tensorflow as tf
+
+    options = tf.config.optimizer
+    try:
+        with bench.left_apart(tf, for_good=True):
+            pass
+        assert options.get_experimental_options()["remapping"] is False
+    finally:
+        options.set_experimental_options({"remapping": True})
+
+
 def test_a_graph_that_tensorflow_runs_most_of_gets_a_sentence(bench):
     facts = {"trt_engines": 1, "share_of_nodes": 0.12}
     (note,) = bench.coverage_notes("fp16", facts)

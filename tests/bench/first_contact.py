@@ -29,7 +29,7 @@ CLASSES = (
     *("ring", "square", "frame", "cross", "saltire"),
 )
 PRECISIONS = ("--native", "--fp32", "--fp16", "--int8")
-STEPS = "--num_loops=200"  # auto measures steps so short for minutes, and writes 18 MB a case
+STEPS = "--num_loops=2000"  # auto measures steps so short for minutes, and writes 18 MB a case
 
 
 def drawn(shape, random):
@@ -100,10 +100,14 @@ def ran(*flags):
     """A run of the program, shown as it goes: command, exit status and all that it printed."""
     words = [sys.executable, str(ROOT / "tensorrt.py"), *flags]
     lines = []
-    with subprocess.Popen(words, stdout=PIPE, stderr=STDOUT, text=True) as process:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line)
+    with subprocess.Popen(words, stdout=PIPE, stderr=STDOUT, errors="replace") as process:
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                lines.append(line)
+        except BaseException:
+            process.kill()  # it would outlive its folder
+            raise
     return {"command": words[1:], "status": process.returncode, "printed": "".join(lines)}
 
 

@@ -759,6 +759,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    bench.heed_signals()
     sys.exit(main(sys.argv))

@@ -47,8 +47,8 @@ random images is as fast as any, and wrong. A precision is what the engine reall
 holds the proof, and a precision that had no effect is an error.
 
 Exit status: 0 all cases ran; 1 a case failed; 2 the command line, or a file that it names, cannot
-be used; 130 Ctrl-C. Environment: CUDA_VISIBLE_DEVICES (which GPUs), XDG_CACHE_HOME (where downloads
-are kept, else ~/.cache), NO_COLOR.
+be used; 130 Ctrl-C, 143 SIGTERM (both keep what was measured). Environment: CUDA_VISIBLE_DEVICES
+(which GPUs), XDG_CACHE_HOME (where downloads are kept, else ~/.cache), NO_COLOR.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NoReturn, Protocol
 
 HERE = Path(__file__).resolve().parent
 # A script named tensorrt.py hides NVIDIA's package tensorrt from itself and from all that it
@@ -608,6 +608,7 @@ def parse_flags(argv: list[str]) -> Config:
     config.given = {name for name in FLAGS if FLAGS[name].present}
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
     config.imagenet = not config.labels  # class ids and names are ImageNet's; load_model settles it
+    config.guessed = False  # preprocessing; load_model may have to
     config.batch_sizes = [batch_size_of(text) for text in config.batch_size or [""]]
     refuse_empty(config)
     refuse_pairs(config)
@@ -1144,20 +1145,44 @@ def without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as timeout, Slurm and docker stop send it: it ends a run as Ctrl-C does."""
+
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def terminate(*_: Any) -> NoReturn:
+    """SIGTERM's handler: the first ends the run, and timeout sends a second."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
+
+
+def heed_signals() -> None:
+    """Has Ctrl-C and SIGTERM end a run with what was measured, unless they are ignored."""
+    for number, handler in zip(STOPS, (signal.default_int_handler, terminate)):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, handler)
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Holds Ctrl-C back until the end of the block."""
-    pressed: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():  # Ctrl-C never comes to another
+    """Holds Ctrl-C and SIGTERM back until the end of the block."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # they never come to another
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    held = [
+        number for number in STOPS if signal.getsignal(number) is not None
+    ]  # not None: a library's, in C
+    before = {number: signal.signal(number, lambda sent, _: came.append(sent)) for number in held}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if pressed:
-            raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def start_process(*args: Any) -> Any:
@@ -5286,7 +5311,9 @@ UNSURE = 0.2
 
 
 def unsure(values: np.ndarray | None, kind: str, samples: Samples, config: Config) -> list[str]:
-    """A sentence where native, with trained weights, is sure of hardly any photograph.
+    """A sentence where native, with trained weights, may see other pixels than in training.
+
+    It is sure of hardly any photograph then; or nothing told which pixels it was trained with.
 
     Args:
       values: native's output [images, classes]; None where there is nothing to tell of it.
@@ -5300,7 +5327,8 @@ def unsure(values: np.ndarray | None, kind: str, samples: Samples, config: Confi
         rows = probabilities(rows)
     best = float(np.median(rows.max(axis=1)))
     if not best < UNSURE:
-        return []
+        guess = f"--preprocessing={config.preprocessing} was guessed: {OTHER_PIXELS}"
+        return [guess] * config.guessed
     others = ", ".join(name for name in PREPROCESSING if name != config.preprocessing)
     taken = f"was the network trained with --preprocessing={config.preprocessing}?"
     return [f"native's best class has only {best:.2f}: {taken} Try {others}"]
@@ -6108,6 +6136,8 @@ def choose_preprocessing(config: Config, graph: Graph) -> None:
         config.preprocessing = "none"
     elif asked is None:
         config.preprocessing, why = fitting_preprocessing(config, graph)
+        config.guessed = not why
+        why = why or f"the default, as nothing in {graph.name} tells: {OTHER_PIXELS}"
         if config.image_file or config.image_dir or config.calibration_dir:
             say(f"--preprocessing={config.preprocessing} is taken: {why}")
     elif graph.scaling and asked != "none":
@@ -6117,16 +6147,18 @@ def choose_preprocessing(config: Config, graph: Graph) -> None:
         )
 
 
+OTHER_PIXELS = "pass --preprocessing if the network was trained with other pixels (docs/images.md)"
+
+
 def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
-    """The preprocessing for a graph of float32 images, and why that one."""
+    """The preprocessing for a graph of float32 images, and why that one; "" where nothing tells."""
     if built_in(config):
         return "inception", "what ResNet-50 v2 was trained with"
     if graph.scaling:
         return "none", f"{graph.name} scales its pixels itself ({graph.scaling})"
     if graph.image_shape[2] == 1:
         return "none", f"{graph.name} takes one channel, and nothing in it tells which range"
-    why = f"the default, as nothing in {graph.name} tells what it was trained with"
-    return config.preprocessing, why
+    return config.preprocessing, ""
 
 
 def settle_images(config: Config, graph: Graph, loader: Worker | Here) -> Graph:
@@ -6976,6 +7008,8 @@ class Session:
             good, bad = (middle, bad) if fits(middle) else (good, middle)
         if not good:
             raise UserError(tried[1])
+        if bad > LAST_TRY:
+            say(f"{self.job.case}: no larger batch is tried; pass --batch_size to go on")
         return self.job.at(good, tried=tried)
 
     def try_batch(self, job: Job) -> str:
@@ -6984,7 +7018,9 @@ class Session:
             with contextlib.closing(self.start(job)) as worker:
                 worker.ask("try_batch")
         except CASE_ENDS as error:
-            return why_it_ended(error)
+            limit = f" (a try may take {MEMORY_SHARE:.0%} of the memory that is free)"
+            is_limited = isinstance(error, ProcessDied) and not gpus()
+            return why_it_ended(error) + limit * is_limited
         return FITS
 
     def smaller(self, error: Exception) -> Job:
@@ -7313,9 +7349,9 @@ def main(
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         say("stopped; what was measured is kept")
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:  # as in `| head`: nobody reads on; the records are on disk
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -7323,6 +7359,5 @@ def main(
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    heed_signals()
     sys.exit(main(sys.argv))

@@ -176,18 +176,31 @@ def test_a_model_that_crashes_its_loading_is_one_error_line(forms, tmp_path):
 
 
 @needs_proc
-def test_ctrl_c_ends_the_case_and_keeps_what_was_measured(forms, tmp_path):
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_ends_the_case_and_keeps_what_was_measured(forms, tmp_path, sent, status):
+    """Ctrl-C, and what timeout sends to all processes of the command."""
     process = start(
         forms, tmp_path, "--native", "--batch_size=1,2", "--num_loops=5", "--num_warmup=auto"
     )
     results = tmp_path / "results.jsonl"
     wait_for(lambda: results.exists() and results.read_text().count("\n") == 1, process)
     children = wait_for(lambda: children_of(process), process)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, sent)
+    if sent == signal.SIGTERM:
+        process.send_signal(sent)  # as timeout does
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "what was measured is kept" in err
+    assert process.returncode == status and "what was measured is kept" in err
     wait_for_end_of(children)
     assert json.loads(results.read_text())["batch_size"] == 1 and "Precision:  native" in out
+
+
+def test_the_first_sigterm_is_enough(bench, monkeypatch):
+    """The second of timeout would cut off what the first had written."""
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    with pytest.raises(KeyboardInterrupt):
+        bench.terminate(signal.SIGTERM, None)
+    assert handlers == {signal.SIGTERM: signal.SIG_IGN}
 
 
 @pytest.mark.parametrize("broken", [None, 3])

@@ -95,7 +95,7 @@ def test_kills_at_random_moments(forms, tmp_path):
             process.send_signal(what)
             sent += 1
         _, err = process.communicate(timeout=120)
-        ended += process.returncode in (-what, 130)
+        ended += process.returncode in (-what, 130, 143)
         assert "Traceback" not in err, f"{number}: {err}"
         wait_for_end_of(children)
         seen = len(check_whole(tmp_path))

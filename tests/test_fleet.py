@@ -195,7 +195,21 @@ def test_nothing_fits_or_something_else_is_wrong(bench, job, fitting, capsys):
     assert tried == [bench.FIRST_TRY]
     fitting(math.inf)
     assert bench.Session(job).find_largest_batch().case.batch_size == bench.LAST_TRY
-    assert f"{bench.LAST_TRY}: fits (0 s)" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"{bench.LAST_TRY}: fits (0 s)" in err and "no larger batch is tried" in err
+
+
+def test_a_try_that_dies_on_a_cpu_tells_its_share_of_the_memory(bench, job, monkeypatch):
+    """TensorFlow answers an allocation that the limit refuses with SIGSEGV."""
+
+    def dies(*_):
+        raise bench.ProcessDied("process died of SIGSEGV")
+
+    answers = types.SimpleNamespace(ask=dies, close=lambda: None)
+    monkeypatch.setattr(bench, "start", lambda *_: answers)
+    for found, ends in ([], "(a try may take 75% of the memory that is free)"), ([1], "SIGSEGV"):
+        monkeypatch.setattr(bench, "gpus", lambda found=found: found)
+        assert bench.Session(job).try_batch(job).endswith(ends)
 
 
 def test_a_try_feeds_the_batch_from_the_host_once(bench, job, monkeypatch):

@@ -479,6 +479,21 @@ def test_photographs_that_native_does_not_know_get_a_sentence(main, shared):
     )
 
 
+def test_guessed_pixels_are_told_where_photographs_are_judged(main, keras_file, layers):
+    """stderr names the guess, and the record keeps it: the verdict depends on it."""
+    inputs = layers.Input((16, 16, 3))
+    outputs = layers.Dense(3, activation="softmax")(layers.Flatten()(inputs))
+    flag = f"--keras_model={keras_file(inputs, outputs)}"
+    photograph = f"--image_file={ROOT / 'image.jpg'}"
+    guessed = "--preprocessing=vgg was guessed: pass --preprocessing if"
+    ran = main(flag, photograph, "--batch_size=1", "--num_loops=2")
+    assert "nothing in model.pb tells: pass --preprocessing if" in ran.err
+    assert any(note.startswith(guessed) for note in ran.records[0]["notes"]), ran.records[0]
+    for flags in ([photograph, "--preprocessing=vgg"], []):
+        (record,) = main(flag, *flags, "--batch_size=1", "--num_loops=2").records[-1:]
+        assert not any("guessed" in note for note in record["notes"])
+
+
 # ------------------------------------------------------------------------------- names of the model
 
 

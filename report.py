@@ -29,9 +29,10 @@ the ratio is over 2.5 % from one. Records of one loop, as older versions wrote t
 their medians, and the verdict says that a loop knows little of itself. On a GPU it also says where
 the hypervisor took cores of the slower run alone: all of that run may have been slow.
 
-Exit status: 0; 2 a file cannot be read, or a line of it is no record; 3 with --fail_slower: a case
-lost more than that beyond its interval, or fails now. Environment: NO_COLOR (plain table), COLUMNS
-(where a terminal ends, and lines of tables are cut).
+Exit status: 0; 2 a file cannot be read, or a line of it is no record, or with --fail_slower no case
+could be compared; 3 with --fail_slower: a case lost more than that beyond its interval, or fails
+now. Environment: NO_COLOR (plain table), COLUMNS (where a terminal ends, and lines of tables are
+cut).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ import collections
 import functools
 import html
 import io
+import itertools
 import json
 import math
 import os
@@ -388,14 +390,18 @@ def decode(line: bytes, shape: type[Shape]) -> Shape:
         return msgspec.convert(json.loads(line), shape)
 
 
-def read_line(line: bytes, place: str) -> Record:
+def read_line(line: bytes, path: str, number: int) -> Record:
     """The record of a line; a UserError names the place of a line that is none."""
+    place, version = f"{path}, line {number}", None
     try:
         version = decode(line, Version).record
         if version > RECORD_VERSION:
             raise UserError(f"{place}: version {version} is newer than this report.py: update it")
         return decode(line, Record)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        if number == 1 and version is None:  # not a bad line of a file of ours
+            why = f"{path} is no results.jsonl (line 1: {error})"
+            raise UserError(f"{why}: pass one that tensorrt.py wrote") from error
         raise UserError(f"{place}: no record of tensorrt.py ({error}): remove the line") from error
 
 
@@ -406,7 +412,7 @@ def read_records(path: str) -> list[Record]:
         with open(path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    records.append(read_line(line, f"{path}, line {number}"))
+                    records.append(read_line(line, path, number))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}): pass a results.jsonl") from error
     if not records:
@@ -415,9 +421,17 @@ def read_records(path: str) -> list[Record]:
 
 
 def merged(paths: list[str]) -> list[Record]:
-    """The records of several files, the newest last."""
+    """The records of several files, the newest last; once where files hold the same."""
     records = [record for path in paths for record in read_records(path)]
-    return sorted(records, key=lambda record: record.time)
+    records.sort(key=lambda record: record.time)
+    kept = []
+    for _, of_one_time in itertools.groupby(records, lambda record: record.time):
+        different: list[Record] = []
+        for record in of_one_time:
+            if record not in different:
+                different.append(record)
+        kept += different
+    return kept
 
 
 # ------------------------------------------------------------------------------------------- rows
@@ -430,6 +444,7 @@ class Row(NamedTuple):
     inputs: str  # `device` or `host`, where a step's batch lay; empty if nothing was timed
     native: Record | None = None  # of the same batch size and inputs, where there is one
     older: list[Timing] = []  # of the case's records before, the newest last
+    setting: str = ""  # what follows its name where others of its group have other settings
 
     @property
     def timing(self) -> Timing:
@@ -453,12 +468,12 @@ class Row(NamedTuple):
     @property
     def label(self) -> str:
         """`FP16 xla (host)`: its name without the batch size."""
-        return self.record.engine_name + from_host(self.inputs)
+        return self.record.engine_name + self.setting + from_host(self.inputs)
 
     @property
     def name(self) -> str:
         """`FP16 xla 8 (host)`: with the batch size."""
-        return self.record.case + from_host(self.inputs)
+        return self.record.case + self.setting + from_host(self.inputs)
 
 
 def from_host(inputs: str) -> str:
@@ -497,8 +512,32 @@ def model_key(record: Record) -> str:
 
 def case_key(record: Record) -> str:
     """What tells one case from another of the same model and device; a setting makes another."""
-    settings = [record.flags.get(name) for name in SETTINGS]
-    return f"{record.case} {record.input_dtype} {settings}"
+    return f"{record.case} {list(settings_of(record).values())}"
+
+
+def settings_of(record: Record) -> dict[str, Any]:
+    """What makes another case of the same precision, engine and batch size, by its name."""
+    flags = {name: record.flags.get(name) for name in SETTINGS}
+    return {"input_dtype": record.input_dtype} | flags
+
+
+def differing(records: list[Record]) -> list[str]:
+    """The names of the settings in which records differ."""
+    values = collections.defaultdict(set)
+    for record in records:
+        for name, value in settings_of(record).items():
+            values[name].add(str(value))
+    return [name for name, different in values.items() if len(different) > 1]
+
+
+def setting_text(record: Record, names: list[str]) -> str:
+    """`, vgg, tf32=False`: what follows a case's name where others have other settings."""
+    settings = settings_of(record)
+    texts = {name: str(settings[name]) for name in names if settings[name] not in (None, "")}
+    plain = ("input_dtype", "preprocessing")  # whose values say what they are
+    return "".join(
+        f", {text if name in plain else f'{name}={text}'}" for name, text in texts.items()
+    )
 
 
 def grouped(records: list[Record], key: Callable[[Record], str]) -> dict[str, list[Record]]:
@@ -513,23 +552,38 @@ def grouped(records: list[Record], key: Callable[[Record], str]) -> dict[str, li
 
 
 def arrange(records: list[Record]) -> list[Model]:
-    """The rows of all records, by model and by device.
+    """The rows of all records, by model and by device; models of one name by what differs.
 
     Args:
       records: in order of time; what has the newest record comes last in the result too.
     """
     by_model = grouped(records, model_key)
-    names = {
-        key: members[-1].graph.name or members[-1].network for key, members in by_model.items()
-    }
-    count = collections.Counter(names.values())
+    graphs = collections.defaultdict(list)
+    for members in by_model.values():
+        graphs[model_name(members[-1])].append(members[-1].graph)
     models = []
-    for key, members in by_model.items():
-        name = names[key] if count[names[key]] == 1 else f"{names[key]} {key[:8]}"
+    for members in by_model.values():
+        name = model_name(members[-1])
+        name += graph_text(members[-1].graph, graphs[name])
         by_device = grouped(members, lambda record: record.device).items()
         groups = [Group(f"{name} on {device}", rows_of(some)) for device, some in by_device]
         models.append(Model(name, groups))
     return models
+
+
+def model_name(record: Record) -> str:
+    """The graph's name, which other graphs may have too."""
+    return record.graph.name or record.network
+
+
+def graph_text(graph: GraphFacts, others: list[GraphFacts]) -> str:
+    """` 0614506a, input uint8_pixels:0`: what tells a graph from others of its name; else ""."""
+    texts = []
+    for name, value in graph.key.items():
+        if len({other.key[name] for other in others}) > 1:
+            is_hash = name == "graph sha256"
+            texts.append(value[:8] if is_hash else f"{name.removeprefix('graph ')} {value}")
+    return " " + ", ".join(texts) if texts else ""
 
 
 def rows_of(records: list[Record]) -> list[Row]:
@@ -547,7 +601,8 @@ def rows_of(records: list[Record]) -> list[Row]:
             rows.append(Row(timed[-1], inputs, native, older))
         if not members[-1].timings:
             rows.append(Row(members[-1], ""))
-    return rows
+    names = differing(records)
+    return [row._replace(setting=setting_text(row.record, names)) for row in rows]
 
 
 def first_name(label: str) -> str:
@@ -584,7 +639,7 @@ def cells_of(row: Row, best: float) -> list[str]:
     timing = timing_cells(row, best) if row.inputs else [record.status, *[""] * 5]
     if not row.is_first:
         return ["", " from host", "", *timing, *[""] * 4]
-    head = [record.precision_name, record.engine + from_host(row.inputs)]
+    head = [record.precision_name, record.engine + row.setting + from_host(row.inputs)]
     agreement = agreement_cells(record.output)
     return [*head, str(record.batch_size), *timing, *agreement, *artifact_cells(record.artifact)]
 
@@ -1141,7 +1196,8 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
         xerr=np.transpose([speed.reach for speed in speeds]),
         capsize=3,
     )
-    axes.bar_label(bars, [bar_text(row) for row in rows], padding=4, fontsize=9)
+    texts = [bar_text(row) for row in rows]
+    axes.bar_label(bars, texts, padding=4, fontsize=9)
     for row, place in zip(rows, places):
         if row.older:
             trend = [timing.speed.value for timing in (*row.older, row.timing)]
@@ -1150,7 +1206,9 @@ def draw_speeds(axes: Axes, rows: list[Row], places: list[float]) -> None:
     if any(row.older for row in rows):
         label += ", dots: older"
     axes.set(title="Speed", xlabel=label)
-    axes.set_xlim(0, 1.4 * max(speed.high for speed in speeds))
+    ends = [speed.high / (1 - text_share(text)) for speed, text in zip(speeds, texts)]
+    axes.set_xlim(0, max(ends))
+    axes.locator_params(axis="x", nbins=4)  # millions are wide
     axes.xaxis.set_major_formatter("{x:,.10g}")
 
 
@@ -1158,6 +1216,11 @@ def bar_text(row: Row) -> str:
     """`34.6  (2.48x ±0.19)`, or the speed alone where there is no native."""
     times = f"  ({times_text(row)})" if row.native else ""
     return f"{row.timing.speed.value:,.1f}{times}"
+
+
+def text_share(text: str) -> float:
+    """The share of the panel of speeds that a bar's text takes, with the space before it."""
+    return min(0.03 + 0.016 * len(text), 0.8)
 
 
 def draw_latencies(axes: Axes, rows: list[Row], places: list[float]) -> None:
@@ -1423,9 +1486,36 @@ def html_section(group: Group) -> str:
 FEWEST_ROUNDS = 5  # under which a case knows too little of itself: tensorrt.py's LEAST_ROUNDS
 
 
-def newest(records: list[Record]) -> dict[tuple[str, str], Record]:
-    """Each case's newest record, by case and device."""
-    return {(f"{record.network} {record.case}", record.device): record for record in records}
+CaseKey = tuple[str, str, str]
+
+
+def place_key(record: Record) -> CaseKey:
+    """What tells a case from others, whatever its settings: network, case and device."""
+    return record.network, record.case, record.device
+
+
+def setting_key(record: Record) -> CaseKey:
+    """What tells a case from others, those of other settings too."""
+    return record.network, case_key(record), record.device
+
+
+def newest(records: list[Record], key: Callable[[Record], CaseKey]) -> dict[CaseKey, Record]:
+    """Each key's newest record."""
+    return {key(record): record for record in records}
+
+
+def names_of(records: list[Record]) -> Callable[[Record], str]:
+    """Names cases: with the network where there are several, with settings where those differ."""
+    networks = grouped(records, lambda record: record.graph.name)
+    settings = {network: differing(members) for network, members in networks.items()}
+
+    def name_of(record: Record) -> str:
+        """`FP16 xla 8`, or `net.pb FP16 xla 8, vgg`."""
+        network = record.graph.name
+        name = record.case + setting_text(record, settings[network])
+        return f"{network} {name}".lstrip() if len(networks) > 1 else name
+
+    return name_of
 
 
 class Compared(NamedTuple):
@@ -1437,34 +1527,53 @@ class Compared(NamedTuple):
     verdict: str = ""
     high: float = math.inf  # the interval's upper end; -inf where the case fails now
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether it has a ratio, or fails now."""
+        return self.high < math.inf
+
 
 def compare(new: list[Record], old: list[Record]) -> list[Compared]:
     """Compares each case's newest record with the newest before that was timed.
 
+    That is one of the same settings; where there is none, the row says what else differs.
+
     Args:
       new, old: records in order of time.
     """
-    before = newest([record for record in old if record.timings])
-    devices = collections.defaultdict(list)
-    for case, device in before:
-        devices[case].append(device)
-    rows = []
-    for (case, device), record in newest(new).items():
-        if (case, device) in before:
-            rows += compare_case(record, before[case, device])
+    timed = [record for record in old if record.timings]
+    now, before = newest(new, setting_key), newest(timed, setting_key)
+    near = newest(timed, place_key)
+    anywhere = collections.defaultdict(list)  # keys of a case before, on whatever device
+    for key, record in before.items():
+        anywhere[record.network, record.case].append(key)
+    name_of = names_of([*before.values(), *now.values()])
+    rows, told = [], set()  # told: keys before that a row tells of
+    for key, record in now.items():
+        if then := before.get(key, near.get(place_key(record))):
+            rows += compare_case(record, then, name_of(record))
+            told.add(setting_key(then))
         else:
-            others = ", ".join(sorted(devices[case]))
-            why = f"other device ({others}, now {device})" if others else "no such case before"
-            rows.append(Compared(record.case, verdict=f"not comparable: {why}"))
-    return rows
+            found = anywhere[record.network, record.case]
+            rows.append(Compared(name_of(record), verdict=why_not_comparable(record, found)))
+            told.update(found)
+    left = [record for key, record in before.items() if key not in told]
+    return rows + [Compared(name_of(record), verdict="not run now") for record in left]
 
 
-def compare_case(new: Record, old: Record) -> list[Compared]:
+def why_not_comparable(record: Record, found: list[CaseKey]) -> str:
+    """Why a case is not comparable that did not run on its device before."""
+    others = ", ".join(sorted({device for _, _, device in found}))
+    why = f"other device ({others}, now {record.device})" if others else "no such case before"
+    return f"not comparable: {why}"
+
+
+def compare_case(new: Record, old: Record, name: str) -> list[Compared]:
     """A case beside its older record that was timed, for each place of its input."""
     if found := obstacles(new, old):
-        return [Compared(new.case, verdict=f"not comparable: {'; '.join(found)}")]
+        return [Compared(name, verdict=f"not comparable: {'; '.join(found)}")]
     if new.status == "failed":
-        return [Compared(new.case, verdict=f"fails now: {new.error}", high=-math.inf)]
+        return [Compared(name, verdict=f"fails now: {new.error}", high=-math.inf)]
     rows = []
     for inputs in [inputs for inputs in new.timings if inputs in old.timings]:
         now, then = new.timings[inputs], old.timings[inputs]
@@ -1472,9 +1581,15 @@ def compare_case(new: Record, old: Record) -> list[Compared]:
         known = verdict(ratio, low, high)
         known += doubt_text(max(1, min(now.rounds, then.rounds)))
         known += disturbance_text(known, now, then) if new.gpu else ""
-        name, interval = new.case + from_host(inputs), f"{low:.3f} to {high:.3f}"
-        rows.append(Compared(name, f"{ratio:.3f}", interval, known, high))
-    return rows
+        interval = f"{low:.3f} to {high:.3f}"
+        rows.append(Compared(name + from_host(inputs), f"{ratio:.3f}", interval, known, high))
+    return rows or [Compared(name, verdict=f"not comparable: {other_inputs(new, old)}")]
+
+
+def other_inputs(new: Record, old: Record) -> str:
+    """Where the inputs lay of two records that have no place in common."""
+    then, now = (", ".join(record.timings) or "not timed" for record in (old, new))
+    return f"other inputs ({then}, now {now})"
 
 
 def obstacles(new: Record, old: Record) -> list[str]:
@@ -1512,6 +1627,8 @@ def disturbance_text(word: str, now: Timing, then: Timing) -> str:
 
 # ------------------------------------------------------------------------------------------- main
 
+SUFFIXES = (".png", ".svg", ".pdf", ".html")  # of what can be written
+
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line; exits with status 2 where it is wrong."""
@@ -1526,6 +1643,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--fail_slower", type=float, metavar="PERCENT", help="exit 3 when a case lost more")
     add("--version", action="version", version=VERSION)
     given = parser.parse_args(argv[1:])
+    if given.output and Path(given.output).suffix not in SUFFIXES:
+        parser.error(f"--output={given.output}: pass a name that ends in {', '.join(SUFFIXES)}")
+    for folder in given.history or ():
+        if not Path(folder).is_dir():
+            parser.error(f"--history: {folder} is no folder: pass one with a results.jsonl below")
     below = (path for folder in given.history or () for path in Path(folder).rglob("results.jsonl"))
     given.files += sorted(str(path) for path in below if path.stat().st_size)
     if not given.files:
@@ -1537,8 +1659,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def write(models: list[Model], output: Path) -> None:
     """Writes the picture or the page; raises UserError where that cannot be."""
-    if output.suffix not in (".png", ".svg", ".pdf", ".html"):
-        raise UserError(f"--output={output}: pass a name that ends in .png, .svg, .pdf or .html")
     figure, left_out = draw(models)
     try:
         if output.suffix == ".html":
@@ -1561,17 +1681,28 @@ def run(options: argparse.Namespace) -> int:
     if not options.compare:
         return 0
     rows = compare(records, merged([options.compare]))
+    print_comparison(rows)
+    return 0 if options.fail_slower is None else exit_status(rows, options.fail_slower)
+
+
+def print_comparison(rows: list[Compared]) -> None:
+    """Prints the table of a comparison, and what its ratios are of."""
     cells = [[row.case, row.ratio, row.interval, row.verdict] for row in rows]
     print_table(grid([["case", "new/old", "interval", "verdict"]], cells, 4))
     print(
         "\nnew/old: of undisturbed speeds, which repeat from run to run; of medians where a record "
         "is one loop"
     )
-    limit = -math.inf if options.fail_slower is None else 1 - options.fail_slower / 100
-    if all(row.high >= limit for row in rows):
+
+
+def exit_status(rows: list[Compared], percent: float) -> int:
+    """The exit status for CI; raises UserError where nothing was compared, which is no success."""
+    if not any(row.is_judged for row in rows):
+        why = f"no case could be compared: {rows[0].case} is {rows[0].verdict}"
+        raise UserError(f"{why}; keep a new file to compare with")
+    if all(row.high >= 1 - percent / 100 for row in rows):
         return 0
-    lost = f"a case lost over {options.fail_slower:g} % beyond its interval, or fails now"
-    print(f"\nreport.py: {lost}")
+    print(f"\nreport.py: a case lost over {percent:g} % beyond its interval, or fails now")
     return 3
 
 

@@ -158,6 +158,17 @@ def test_labels_do_not_overlap(draw, kept, count):
     assert not found and texts > 2 * min(count, 12)
 
 
+@pytest.mark.parametrize("factor", [5_000, 400_000])
+def test_a_bars_text_stays_in_its_panel_and_ticks_of_millions_apart(draw, kept, factor):
+    """INT8 also has a long text: 11 times native, and by how much."""
+    figure = draw([kept[0], *[scaled(record, factor) for record in kept[1:]]])
+    found, _ = overlaps(figure)
+    assert not found
+    speed = figure.axes[0]
+    edge = speed.get_window_extent().x1
+    assert all(text.get_window_extent().x1 <= edge for text in speed.texts)
+
+
 def test_labels_of_curves_do_not_overlap(report):
     figure, _ = report.draw(report.arrange(report.merged([str(DATA / "h200.jsonl")])))
     found, _ = overlaps(figure)
@@ -352,6 +363,31 @@ def test_other_settings_are_another_case(run, written, kept):
     other["flags"]["tf32"] = False
     ran = run(written([kept[1], other, {**kept[1], "input_dtype": "uint8"}]), "--output=page.html")
     assert len(rows_in(ran.stdout, "FP32")) == 3 and "trend" not in ran.stdout
+    for words in (
+        "onnxruntime, float32, tf32=True ",
+        ", float32, tf32=False ",
+        ", uint8, tf32=True ",
+    ):
+        assert ran.stdout.count(words) == 1, ran.stdout
+
+
+def with_flags(record, **flags):
+    """The record as of other settings."""
+    return {**record, "flags": {**record["flags"], **flags}}
+
+
+def test_rows_of_several_settings_say_theirs_and_are_curves_of_their_own(draw, run, written, kept):
+    sizes = [scaled(kept[0], 1 + size / 9, batch_size=size) for size in (1, 2, 4)]
+    records = [with_flags(each, preprocessing=name) for each in sizes for name in ("vgg", "caffe")]
+    speed = draw(records).axes[0]
+    assert [line.get_label() for line in speed.containers] == ["native, vgg", "native, caffe"]
+    assert [text.get_text() for text in draw(records[:2]).axes[0].get_yticklabels()] == [
+        "native 1, vgg",
+        "native 1, caffe",
+    ]
+    assert "native, vgg" in run(written(records), "--output=page.html").stdout
+    assert "<td>native, caffe<td>1<td>" in Path("page.html").read_text()
+    assert ", vgg" not in run(written(records[::2]), "--output=page.html").stdout
 
 
 def test_a_case_that_fails_now_keeps_its_measured_row(run, written, kept):
@@ -416,6 +452,14 @@ def test_history_groups_by_model_too(run, written, kept, tmp_path):
         f"frozen_graph.pb {digits}",
         "frozen_graph.pb ffffffff",
     ]
+
+
+def test_models_of_one_graph_are_told_apart_by_their_tensors(read, kept):
+    pixels = copy.deepcopy(kept[0])
+    pixels["graph"]["input"] = "uint8_pixels:0"
+    names = [model.name for model in read([kept[0], pixels])]
+    own = kept[0]["graph"]["input"]
+    assert names == [f"frozen_graph.pb input {own}", "frozen_graph.pb input uint8_pixels:0"]
 
 
 def test_each_model_is_a_strip_of_the_picture(draw, kept):
@@ -575,6 +619,12 @@ def test_files_are_read_as_one_newest_last(report, written, kept):
     (model,) = report.arrange(report.merged([str(written(new, "new.jsonl")), str(old)]))
     found = [(record.device, record.precision) for record in model.records]
     assert found == [("B", "native"), ("A", "native"), ("A", "fp32")]
+
+
+def test_a_record_that_two_files_hold_counts_once(run, written, kept):
+    copied = written(kept, "copy.jsonl")
+    ran = run(written(kept), copied, KEPT, "--output=page.html")
+    assert len(rows_in(ran.stdout, "FP16")) == 1 and "trend" not in ran.stdout
 
 
 def test_page_is_self_contained(run, written, kept):
@@ -832,16 +882,64 @@ def test_not_comparable_is_named(run, written, kept, change, why):
     for name, value in change.items():
         record[name] = {**record[name], **value} if isinstance(value, dict) else value
     ran = run(written([record]), f"--compare={KEPT}", "--fail_slower=5")
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 2, "CI is not green where nothing was compared"
+    assert ran.stderr.count("\n") == 1 and "no case could be compared: FP16 onnx" in ran.stderr
+    assert why in ran.stderr and "keep a new file" in ran.stderr
     assert "not comparable: " in ran.stdout
     assert why in " ".join(ran.stdout.split())
+    assert run("results.jsonl", f"--compare={KEPT}").returncode == 0
+    one = [record, kept[0]]
+    assert run(written(one), f"--compare={KEPT}", "--fail_slower=5").returncode == 0
+
+
+def verdicts(text):
+    """The lines of a comparison, by case."""
+    lines = text.split("verdict\n")[1].split("\n\n")[0].splitlines()
+    return {line.split("  ")[0]: line.split("  ")[-1].strip() for line in lines}
+
+
+def test_cases_that_did_not_run_now_are_named(run, written, kept):
+    """Which is no failure by itself; one that is named as of another device is not named again."""
+    moved = {**kept[1], "device": "GPU Y"}
+    ran = run(written([kept[0], moved]), f"--compare={KEPT}", "--fail_slower=5")
+    assert ran.returncode == 0, ran.stderr
+    assert {case: said for case, said in verdicts(ran.stdout).items() if "same" not in said} == {
+        "FP32 onnxruntime 4": "not comparable: other device (AMD EPYC, 2 threads, now GPU Y)",
+        "FP16 onnxruntime 4": "not run now",
+        "INT8 onnxruntime 4": "not run now",
+    }
+
+
+def test_inputs_in_other_places_are_not_comparable(run, written, kept):
+    new = {**kept[0], "timings": {"host": kept[0]["timings"]["device"]}}
+    ran = run(written([new]), f"--compare={KEPT}")
+    assert "native 4 " in ran.stdout and "other inputs (device, now host)" in ran.stdout
+
+
+def test_cases_are_compared_with_those_of_their_settings(run, written, kept):
+    """The newest of other settings is no partner where there is one of the same."""
+    names = ("vgg", "caffe", "torch")
+    vgg, caffe, torch = (with_flags(kept[0], preprocessing=name) for name in names)
+    old = written([scaled(vgg, 0.5), caffe], "old.jsonl")
+    ran = run(written([vgg, torch]), f"--compare={old}")
+    why = "not comparable: other flags preprocessing (caffe, now torch)"
+    assert verdicts(ran.stdout)["native 4, torch"] == why
+    assert re.search(r"native 4, vgg +2\.000 ", ran.stdout), ran.stdout
+    assert "native 4, caffe" not in verdicts(ran.stdout), "named in torch's row"
+
+
+def test_a_comparison_of_several_networks_names_them(run, written, kept):
+    old = written([*kept, *other_model(kept[:1])], "old.jsonl")
+    ran = run(written([kept[0], *other_model(kept[:1])]), f"--compare={old}")
+    assert list(verdicts(ran.stdout))[:2] == ["frozen_graph.pb native 4", "other.pb native 4"]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{}\n", "line 1"),
-        ("not json\n", "line 1"),
+        ("{}\n", "is no results.jsonl (line 1"),
+        ("not json\n", "is no results.jsonl (line 1"),
+        ('{"record": 1}\n', "remove the line"),
         ("@kept\n[1, 2]\n", "line 5"),
         ('@kept\n{"record": 99}\n', "version 99"),
         ("", "no records"),
@@ -861,7 +959,10 @@ def test_a_broken_or_foreign_file(run, tmp_path, text, words):
 
 def test_other_user_errors(run, tmp_path):
     assert "cannot be read" in run("missing.jsonl").stderr
-    assert "ends in .png" in run(KEPT, "--output=report.doc").stderr
+    ran = run(KEPT, "--output=report.doc")
+    assert ran.returncode == 2 and "ends in .png" in ran.stderr and not ran.stdout
+    ran = run("--history", "nope", KEPT)
+    assert ran.returncode == 2 and "nope is no folder" in ran.stderr
     assert "cannot be written" in run(KEPT, "--output=missing/report.png").stderr
     assert run(KEPT, "--fail_slower=5").returncode == 2
     assert run("--version").stdout == "2.0\n"
@@ -945,7 +1046,8 @@ def test_history_takes_the_files_of_several_folders(run, written, kept, tmp_path
     assert (
         "GPU (node-0)" in ran.stdout and "GPU (node-1) is the slowest of 2 GPU: 0.800" in ran.stdout
     )
-    assert run("--history", tmp_path / "array-0" / "empty").returncode == 2
+    (tmp_path / "empty").mkdir()
+    assert "no results.jsonl" in run("--history", tmp_path / "empty").stderr
     assert run().returncode == 2
 
 

@@ -384,6 +384,13 @@ class StepsParser(flags.IntegerParser):
         """
         return None if argument == "auto" else super().parse(argument)
 
+    def convert(self, argument: str | int) -> int:
+        """absl's own, whose error tells of int() and of no auto."""
+        try:
+            return super().convert(argument)
+        except ValueError:
+            raise ValueError("pass a whole number, or auto") from None
+
 
 def DEFINE_steps(name: str, help: str, least: int) -> None:
     """Defines a flag that takes a number of steps, at least `least`, or auto."""
@@ -601,7 +608,7 @@ def parse_flags(argv: list[str]) -> Config:
     try:
         stray = FLAGS([long_flag(word) for word in argv])[1:]
     except flags.Error as error:
-        raise UserError(f"{' '.join(str(error).split())} (--help lists the flags)") from error
+        raise UserError(f"{what_absl_says(error)} (--help lists the flags)") from error
     if stray:
         raise UserError(f"{stray[0]!r} is not a flag: flags begin with -- (--help lists them)")
     config = Config(**FLAGS.flag_values_dict())
@@ -609,10 +616,21 @@ def parse_flags(argv: list[str]) -> Config:
     config.precisions = [name for name in PRECISIONS if getattr(config, name)] or ["native"]
     config.imagenet = not config.labels  # class ids and names are ImageNet's; load_model settles it
     config.guessed = False  # preprocessing; load_model may have to
-    config.batch_sizes = [batch_size_of(text) for text in config.batch_size or [""]]
+    # What is named twice would be measured twice.
+    config.engine = list(dict.fromkeys(config.engine))
+    config.batch_sizes = list(dict.fromkeys(map(batch_size_of, config.batch_size or [""])))
     refuse_empty(config)
     refuse_pairs(config)
     return config
+
+
+def what_absl_says(error: flags.Error) -> str:
+    """absl's error on one line, in words for a user where absl's are Python's."""
+    if getattr(error, "flagname", "") == "precision":
+        return "--precision is not a flag: pass --native, --fp32, --fp16 or --int8"
+    text = " ".join(str(error).split())
+    text = re.sub(r"\('Non-boolean .*\)", "pass true or false", text)
+    return re.sub(r"invalid literal for int\(\) .*", "pass a whole number", text)
 
 
 def batch_size_of(text: str) -> int | None:
@@ -1307,6 +1325,7 @@ def answer_requests(make: Callable[..., Any], args: Any, connection: Any, words:
     while True:
         name, given = connection.recv()
         if not name:
+            remove_autograph_files()
             # TensorFlow would take 1.5 s to clean up what the kernel takes back at once
             os._exit(0)
         try:
@@ -1316,6 +1335,14 @@ def answer_requests(make: Callable[..., Any], args: Any, connection: Any, words:
         except (UserError, CaseError) as error:
             reply = "error", error
         connection.send(reply)
+
+
+def remove_autograph_files() -> None:
+    """Removes the sources that AutoGraph wrote: it would at exit, which os._exit skips."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("__autograph_generated_file"):
+            with contextlib.suppress(OSError):
+                Path(str(module.__file__)).unlink()
 
 
 def die_with_parent() -> None:
@@ -1597,6 +1624,7 @@ def load_samples(config: Config, graph: Graph, count: int) -> Samples:
             say("--input_range has no effect beside --samples: it is for random data")
         return read_samples(config.samples, graph, config.num_images, "--samples")
     if graph.layout:
+        by_input(config.input_range, "--input_range", graph.inputs)  # refuses names of no input
         return load_images(config, graph, count)
     return random_samples(config, graph, count)
 
@@ -1753,7 +1781,8 @@ def read_folder(
             f"{flag}"
         )
     labels = None
-    if flag == "--image_dir":  # what is calibrated on needs none
+    # What is calibrated on needs none, and --label goes before the folders' names.
+    if flag == "--image_dir" and config.label is None:
         labels = folder_labels(root, [*found], config.labels_are_zero_indexed)
     names = [str(path.relative_to(root)) for path in found]
     pixels = np.stack([*found.values()])
@@ -2271,12 +2300,17 @@ def savedmodel_function(tf: Any, config: Config) -> tuple[Any, Any]:
         ) from error
 
 
+KERAS_FILES = (".keras", ".h5", ".hdf5")
+
+
 def serving_graph(folder: Path) -> Any:
     """The MetaGraphDef tagged `serve` in a SavedModel's folder."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
     path = folder / "saved_model.pb"
+    if folder.suffix in KERAS_FILES and not path.exists():
+        raise UserError(f"{folder} is a Keras file: pass it with --keras_model={folder}")
     if not path.exists():
         wrote = "the folder that tf.saved_model.save or export wrote"
         raise UserError(f"{folder} has no saved_model.pb: pass {wrote}")
@@ -2294,14 +2328,24 @@ def serving_graph(folder: Path) -> Any:
 
 
 def signature_key(signatures: Any, folder: Path) -> str:
-    """The signature to take of a SavedModel: the default one, else the first with outputs."""
-    keys = [key for key, signature in signatures.items() if signature.outputs]
+    """The signature to take of a SavedModel: the default one, else the first with outputs by name.
+
+    protobuf's map gives them in another order in each process.
+    """
+    keys = sorted(key for key, signature in signatures.items() if signature.outputs)
     keys = [key for key in keys if not key.startswith("__")]  # TensorFlow's own
     if not keys:
         raise UserError(
             f"{folder} has no signature: save it with signatures=, or with model.export()"
         )
-    return "serving_default" if "serving_default" in keys else keys[0]
+    if "serving_default" in keys:
+        return "serving_default"
+    if len(keys) > 1:
+        say(
+            f"{folder} has no signature serving_default: {keys[0]} is taken of {', '.join(keys)}; "
+            "save another one as serving_default to measure it"
+        )
+    return keys[0]
 
 
 def keras_function(tf: Any, config: Config) -> tuple[Any, Any]:
@@ -2352,7 +2396,7 @@ def load_keras(tf: Any, config: Config) -> Any:
         raise UserError(f"{path} is a SavedModel's folder: pass it with --savedmodel_dir={path}")
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file: pass a .keras or .h5 file with --keras_model")
-    if Path(path).suffix not in (".keras", ".h5", ".hdf5"):
+    if Path(path).suffix not in KERAS_FILES:
         raise UserError(
             f"{path} is not a .keras or .h5 file: --frozen_graph takes a .pb, --savedmodel_dir a "
             "folder"
@@ -2365,7 +2409,10 @@ def load_keras(tf: Any, config: Config) -> Any:
                 f"{path} holds Python code (a Lambda layer), which loading would run: pass "
                 "--unsafe_model if you trust it"
             ) from error
-        raise UserError(f"Keras cannot load {path}: {one_line(error)}") from error
+        remedy = ""
+        if path.endswith(".weights.h5"):
+            remedy = ": it holds weights only: save the whole model with model.save"
+        raise UserError(f"Keras cannot load {path}: {one_line(error)}{remedy}") from error
 
 
 def built_in_model(tf: Any, config: Config) -> Any:
@@ -2664,6 +2711,7 @@ def asked_tensor(graph: Any, asked: str, role: str, known: list[str]) -> Any:
     names = {op.name for op in graph.get_operations() if op.outputs}
     name, _, index = asked.partition(":")
     if name not in names:
+        known = known or [tensor.op.name for tensor in ends_of(graph)[:8]]
         similar = dict.fromkeys([*known, *difflib.get_close_matches(name, names, n=3)])
         close = ", ".join(similar) or "none"
         raise UserError(f"no node {asked!r} in the graph (closest: {close}): pass --{role}_node")
@@ -3224,7 +3272,7 @@ class Xla(Engine):
 
     def why_not_by_itself(self) -> str | None:
         """Where there is no GPU: auto goes on to ONNX Runtime there."""
-        return None if gpus() else "auto takes XLA only where there is a GPU"
+        return None if gpus() else "auto takes it only where there is a GPU: --engine=xla"
 
     def build(self, job: Job) -> Artifact:
         """The graph's own file for fp32, which is not copied; for fp16 one with casts.
@@ -6071,6 +6119,8 @@ def swallowed_flags(config: Config) -> list[str]:
     found = [f"--{name} is not read: --{models[0]} goes before it" for name in models[1:]]
     if models and "weights" in config.given:
         found.append(f"--weights is of the built-in network: --{models[0]} brings its own")
+    if "engine" in config.given and config.precisions == ["native"]:
+        found.append("--engine would be for --fp32, --fp16 and --int8: none was passed")
     calibrating = sorted(name for name in config.given if "calibration" in name)
     if calibrating and "int8" not in config.precisions:
         flags_of = " and ".join(f"--{name}" for name in calibrating)
@@ -6229,13 +6279,22 @@ def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
     return [dataclasses.replace(case, batch_size=size) for size in batch_sizes for case in chosen]
 
 
+PASSED_OVER = "passed over, "  # in front of why auto does not take what could run
+
+
+def why_passed_over(engine: Engine) -> str | None:
+    """Why --engine=auto does not take an engine that can run, told apart from why one cannot."""
+    reason = engine.why_not_by_itself()
+    return reason and PASSED_OVER + reason
+
+
 def choose_engine(precision: str, build_only: bool) -> tuple[str, str]:
     """The first engine that can run (or build) a precision without leaving the device, and why."""
     reasons: list[str] = []
     for name in AUTO:
         engine = ENGINES[name]
         reason = engine.why_not_build(precision) if build_only else engine.why_not(precision)
-        reason = reason or engine.why_not_by_itself()
+        reason = reason or why_passed_over(engine)
         if not reason:
             return name, "; ".join(reasons) or "first choice"
         reasons.append(f"{name}: {reason}")
@@ -6257,9 +6316,13 @@ def announce(cases: list[Case]) -> None:
     for engine, precision in chosen:
         if engine != "none":
             say(f"{precision_name(precision)} uses {engine}")
-    passed_over = [name for name in AUTO if any(f"{name}: " in why for why in chosen.values())]
-    if passed_over:
-        say(f"not available here: {', '.join(passed_over)} (--doctor says why)")
+    reasons = "; ".join(chosen.values())
+    passed_over = dict(re.findall(rf"(\w+): {PASSED_OVER}([^;]+)", reasons))
+    missing = [name for name in AUTO if f"{name}: " in reasons and name not in passed_over]
+    if missing:
+        say(f"not available here: {', '.join(missing)} (--doctor says why)")
+    for name, why in passed_over.items():
+        say(f"passed over: {name} ({why})")
 
 
 class OnnxWriter:
@@ -6635,15 +6698,20 @@ def question_of_onnx(job: Job) -> dict[str, Any]:
 
 
 def samples_in(job: Job) -> list[str]:
-    """Hashes of the samples that a precision was fitted to, by calibration or to find overflow."""
+    """Hashes of the samples that a precision was fitted to, by calibration or to find overflow.
+
+    Also where those of the calibration came from, since the artifact keeps what is said of that.
+    """
     if job.case.precision == "fp32":
         return []
     overflow = job.samples.head(FP16_SAMPLES).digest()
     if job.case.precision != "int8":
         return [overflow]
     if job.source:
-        return [overflow, job.source.facts["calibration"]["sha256"]]
-    return [overflow, calibration_samples(job.config, job.graph, job.samples)[1]["sha256"]]
+        facts = job.source.facts["calibration"]
+    else:
+        _, facts = calibration_samples(job.config, job.graph, job.samples)
+    return [overflow, facts["sha256"], facts["source"], str(facts["predicted"])]
 
 
 def built_before(answer: Path, question: dict[str, Any]) -> Artifact | None:
@@ -7303,11 +7371,16 @@ def doctor(config: Config) -> None:
 
 
 def state_of(engine: Engine, precision: str, reasons: dict[str, list[str]]) -> str:
-    """Whether an engine `runs`, only `builds` or is `missing` a precision; collects reasons."""
+    """Whether an engine `runs`, only `builds` or is `missing` a precision.
+
+    Collects reasons: why not, or why --engine=auto does not take what runs.
+    """
     if precision not in engine.precisions:
         return "-"
     reason = engine.why_not(precision)
     if not reason:
+        if why := why_passed_over(engine):
+            reasons[f"{engine.name}: {why}"].append(precision)
         return "runs"
     reasons[f"{engine.name}: {reason}"].append(precision)
     return "missing" if engine.why_not_build(precision) else "builds"

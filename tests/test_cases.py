@@ -71,6 +71,11 @@ def test_agreement_without_native_among_the_cases(main, net, digits):
     assert all(agreement(record)["top1"] == 1.0 for record in ran.records)
 
 
+def test_what_is_named_twice_is_measured_once(main, net):
+    flags = ("--fp32", "--engine=onnxruntime,onnxruntime", "--batch_size=2,2", "--build_only")
+    assert len(main(*net, *flags).records) == 1
+
+
 def test_rounds_interleave_and_are_pooled(main, net):
     ran = main(*net, "--native", "--fp32", "--engine=onnxruntime", "--batch_size=4", "--rounds=2")
     native = ran.records[0]

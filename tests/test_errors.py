@@ -29,7 +29,11 @@ def one_error(ran, status=2):
         (["--nonsense"], "nonsense"),
         (["--batch_size=0"], "--batch_size=0: pass a number"),
         (["--batch_size=1,x"], "--batch_size=x"),
-        (["--num_loops=many"], "num_loops"),
+        (["--num_loops=many"], "--num_loops=many: pass a whole number, or auto"),
+        (["--num_warmup=few"], "--num_warmup=few: pass a whole number, or auto"),
+        (["--seed=x"], "--seed=x: pass a whole number (--help"),
+        (["--fp16=flase"], "--fp16=flase: pass true or false (--help"),
+        (["--precision=fp16"], "pass --native, --fp32, --fp16 or --int8"),
         (["--engine=warp"], "--engine=warp: no such engine"),
         (["--inputs=disk"], "inputs"),
         (["stray"], "'stray' is not a flag"),
@@ -75,9 +79,30 @@ def test_savedmodel_given_as_frozen_graph_is_named(main, forms):
     assert f"--savedmodel_dir={forms['tf2']}" in line
 
 
+def test_a_keras_file_given_as_savedmodel_is_named(main, forms):
+    for name in ("keras", "h5"):
+        line = one_error(main(f"--savedmodel_dir={forms[name]}"))
+        assert f"--keras_model={forms[name]}" in line
+
+
+def test_weights_alone_are_named(main, network, tmp_path):
+    path = tmp_path / "net.weights.h5"
+    network.save_weights(path)
+    line = one_error(main(f"--keras_model={path}"))
+    assert line.endswith("it holds weights only: save the whole model with model.save")
+
+
 def test_unknown_node_offers_the_closest(main, forms):
     line = one_error(main(f"--frozen_graph={forms['frozen_graph']}", "--input_node=input_tenso"))
     assert "input_tensor" in line and "--input_node" in line
+    line = one_error(main(f"--frozen_graph={forms['frozen_graph']}", "--output_node=foo"))
+    assert "closest: Identity" in line and "--output_node" in line
+
+
+def test_a_range_for_no_input_is_refused(main, net):
+    """Of images too, whose random pixels have no range to set."""
+    line = one_error(main(*net, "--input_range=foo:0:1"))
+    assert line.endswith("there are: input_tensor [?, 8, 8, 1] float32)")
 
 
 def test_savedmodel_without_serving_tag_or_signature(main, tmp_path):
@@ -93,6 +118,29 @@ def test_savedmodel_without_serving_tag_or_signature(main, tmp_path):
             builder.save()
     assert "tags found: train" in one_error(main(f"--savedmodel_dir={tmp_path / 'tag'}"))
     assert "no signature" in one_error(main(f"--savedmodel_dir={tmp_path / 'signature'}"))
+
+
+def test_which_of_several_signatures_is_taken_is_said(main, tmp_path):
+    import tensorflow as tf
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32)])
+        def double(self, values):
+            return values * 2
+
+    module = Module()
+    flags = (f"--savedmodel_dir={tmp_path / 'export'}", "--build_only", "--batch_size=2")
+
+    def said(*names):
+        signatures = dict.fromkeys(names, module.double.get_concrete_function())
+        tf.saved_model.save(module, str(tmp_path / "export"), signatures)
+        ran = main(*flags)
+        assert ran.status == 0, ran.err
+        return [line for line in ran.err.splitlines() if "signature" in line]
+
+    (line,) = said("score", "encode", "decode")  # else one by chance, another in each process
+    assert "no signature serving_default: decode is taken of decode, encode, score;" in line
+    assert said("encode", "serving_default") == said("encode") == []
 
 
 def test_an_image_that_is_none(main, net, tmp_path):

@@ -229,6 +229,11 @@ def test_class_folders_all_badly_named_are_said(main, net, classes):
     assert "no accuracy: digit_0, digit_1" in ran.err and "accuracy" not in ran.records[0]
 
 
+def test_folders_need_no_class_where_label_gives_it(main, net, classes):
+    ran = run_digits(main, net, classes(lambda digit: f"digit_{digit}"), "--label=3")
+    assert "no accuracy" not in ran.err and ran.records[0]["accuracy"]["top1"] < 0.5
+
+
 def test_a_flat_folder_needs_no_class(main, net, digits):
     ran = run_digits(main, net, digits.folder / "3")
     assert ran.status == 0 and "no accuracy" not in ran.err
@@ -370,6 +375,15 @@ def test_what_runs_each_precision_is_one_short_line(main, net):
     ]
     assert max(map(len, lines)) < 100 and sum("--doctor" in line for line in lines) == 1
     assert all("tensorrt: " in record["engine_why"] or record["gpu"] for record in ran.records)
+
+
+def test_what_auto_passes_over_is_told_from_what_is_missing(main, bench, net, monkeypatch):
+    monkeypatch.setattr(bench, "gpus", list)
+    why = "auto takes it only where there is a GPU: --engine=xla"
+    ran = main(*net, "--fp32", "--batch_size=2")
+    assert f"tensorrt.py: passed over: xla ({why})\n" in ran.err
+    assert "tensorrt.py: not available here: tensorrt, tftrt (--doctor says why)\n" in ran.err
+    assert f"\nxla: passed over, {why} (fp32)\n" in main("--doctor").out
 
 
 def test_times_native_are_in_the_record_and_the_answer(main, forms, digits):

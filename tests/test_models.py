@@ -650,8 +650,9 @@ def test_inputs_from_the_host(main, family):
         assert record["timings"]["host"]["throughput"] > 0
 
 
-def test_int8_is_calibrated_on_samples_of_its_own(main, family, tmp_path):
-    model, samples, arrays = family("waves")
+def test_int8_is_calibrated_on_samples_of_its_own(main, family, frozen, tmp_path):
+    _, samples, arrays = family("waves")
+    model = frozen("waves")[0]
     others = {"waveform": np.roll(arrays["waveform"], 1, axis=1)[:20]}
     np.savez(tmp_path / "others.npz", **others)
     flags = ("--int8", "--engine=onnxruntime", model, samples, "--batch_size=8")
@@ -661,6 +662,10 @@ def test_int8_is_calibrated_on_samples_of_its_own(main, family, tmp_path):
     assert not any("was calibrated on" in note for note in ran.records[0]["notes"])
     said = "INT8 was calibrated on 64 of the samples being predicted: pass --calibration_samples"
     assert any(note.startswith(said) for note in main(*flags).records[0]["notes"])
+    # the file that is there says that the flag was not passed
+    same = samples.replace("--samples", "--calibration_samples")
+    said = said.replace("pass ", "pass other samples with ")
+    assert any(note.startswith(said) for note in main(*flags, same).records[0]["notes"])
     np.savez(tmp_path / "others.npz", wave=others["waveform"])
     line = one_error(main(*flags, f"--calibration_samples={tmp_path}/others.npz"))
     assert "no array waveform (it has wave)" in line

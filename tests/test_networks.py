@@ -542,13 +542,15 @@ def test_flags_that_have_no_effect_are_said(main, forms):
         f"--keras_model={forms['keras']}",
         "--savedmodel_dir=/no/such",
     ]
-    ran = main(*models, "--weights=imagenet", "--calibration_dir=/no/such", "--batch_size=2")
+    flags = ("--weights=imagenet", "--calibration_dir=/no/such", "--engine=xla", "--batch_size=2")
+    ran = main(*models, *flags)
     assert ran.status == 0, ran.err
     for sentence in (
         "--keras_model is not read: --frozen_graph goes before it",
         "--savedmodel_dir is not read: --frozen_graph goes before it",
         "--weights is of the built-in network",
         "--calibration_dir would be for --int8",
+        "--engine would be for --fp32, --fp16 and --int8: none was passed",
     ):
         assert sentence in ran.err
     plain = main(f"--frozen_graph={forms['frozen_graph']}", "--batch_size=2")

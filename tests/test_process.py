@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -236,6 +237,15 @@ def test_a_broken_tensorflow_is_one_line(command, forms, tmp_path, tensorflow, w
     assert ran.returncode == 2
     assert words in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+def test_no_source_that_autograph_wrote_is_left(command, forms, tmp_path):
+    # a socket's name would be too long in tmp_path
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [f"--keras_model={forms['keras']}", "--build_only", f"--output_dir={tmp_path}"]
+        ran = command(*flags, env={"TMPDIR": folder})
+        assert ran.returncode == 0, ran.stderr
+        assert not list(Path(folder).glob("__autograph_generated_file*"))
 
 
 def resident():

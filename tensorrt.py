@@ -5356,6 +5356,7 @@ def main_output(kinds: dict[str, str]) -> str:
 # Photographs whose best class is under it suggest that the network sees other pixels than in
 # training.
 UNSURE = 0.2
+OTHER_PIXELS = "pass --preprocessing if the network was trained with other pixels (docs/images.md)"
 
 
 def unsure(values: np.ndarray | None, kind: str, samples: Samples, config: Config) -> list[str]:
@@ -6195,9 +6196,6 @@ def choose_preprocessing(config: Config, graph: Graph) -> None:
             f"{graph.name} scales its pixels itself ({graph.scaling}): --preprocessing=none may "
             "be meant"
         )
-
-
-OTHER_PIXELS = "pass --preprocessing if the network was trained with other pixels (docs/images.md)"
 
 
 def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:

@@ -3830,8 +3830,9 @@ class TensorRt(Engine):
     def why_not_build(self, precision: str) -> str | None:
         """See Engine; tensorrt needs a GPU to build, tensorrt-rtx none."""
         if not self.package:
-            other = "tensorrt-rtx for RTX GPUs, or to build without a GPU"
-            return f"missing: pip install tensorrt ({other})"
+            if not gpus():
+                return "no NVIDIA GPU; pip install tensorrt-rtx builds its plans without one"
+            return "missing: pip install tensorrt (tensorrt-rtx for RTX GPUs)"
         first, unknown = TENSORRT_VERSIONS
         if self.package == "tensorrt" and not first <= self.numbers < unknown:
             number = self.version().split()[1]

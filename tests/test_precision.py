@@ -644,6 +644,16 @@ def test_an_unsupported_gpu_is_told_in_words(bench, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [([], "no NVIDIA GPU"), ([{"index": 0}], "missing: pip install tensorrt (tensorrt-rtx")],
+)
+def test_no_gpu_is_told_before_a_package_that_would_not_run_here(bench, monkeypatch, found, told):
+    monkeypatch.setattr(bench.TensorRt, "package", "")
+    monkeypatch.setattr(bench, "gpus", lambda: found)
+    assert bench.ENGINES["tensorrt"].why_not("fp16").startswith(told)
+
+
 def test_what_tensorrt_logs_first_is_told_with_a_remedy(bench):
     """pybind11 says `factory function returned nullptr`; the reason stands in the log before it."""
     told = bench.trt_error(

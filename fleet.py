@@ -604,7 +604,9 @@ def join_cluster(address: str) -> Any:
         with bench.waiting(f"Connecting to {address}"), bench.quiet():
             if at := re.fullmatch(r"([^/:]+):(\d+)", address):  # Ray would try for minutes
                 socket.create_connection((at.group(1), int(at.group(2))), timeout=10).close()
+            heeded = signal.getsignal(signal.SIGTERM)
             ray.init(address, log_to_driver=False, logging_level="ERROR", **local)
+            signal.signal(signal.SIGTERM, heeded)  # Ray overwrites it
     except Exception as error:  # no cluster, another Python or Ray there, a malformed address
         remedy = "start one with `ray start --head`, or pass local"
         if "AuthToken" in str(error.__cause__):  # from Ray 2.59 on clusters ask for one

@@ -43,7 +43,6 @@ import collections
 import functools
 import html
 import io
-import itertools
 import json
 import math
 import os
@@ -399,7 +398,8 @@ def read_line(line: bytes, path: str, number: int) -> Record:
             raise UserError(f"{place}: version {version} is newer than this report.py: update it")
         return decode(line, Record)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        if number == 1 and version is None:  # not a bad line of a file of ours
+        begins_as_ours = line.startswith(b'{"record"')
+        if number == 1 and not begins_as_ours:
             why = f"{path} is no results.jsonl (line 1: {error})"
             raise UserError(f"{why}: pass one that tensorrt.py wrote") from error
         raise UserError(f"{place}: no record of tensorrt.py ({error}): remove the line") from error
@@ -424,14 +424,12 @@ def merged(paths: list[str]) -> list[Record]:
     """The records of several files, the newest last; once where files hold the same."""
     records = [record for path in paths for record in read_records(path)]
     records.sort(key=lambda record: record.time)
-    kept = []
-    for _, of_one_time in itertools.groupby(records, lambda record: record.time):
-        different: list[Record] = []
-        for record in of_one_time:
-            if record not in different:
-                different.append(record)
-        kept += different
-    return kept
+    kept: dict[tuple[str, ...], list[Record]] = collections.defaultdict(list)
+    for record in records:
+        alike = kept[record.time, record.network, record.case, record.device]
+        if record not in alike:
+            alike.append(record)
+    return [record for alike in kept.values() for record in alike]
 
 
 # ------------------------------------------------------------------------------------------- rows
@@ -589,14 +587,17 @@ def graph_text(graph: GraphFacts, others: list[GraphFacts]) -> str:
 def rows_of(records: list[Record]) -> list[Row]:
     """A group's rows: each case's newest record that was timed, and a newer one that was not."""
     rows: list[Row] = []
-    natives: dict[tuple[int, str], Record] = {}  # the newest, by batch size and inputs
+    natives: dict[tuple[Any, ...], Record] = {}  # the newest, by batch size, inputs and settings
     for record in records:
         if record.precision == "native":
-            natives |= {(record.batch_size, inputs): record for inputs in record.timings}
+            for inputs in record.timings:
+                natives[record.batch_size, inputs] = record
+                natives[record.batch_size, inputs, str(settings_of(record))] = record
     for members in grouped(records, case_key).values():
         timed = [record for record in members if record.timings]
         for inputs in timed[-1].timings if timed else ():
-            native = natives.get((timed[-1].batch_size, inputs))
+            place = timed[-1].batch_size, inputs
+            native = natives.get((*place, str(settings_of(timed[-1]))), natives.get(place))
             older = [record.timings[inputs] for record in timed[:-1] if inputs in record.timings]
             rows.append(Row(timed[-1], inputs, native, older))
         if not members[-1].timings:
@@ -973,7 +974,7 @@ def why_nothing_is_told(record: Record) -> str:
 def rating_text(row: Row) -> str:
     """`FP16 in xla, 2.36x native (2.28 to 2.44)`."""
     value, low, high = row.times_native
-    engine = f"{row.record.precision_name} in {row.record.engine}"
+    engine = f"{row.record.precision_name} in {row.record.engine}{row.setting}"
     return f"{engine}, {value:.2f}x native ({low:.2f} to {high:.2f})"
 
 
@@ -1290,7 +1291,10 @@ def draw_quality(axes: Axes, rows: list[Row]) -> None:
     counts: dict[tuple[str, str], tuple[float, float]] = {}
     for point in points:
         record, speed = point.row.record, point.row.timing.speed.value
-        look = marker_of(record) | {"label": record.engine_name, "markersize": 8}
+        look = marker_of(record) | {
+            "label": record.engine_name + point.row.setting,
+            "markersize": 8,
+        }
         axes.plot(speed, point.height, linestyle="none", **look)
         counts.setdefault((f"{point.height:.3f}", point.images), (speed, point.height))
     below: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
@@ -1504,15 +1508,17 @@ def newest(records: list[Record], key: Callable[[Record], CaseKey]) -> dict[Case
     return {key(record): record for record in records}
 
 
-def names_of(records: list[Record]) -> Callable[[Record], str]:
-    """Names cases: with the network where there are several, with settings where those differ."""
-    networks = grouped(records, lambda record: record.graph.name)
+def names_of(new: list[Record], old: list[Record]) -> Callable[[Record], str]:
+    """Names cases: with network, settings and device where there are several of them."""
+    networks = grouped(new + old, lambda record: record.graph.name)
     settings = {network: differing(members) for network, members in networks.items()}
+    is_fleet = any(len({record.device for record in side}) > 1 for side in (new, old))
 
     def name_of(record: Record) -> str:
-        """`FP16 xla 8`, or `net.pb FP16 xla 8, vgg`."""
+        """`FP16 xla 8`, or `net.pb FP16 xla 8, vgg on GPU 1`."""
         network = record.graph.name
         name = record.case + setting_text(record, settings[network])
+        name += f" on {record.device}" if is_fleet else ""
         return f"{network} {name}".lstrip() if len(networks) > 1 else name
 
     return name_of
@@ -1547,7 +1553,7 @@ def compare(new: list[Record], old: list[Record]) -> list[Compared]:
     anywhere = collections.defaultdict(list)  # keys of a case before, on whatever device
     for key, record in before.items():
         anywhere[record.network, record.case].append(key)
-    name_of = names_of([*before.values(), *now.values()])
+    name_of = names_of([*now.values()], [*before.values()])
     rows, told = [], set()  # told: keys before that a row tells of
     for key, record in now.items():
         if then := before.get(key, near.get(place_key(record))):
@@ -1676,7 +1682,8 @@ def run(options: argparse.Namespace) -> int:
     records = merged(options.files)
     models = arrange(records)
     print_models(models)
-    if options.output or not options.compare:
+    is_timed = any(record.timings for record in records)
+    if not options.compare or (options.output and is_timed):  # else the comparison says what failed
         write(models, Path(options.output or Path(options.files[0]).with_name("report.png")))
     if not options.compare:
         return 0

@@ -1166,6 +1166,8 @@ def without_ctrl_c() -> Iterator[None]:
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as timeout, Slurm and docker stop send it: it ends a run as Ctrl-C does."""
 
+    came = False  # for Ray, which makes a plain KeyboardInterrupt of it
+
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -1173,6 +1175,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 def terminate(*_: Any) -> NoReturn:
     """SIGTERM's handler: the first ends the run, and timeout sends a second."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Terminated.came = True
     raise Terminated
 
 
@@ -7421,9 +7424,9 @@ def main(
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:
+    except KeyboardInterrupt:
         say("stopped; what was measured is kept")
-        return 143 if isinstance(stop, Terminated) else 130
+        return 143 if Terminated.came else 130
     except BrokenPipeError:  # as in `| head`: nobody reads on; the records are on disk
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -903,11 +903,32 @@ def test_cases_that_did_not_run_now_are_named(run, written, kept):
     moved = {**kept[1], "device": "GPU Y"}
     ran = run(written([kept[0], moved]), f"--compare={KEPT}", "--fail_slower=5")
     assert ran.returncode == 0, ran.stderr
+    there = " on AMD EPYC, 2 threads"
     assert {case: said for case, said in verdicts(ran.stdout).items() if "same" not in said} == {
-        "FP32 onnxruntime 4": "not comparable: other device (AMD EPYC, 2 threads, now GPU Y)",
-        "FP16 onnxruntime 4": "not run now",
-        "INT8 onnxruntime 4": "not run now",
+        "FP32 onnxruntime 4 on GPU Y": f"not comparable: other device ({there[4:]}, now GPU Y)",
+        "FP16 onnxruntime 4" + there: "not run now",
+        "INT8 onnxruntime 4" + there: "not run now",
     }
+
+
+def test_a_gate_says_that_all_fail_now_where_nothing_can_be_drawn(run, written, kept, tmp_path):
+    broken = [{**record, "status": "failed", "error": "boom", "timings": {}} for record in kept]
+    picture = f"--output={tmp_path / 'report.png'}"
+    ran = run(written(broken), f"--compare={KEPT}", "--fail_slower=5", picture)
+    assert ran.returncode == 3 and ran.stdout.count("fails now: boom") == len(kept)
+
+
+def test_a_case_has_the_native_of_its_own_settings(report, kept):
+    """Where the record itself does not say how many times native it is, as of separate runs."""
+    native, other = ({**record, "times_native": None} for record in kept[:2])
+    made = [
+        with_flags(scaled(native, factor), tf32=tf32) for factor, tf32 in ((1, False), (3, True))
+    ]
+    made += [with_flags(other, tf32=False)]
+    rows = report.rows_of([report.decode(json.dumps(one).encode(), report.Record) for one in made])
+    (row,) = [row for row in rows if row.record.precision != "native"]
+    assert row.native.flags["tf32"] is False
+    assert "onnxruntime, tf32=False, " in report.rating_text(row)
 
 
 def test_inputs_in_other_places_are_not_comparable(run, written, kept):

@@ -391,15 +391,14 @@ def decode(line: bytes, shape: type[Shape]) -> Shape:
 
 def read_line(line: bytes, path: str, number: int) -> Record:
     """The record of a line; a UserError names the place of a line that is none."""
-    place, version = f"{path}, line {number}", None
+    place = f"{path}, line {number}"
     try:
         version = decode(line, Version).record
         if version > RECORD_VERSION:
             raise UserError(f"{place}: version {version} is newer than this report.py: update it")
         return decode(line, Record)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        begins_as_ours = line.startswith(b'{"record"')
-        if number == 1 and not begins_as_ours:
+        if number == 1 and not line.startswith(b'{"record"'):
             why = f"{path} is no results.jsonl (line 1: {error})"
             raise UserError(f"{why}: pass one that tensorrt.py wrote") from error
         raise UserError(f"{place}: no record of tensorrt.py ({error}): remove the line") from error
@@ -1362,7 +1361,7 @@ def draw_curves(part: SubFigure, rows: list[Row]) -> None:
         axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
         axes.minorticks_off()
     set_logarithmic(trade, "x")
-    compared = [row for row in rows if row.is_first and row.record.agreement]
+    compared = [row for row in rows if row.record.agreement]
     compared.sort(key=lambda row: row.timing.speed)
     draw_quality(quality, list({row.label: row for row in compared}.values()))
     if compared:

@@ -1163,20 +1163,19 @@ def without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as timeout, Slurm and docker stop send it: it ends a run as Ctrl-C does."""
-
-    came = False  # for Ray, which makes a plain KeyboardInterrupt of it
-
-
 STOPS = (signal.SIGINT, signal.SIGTERM)
+TERMINATED = False  # whether it was SIGTERM that ended the run
 
 
 def terminate(*_: Any) -> NoReturn:
-    """SIGTERM's handler: the first ends the run, and timeout sends a second."""
+    """SIGTERM's handler: timeout, Slurm and docker stop end a run as Ctrl-C does.
+
+    The first is enough; timeout sends a second.
+    """
+    global TERMINATED
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    Terminated.came = True
-    raise Terminated
+    TERMINATED = True
+    raise KeyboardInterrupt
 
 
 def heed_signals() -> None:
@@ -1193,9 +1192,8 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # they never come to another
         yield
         return
-    held = [
-        number for number in STOPS if signal.getsignal(number) is not None
-    ]  # not None: a library's, in C
+    # None: a handler that a library installed in C, and Python could not put back.
+    held = [number for number in STOPS if signal.getsignal(number) is not None]
     before = {number: signal.signal(number, lambda sent, _: came.append(sent)) for number in held}
     try:
         yield
@@ -1627,7 +1625,6 @@ def load_samples(config: Config, graph: Graph, count: int) -> Samples:
             say("--input_range has no effect beside --samples: it is for random data")
         return read_samples(config.samples, graph, config.num_images, "--samples")
     if graph.layout:
-        by_input(config.input_range, "--input_range", graph.inputs)  # refuses names of no input
         return load_images(config, graph, count)
     return random_samples(config, graph, count)
 
@@ -3834,7 +3831,7 @@ class TensorRt(Engine):
         """See Engine; tensorrt needs a GPU to build, tensorrt-rtx none."""
         if not self.package:
             if not gpus():
-                return "no NVIDIA GPU; pip install tensorrt-rtx builds its plans without one"
+                return "no NVIDIA GPU (pip install tensorrt-rtx builds plans without one)"
             return "missing: pip install tensorrt (tensorrt-rtx for RTX GPUs)"
         first, unknown = TENSORRT_VERSIONS
         if self.package == "tensorrt" and not first <= self.numbers < unknown:
@@ -5342,7 +5339,7 @@ def judge(result: Result, job: Job) -> None:
     result.notes += meaning_notes(outputs[main], kind, config)
     if job.case.precision == "native" or "native" not in config.precisions:  # told once
         natives = (result.reference or {}).get(main)
-        result.notes += unsure(natives, kind, job.samples, config)
+        result.notes += pixel_notes(natives, kind, job.samples, config)
     if not all_finite(outputs):
         said = f"the output holds NaN or infinity{as_the_samples(job)}"
         result.notes.append(f"{said}: its predictions mean nothing")
@@ -5363,7 +5360,9 @@ UNSURE = 0.2
 OTHER_PIXELS = "pass --preprocessing if the network was trained with other pixels (docs/images.md)"
 
 
-def unsure(values: np.ndarray | None, kind: str, samples: Samples, config: Config) -> list[str]:
+def pixel_notes(
+    values: np.ndarray | None, kind: str, samples: Samples, config: Config
+) -> list[str]:
     """A sentence where native, with trained weights, may see other pixels than in training.
 
     It is sure of hardly any photograph then; or nothing told which pixels it was trained with.
@@ -6222,6 +6221,8 @@ def settle_images(config: Config, graph: Graph, loader: Worker | Here) -> Graph:
         refuse_image_flags(config, graph)
         return graph
     choose_preprocessing(config, graph)
+    if by_input(config.input_range, "--input_range", graph.inputs):
+        say("--input_range has no effect on images: random pixels are 0 to 255")
     if config.host_dtype == "uint8" and graph.dtype != "uint8":
         return loader.ask("with_pixels_in_front", config, graph)
     return graph
@@ -6318,10 +6319,14 @@ def announce(cases: list[Case]) -> None:
     for engine, precision in chosen:
         if engine != "none":
             say(f"{precision_name(precision)} uses {engine}")
-    reasons = "; ".join(chosen.values())
-    passed_over = dict(re.findall(rf"(\w+): {PASSED_OVER}([^;]+)", reasons))
-    missing = [name for name in AUTO if f"{name}: " in reasons and name not in passed_over]
-    if missing:
+    reasons = [reason.partition(": ") for why in chosen.values() for reason in why.split("; ")]
+    passed_over = {
+        name: why.removeprefix(PASSED_OVER)
+        for name, _, why in reasons
+        if why.startswith(PASSED_OVER)
+    }
+    told = {name for name, *_ in reasons} - set(passed_over)
+    if missing := [name for name in AUTO if name in told]:
         say(f"not available here: {', '.join(missing)} (--doctor says why)")
     for name, why in passed_over.items():
         say(f"passed over: {name} ({why})")
@@ -7426,7 +7431,7 @@ def main(
         return 2
     except KeyboardInterrupt:
         say("stopped; what was measured is kept")
-        return 143 if Terminated.came else 130
+        return 143 if TERMINATED else 130
     except BrokenPipeError:  # as in `| head`: nobody reads on; the records are on disk
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

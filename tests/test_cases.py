@@ -203,7 +203,7 @@ def test_the_first_sigterm_is_enough(bench, monkeypatch):
     """The second of timeout would cut off what the first had written."""
     handlers = {}
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)
-    monkeypatch.setattr(bench.Terminated, "came", False)  # and so again behind this test
+    monkeypatch.setattr(bench, "TERMINATED", False)  # and so again behind this test
     with pytest.raises(KeyboardInterrupt):
         bench.terminate(signal.SIGTERM, None)
     assert handlers == {signal.SIGTERM: signal.SIG_IGN}

@@ -101,6 +101,8 @@ def test_unknown_node_offers_the_closest(main, forms):
 
 def test_a_range_for_no_input_is_refused(main, net):
     """Of images too, whose random pixels have no range to set."""
+    said = "--input_range has no effect on images: random pixels are 0 to 255"
+    assert said in main(*net, "--input_range=input_tensor:0:1", "--build_only").err
     line = one_error(main(*net, "--input_range=foo:0:1"))
     assert line.endswith("there are: input_tensor [?, 8, 8, 1] float32)")
 

@@ -3394,7 +3394,7 @@ class TfTrt(Engine):
         return write_artifact(job.path(), data, start, facts)
 
     def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
-        """The converted graph, each of whose engines has run once.
+        """The converted graph, each of whose engines was built and has run once.
 
         Raises:
           UserError: an engine cannot run; TF-TRT would have TensorFlow run its part of the graph,
@@ -3406,14 +3406,12 @@ class TfTrt(Engine):
 
         os.environ["TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"] = "False"
         start = time.perf_counter()
-        builds = artifact.facts["built_when_run"]
-        unfused = left_apart(tf, job.config.isolate) if builds else contextlib.nullcontext()
+        unfused = left_apart(tf, job.config.isolate)
         with tftrt_errors("native segment", "a TF-TRT engine cannot run"), unfused:
             runner = TensorFlowRunner(job, artifact, feed, compiled=False)
             runner.infer(feed)
         runner.facts["engines_ran"] = True
-        if builds:
-            runner.facts["engine_build_seconds"] = time.perf_counter() - start
+        runner.facts["engine_build_seconds"] = time.perf_counter() - start
         return runner
 
 
@@ -3494,52 +3492,29 @@ def missing_nvinfer() -> str | None:
 
 
 def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
-    """The graph after TF-TRT, and facts: whether its engines are built when they run; calibration.
-
-    INT8's engines are. The others are built now, unless that is for few nodes only: TF-TRT leaves
-    out those whose shapes it does not know yet, and may take more where engines are built later.
-    """
+    """The graph after TF-TRT, whose engines are built when they run, and facts of calibration."""
     if job.case.precision == "int8":
         return calibrate_by_tftrt(tf, converter_class, job)
-    tries = []
-    for when_run in (False, True):
-        with tf.Graph().as_default():  # this converter refuses eager mode
-            graph_def = tftrt_converter(converter_class, job, when_run).convert()
-        share = tftrt_share(graph_def)["share_of_nodes"]
-        tries.append((share, graph_def, when_run))
-        if share >= MOST_NODES:
-            break
-    _, graph_def, when_run = max(tries, key=lambda found: found[0])
-    return graph_def, {"built_when_run": when_run}
+    with tf.Graph().as_default():  # this converter refuses eager mode
+        return tftrt_converter(converter_class, job).convert(), {}
 
 
-def tftrt_converter(converter_class: Any, job: Job, when_run: bool) -> Any:
-    """TF-TRT's converter of a job; `when_run`: engines are built at their first run."""
+def tftrt_converter(converter_class: Any, job: Job) -> Any:
+    """TF-TRT's converter of a job.
+
+    It leaves the building of engines to their first run (is_dynamic_op): built before, they are
+    three times slower (docs/tftrt.md), and nodes whose shapes are not known yet are left out.
+    """
     precision = job.case.precision
-    graph_def = graph_def_of(job.graph)
-    if not when_run:
-        close_sides(graph_def, job.samples.batch(1))
     return converter_class(
-        input_graph_def=graph_def,
+        input_graph_def=graph_def_of(job.graph),
         nodes_denylist=[name.split(":")[0] for name in job.graph.output_names],
-        max_batch_size=None if when_run else job.case.batch_size,
+        max_batch_size=None,
         max_workspace_size_bytes=(job.config.workspace_size or TFTRT_WORKSPACE_MB) << 20,
         precision_mode=precision.upper(),
-        is_dynamic_op=when_run,
+        is_dynamic_op=True,
         use_calibration=precision == "int8",
     )
-
-
-def close_sides(graph_def: Any, feed: Feed) -> None:
-    """Writes a feed's sides into a graph's placeholders, but for the first, which is the batch.
-
-    TF-TRT builds an engine before it runs only where it knows them.
-    """
-    for node in graph_def.node:
-        if node.op == "Placeholder" and f"{node.name}:0" in feed:
-            sides = feed[f"{node.name}:0"].shape
-            for side, given in list(zip(sides, node.attr["shape"].shape.dim))[1:]:
-                given.size = side
 
 
 def calibrate_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict[str, Any]]:
@@ -3547,7 +3522,7 @@ def calibrate_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, di
     taken, facts = calibration_samples(job.config, job.graph, job.samples)
     samples = feeds(job.graph, taken, job.case.size)
     with tf.Graph().as_default():
-        converter = tftrt_converter(converter_class, job, when_run=True)
+        converter = tftrt_converter(converter_class, job)
         data = converter.convert().SerializeToString(deterministic=True)
         kept = job.path().name.replace("tftrt_int8_", "tftrt_int8_calib_", 1)
         write_atomically(job.path().with_name(kept), data)
@@ -3556,8 +3531,7 @@ def calibrate_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, di
         converter._test_only_disable_non_trt_optimizers = True
         feed = iter(samples).__next__
         graph_def = converter.calibrate(job.graph.output_names, len(samples), feed_dict_fn=feed)
-    calibration = {**facts, "method": "TensorRT's own"}
-    return graph_def, {"built_when_run": True, "calibration": calibration}
+    return graph_def, {"calibration": {**facts, "method": "TensorRT's own"}}
 
 
 def tftrt_share(graph_def: Any) -> dict[str, Any]:
@@ -3611,18 +3585,34 @@ class OnnxRuntime(Engine):
         return "CPUExecutionProvider"
 
     def open(self, job: Job, artifact: Artifact, feed: Feed) -> Runner:
-        """A session on `provider`.
+        """A session on `provider`, with all of CUDA_SETTINGS that the graph allows.
 
         Raises:
           UserError: ONNX Runtime took another, or runs none of an INT8 file in int8.
         """
-        return OnnxRuntimeRunner(job, artifact, feed, self.provider())
+        provider = self.provider()
+        *faster, plain = CUDA_SETTINGS if provider.startswith("CUDA") else ({},)
+        for settings in faster:
+            try:
+                return OnnxRuntimeRunner(job, artifact, feed, provider, settings)
+            except UserError:
+                raise
+            except Exception:  # ONNX Runtime's errors have no class in common
+                continue
+        return OnnxRuntimeRunner(job, artifact, feed, provider, plain)
+
+
+# What each gains: tests/bench/ort_options.py. A graph with loops, or of which nodes run on the
+# CPU, cannot be captured.
+CUDA_SETTINGS = ({"prefer_nhwc": 1, "enable_cuda_graph": 1}, {"prefer_nhwc": 1}, {})
 
 
 class OnnxRuntimeRunner:
     """A session whose inputs and outputs are bound to the device: a step copies nothing."""
 
-    def __init__(self, job: Job, artifact: Artifact, feed: Feed, provider: str) -> None:
+    def __init__(
+        self, job: Job, artifact: Artifact, feed: Feed, provider: str, settings: dict[str, int]
+    ) -> None:
         import onnxruntime
 
         self.runtime = onnxruntime
@@ -3633,14 +3623,14 @@ class OnnxRuntimeRunner:
         with precision_errors(), precision_py().scratch_folder() as scratch:
             if job.case.precision != "fp32":  # nothing of it is proved
                 options.optimized_model_filepath = str(scratch / "ran.onnx")
-            self.session = create_session(model, options, provider, job.config)
+            self.session = create_session(model, options, provider, job.config, settings)
             ran = executed_coverage(options.optimized_model_filepath, job.case.precision)
-        self.facts = {"provider": provider, **ran}
+        self.facts = {"provider": provider, **settings, **ran}
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.resident = self.bind(feed)
-        self.options = onnxruntime.RunOptions()
-        if self.device == "cuda":
-            self.options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self.options = run_options(UNSYNCED, UNCAPTURED)
+        if "enable_cuda_graph" in settings:
+            self.capture()
 
     def bind(self, feed: Feed) -> Any:
         """An IOBinding: the feed copied to the device, outputs that stay there."""
@@ -3652,6 +3642,18 @@ class OnnxRuntimeRunner:
             binding.bind_output(name, self.device, 0)
         return binding
 
+    def capture(self) -> None:
+        """Has a step replay a CUDA graph, which needs outputs that stay where they are."""
+        self.enqueue()
+        self.sync()
+        outputs = self.resident.get_outputs()
+        self.resident.clear_binding_outputs()
+        for name, value in zip(self.outputs, outputs):
+            self.resident.bind_ortvalue_output(name, value)
+        self.options = run_options(UNSYNCED)
+        self.enqueue()
+        self.sync()
+
     def enqueue(self) -> None:
         """Starts a step on the resident batch; on a CPU it is done when this returns."""
         self.session.run_with_iobinding(self.resident, self.options)
@@ -3662,7 +3664,7 @@ class OnnxRuntimeRunner:
 
     def infer(self, feed: Feed) -> Feed:
         """NumPy in, NumPy out; copied by the session itself."""
-        results = self.session.run(self.outputs, as_onnx_takes(feed))
+        results = self.session.run(self.outputs, as_onnx_takes(feed), run_options(UNCAPTURED))
         return dict(zip(self.outputs, results))
 
     def prefetch(self, feed: Feed, steps: int) -> Callable[[], None]:
@@ -3673,12 +3675,14 @@ class OnnxRuntimeRunner:
         if self.device == "cpu":  # the inputs are read where they lie
             return lambda: repeat(lambda: self.infer(feed), steps)
 
+        options = run_options(UNSYNCED, UNCAPTURED)
+
         def burst() -> None:
             """The steps; the copy of the first inputs is part of them."""
             following = self.bind(feed)
             for _ in range(steps):
                 running = following
-                self.session.run_with_iobinding(running, self.options)
+                self.session.run_with_iobinding(running, options)
                 following = self.bind(feed)  # copies while the step runs
                 running.synchronize_outputs()
                 running.copy_outputs_to_cpu()
@@ -3686,13 +3690,29 @@ class OnnxRuntimeRunner:
         return burst
 
 
-def create_session(model: bytes, options: Any, provider: str, config: Config) -> Any:
+# Options of a run: it ends before the GPU has; it neither captures nor replays a CUDA graph.
+UNSYNCED = ("disable_synchronize_execution_providers", "1")
+UNCAPTURED = ("gpu_graph_id", "-1")
+
+
+def run_options(*entries: tuple[str, str]) -> Any:
+    """ONNX Runtime's options of a run."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    for entry in entries:
+        options.add_run_config_entry(*entry)
+    return options
+
+
+def create_session(
+    model: bytes, options: Any, provider: str, config: Config, settings: dict[str, int]
+) -> Any:
     """A session that has the provider: ONNX Runtime silently takes the CPU where CUDA fails."""
     import onnxruntime
 
-    settings = {}
     if provider.startswith("CUDA"):
-        settings["use_tf32"] = int(config.tf32)
+        settings = {**settings, "use_tf32": int(config.tf32)}
         if hasattr(onnxruntime, "preload_dlls"):
             # Its CUDA and cuDNN may be others than TensorFlow's: from pip's packages.
             onnxruntime.preload_dlls()

@@ -205,6 +205,14 @@ def test_every_engine_and_precision_names_the_digits(bench, trained, engine, pre
     print(engine, precision, result.artifact.facts)
 
 
+def test_onnx_runtime_replays_a_cuda_graph(bench, trained):
+    if not bench.ENGINES["onnxruntime"].provider().startswith("CUDA"):
+        pytest.skip("onnxruntime for CPUs")
+    proof = run_case(bench, trained("onnxruntime", "fp16")).artifact.facts
+    assert proof["enable_cuda_graph"] and proof["prefer_nhwc"]
+    assert proof["executed_share_of_nodes"] == 1
+
+
 def test_a_plan_tells_the_type_of_every_layer(bench, trained, tmp_path):
     proof = run_case(bench, trained("tensorrt", "int8")).artifact.facts
     assert proof["unknown_nodes"] == 0

@@ -419,6 +419,59 @@ def test_onnxruntime_is_told_the_shapes_that_it_is_fed(bench, onnx, precision):
     assert source.shape == [8, *onnx.samples.head(1).arrays[source.name].shape[1:]]
 
 
+def test_outputs_of_a_cuda_graph_stay_where_they_are(bench, onnx):
+    """On a CPU nothing is captured, but outputs are bound in the same way."""
+    runner = opened(bench, onnx, "fp32")
+    feed = onnx.samples.batch(8)
+    ((name, wanted),) = runner.infer(feed).items()
+    runner.capture()
+    places = set()
+    for _ in range(3):
+        runner.enqueue()
+        runner.sync()
+        (output,) = runner.resident.get_outputs()
+        places.add(output.data_ptr())
+        assert np.array_equal(output.numpy(), wanted), name
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize(
+    ("refused", "ran"),
+    [
+        ((), {"prefer_nhwc": 1, "enable_cuda_graph": 1}),
+        (("enable_cuda_graph",), {"prefer_nhwc": 1}),
+        (("enable_cuda_graph", "prefer_nhwc"), {}),
+    ],
+)
+def test_a_cuda_session_gets_what_the_graph_allows(bench, monkeypatch, refused, ran):
+    def opens(job, artifact, feed, provider, settings):
+        if any(setting in settings for setting in refused):
+            raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : This session cannot use it")
+        return settings
+
+    monkeypatch.setattr(bench, "OnnxRuntimeRunner", opens)
+    engine = bench.ENGINES["onnxruntime"]
+    monkeypatch.setattr(engine, "provider", lambda: "CUDAExecutionProvider")
+    assert engine.open(None, None, {}) == ran
+    monkeypatch.setattr(engine, "provider", lambda: "CPUExecutionProvider")
+    assert engine.open(None, None, {}) == {}
+
+
+def test_a_cuda_session_without_cuda_is_told_at_once(bench, monkeypatch):
+    tried = []
+
+    def opens(job, artifact, feed, provider, settings):
+        tried.append(settings)
+        raise bench.UserError("ONNX Runtime has no CUDA here")
+
+    monkeypatch.setattr(bench, "OnnxRuntimeRunner", opens)
+    engine = bench.ENGINES["onnxruntime"]
+    monkeypatch.setattr(engine, "provider", lambda: "CUDAExecutionProvider")
+    with pytest.raises(bench.UserError, match="no CUDA"):
+        engine.open(None, None, {})
+    assert len(tried) == 1
+
+
 def test_accuracy_stays(main, forms, digits):
     ran = main(
         f"--frozen_graph={forms['frozen_graph']}",

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tensorflow.core.framework import graph_pb2  # isort: skip
@@ -100,6 +99,7 @@ def test_what_the_converter_is_told(bench, job, converter, digits, precision):
     told = converter.told["__init__"][1]
     assert told["precision_mode"] == precision.upper()
     assert told["max_workspace_size_bytes"] == 512 << 20
+    assert told["is_dynamic_op"], "engines that are built before they run are three times slower"
     assert told["nodes_denylist"] == [name.split(":")[0] for name in given.graph.output_names]
     assert graph_def == converter.result
     if precision == "int8":
@@ -113,41 +113,10 @@ def test_what_the_converter_is_told(bench, job, converter, digits, precision):
         assert (given.path().parent / "tftrt_int8_calib_net.pb").exists()
     else:
         assert "calibrate" not in converter.told
-        assert told["max_batch_size"] == 8
-        assert facts == {"built_when_run": False}
+        assert facts == {}
 
 
-@pytest.mark.parametrize(
-    ("now", "later", "when_run"),
-    [((0,), (1,), True), ((1, ["head"]), (2,), True), ((1, ["head"]), (1, ["head"]), False)],
-)
-def test_engines_are_built_when_they_run_where_that_is_for_more_of_the_graph(
-    bench, job, converter, engine_graph, now, later, when_run
-):
-    """Before it runs TF-TRT 2.14 converted nothing of a graph of waveforms of any length."""
-    import tensorflow as tf
-
-    asked = []
-
-    class Reluctant(converter):
-        def convert(self):
-            told = self.told["__init__"][1]
-            (side, *_) = [n for n in told["input_graph_def"].node if n.op == "Placeholder"]
-            sides = [dim.size for dim in side.attr["shape"].shape.dim]
-            asked.append((told["is_dynamic_op"], told["max_batch_size"], sides))
-            return engine_graph(*(later if told["is_dynamic_op"] else now))
-
-    graph_def, facts = bench.convert_by_tftrt(tf, Reluctant, job("fp16"))
-    assert [words[:2] for words in asked] == [(False, 8), (True, None)]
-    assert asked[0][2][1:] == [8, 8, 1], "shapes have to be known before it runs"
-    assert graph_def == engine_graph(*(later if when_run else now))
-    assert facts == {"built_when_run": when_run}
-
-
-@pytest.mark.parametrize("when_run", [False, True])
-def test_engines_that_are_built_when_they_run_are_built_at_every_opening(
-    bench, job, monkeypatch, when_run
-):
+def test_engines_are_built_at_every_opening(bench, job, monkeypatch):
     """Their seconds count as building, once however often the case is opened.
 
     Meanwhile TensorFlow fuses no batch norms, of which TF-TRT would build nothing.
@@ -168,13 +137,13 @@ def test_engines_that_are_built_when_they_run_are_built_at_every_opening(
     monkeypatch.setattr(bench.OpenCase, "run_first", lambda self, inputs: 0.0)
     opened = bench.OpenCase(job("fp16", "--noisolate"))
     opened.batch = {}
-    opened.artifact = bench.Artifact("x", "0", 140.0, facts={"built_when_run": when_run})
+    opened.artifact = bench.Artifact("x", "0", 140.0, facts={})
     for _ in range(2):
         opened.run_opened(bench.TfTrt())
-        built = opened.artifact.facts.get("engine_build_seconds", 0.0)
-        assert (built > 0) == when_run
+        built = opened.artifact.facts["engine_build_seconds"]
+        assert built > 0
         assert opened.artifact.seconds == pytest.approx(140.0 + built)
-    assert apart == [when_run] * 2
+    assert apart == [True] * 2
     assert tf.config.optimizer.get_experimental_options().get("remapping") is not False
 
 
@@ -269,33 +238,13 @@ def test_an_unconverted_graph_is_an_error(
         return
     artifact = bench.TfTrt().build(given)
     assert artifact.path.endswith("tftrt_fp16_net.pb")
-    assert artifact.facts == {
-        "trt_engines": 1,
-        "share_of_nodes": 0.5,
-        "log": [],
-        "built_when_run": False,
-    }
+    assert artifact.facts == {"trt_engines": 1, "share_of_nodes": 0.5, "log": []}
     written = bench.parse_graph_def(Path(artifact.path).read_bytes())
     (engine,) = [node for node in written.node if node.op == "TRTEngineOp"]
     (segment,) = written.library.function
     # native's functions have the names of before, in the same process with --noisolate
     assert engine.attr["segment_func"].func.name == segment.signature.name
     assert segment.signature.name == "TRTEngineOp_000_000_native_segment_tftrt_fp16_8"
-
-
-def test_the_converter_sees_the_sides_that_a_graph_leaves_open(bench):
-    graph_def = graph_pb2.GraphDef()
-    for name, sides in (("waveform", (-1, -1)), ("known", (-1, 3)), ("state", (4,))):
-        shape = graph_def.node.add(name=name, op="Placeholder").attr["shape"].shape
-        for side in sides:
-            shape.dim.add(size=side)
-    graph_def.node.add(name="any", op="Placeholder").attr["shape"].shape.unknown_rank = True
-    feed = {"waveform:0": (1, 400), "known:0": (1, 3), "state:0": (4,), "any:0": (1, 2)}
-    bench.close_sides(graph_def, {name: np.zeros(shape) for name, shape in feed.items()})
-    found = {
-        node.name: [dim.size for dim in node.attr["shape"].shape.dim] for node in graph_def.node
-    }
-    assert found == {"waveform": [-1, 400], "known": [-1, 3], "state": [4], "any": []}
 
 
 def test_why_not(bench, monkeypatch):

@@ -3591,27 +3591,48 @@ class OnnxRuntime(Engine):
           UserError: ONNX Runtime took another, or runs none of an INT8 file in int8.
         """
         provider = self.provider()
-        *faster, plain = CUDA_SETTINGS if provider.startswith("CUDA") else ({},)
-        for settings in faster:
-            try:
-                return OnnxRuntimeRunner(job, artifact, feed, provider, settings)
-            except UserError:
-                raise
-            except Exception:  # ONNX Runtime's errors have no class in common
-                continue
-        return OnnxRuntimeRunner(job, artifact, feed, provider, plain)
+        tries = CUDA_SETTINGS if provider.startswith("CUDA") else ({},)
+        return open_session(tries, job, artifact, feed, provider)
 
 
-# What each gains: tests/bench/ort_options.py. A graph with loops, or of which nodes run on the
-# CPU, cannot be captured.
-CUDA_SETTINGS = ({"prefer_nhwc": 1, "enable_cuda_graph": 1}, {"prefer_nhwc": 1}, {})
+# What each gains: docs/measurements.md, by tests/bench/ort_options.py.
+SessionSettings = dict[str, int]
+CUDA_SETTINGS: tuple[SessionSettings, ...] = (
+    {"prefer_nhwc": 1, "enable_cuda_graph": 1},
+    {"prefer_nhwc": 1},
+    {},
+)
+
+
+def open_session(
+    tries: Sequence[SessionSettings], job: Job, artifact: Artifact, feed: Feed, provider: str
+) -> OnnxRuntimeRunner:
+    """A runner with the first of these settings that ONNX Runtime does not refuse.
+
+    It captures no graph with loops, nor one of which nodes run on the CPU.
+
+    Raises:
+      UserError: as OnnxRuntime.open.
+      Exception: ONNX Runtime's own, with the last of them.
+    """
+    settings, *less = tries
+    try:
+        return OnnxRuntimeRunner(job, artifact, feed, provider, settings)
+    except UserError:
+        raise
+    except Exception as error:  # ONNX Runtime's have no class in common
+        if not less:
+            raise
+        runner = open_session(less, job, artifact, feed, provider)
+        runner.facts["refused"] = f"{', '.join(settings)}: {one_line(error)}"
+        return runner
 
 
 class OnnxRuntimeRunner:
     """A session whose inputs and outputs are bound to the device: a step copies nothing."""
 
     def __init__(
-        self, job: Job, artifact: Artifact, feed: Feed, provider: str, settings: dict[str, int]
+        self, job: Job, artifact: Artifact, feed: Feed, provider: str, settings: SessionSettings
     ) -> None:
         import onnxruntime
 
@@ -3630,7 +3651,7 @@ class OnnxRuntimeRunner:
         self.resident = self.bind(feed)
         self.options = run_options(UNSYNCED, UNCAPTURED)
         if "enable_cuda_graph" in settings:
-            self.capture()
+            self.capture(feed)
 
     def bind(self, feed: Feed) -> Any:
         """An IOBinding: the feed copied to the device, outputs that stay there."""
@@ -3642,13 +3663,10 @@ class OnnxRuntimeRunner:
             binding.bind_output(name, self.device, 0)
         return binding
 
-    def capture(self) -> None:
+    def capture(self, feed: Feed) -> None:
         """Has a step replay a CUDA graph, which needs outputs that stay where they are."""
-        self.enqueue()
-        self.sync()
-        outputs = self.resident.get_outputs()
-        self.resident.clear_binding_outputs()
-        for name, value in zip(self.outputs, outputs):
+        for name, array in self.infer(feed).items():
+            value = self.runtime.OrtValue.ortvalue_from_numpy(array, self.device, 0)
             self.resident.bind_ortvalue_output(name, value)
         self.options = run_options(UNSYNCED)
         self.enqueue()
@@ -3706,13 +3724,13 @@ def run_options(*entries: tuple[str, str]) -> Any:
 
 
 def create_session(
-    model: bytes, options: Any, provider: str, config: Config, settings: dict[str, int]
+    model: bytes, options: Any, provider: str, config: Config, settings: SessionSettings
 ) -> Any:
     """A session that has the provider: ONNX Runtime silently takes the CPU where CUDA fails."""
     import onnxruntime
 
     if provider.startswith("CUDA"):
-        settings = {**settings, "use_tf32": int(config.tf32)}
+        settings = {"use_tf32": int(config.tf32), **settings}
         if hasattr(onnxruntime, "preload_dlls"):
             # Its CUDA and cuDNN may be others than TensorFlow's: from pip's packages.
             onnxruntime.preload_dlls()
@@ -4748,7 +4766,7 @@ def parent_of(pid: int) -> int:
 
 # What may have moved the speed: fact, from where on it is worth a word, and the word.
 CAUSES = (
-    ("gpu_programs", 0, "{gpu_programs:.0f} other programs on the GPU"),
+    ("gpu_programs", 0, "other programs on the GPU: {gpu_programs:.0f}"),
     ("stolen_cores", 0.02, "the hypervisor took {stolen_cores:.2f} cores"),
     ("other_share", 0.05, "other programs used {other_cores:.1f} cores"),
     ("waited_share", 0.1, "cores were waited for {waited_share:.0%} of the time"),

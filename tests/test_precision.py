@@ -424,7 +424,7 @@ def test_outputs_of_a_cuda_graph_stay_where_they_are(bench, onnx):
     runner = opened(bench, onnx, "fp32")
     feed = onnx.samples.batch(8)
     ((name, wanted),) = runner.infer(feed).items()
-    runner.capture()
+    runner.capture(feed)
     places = set()
     for _ in range(3):
         runner.enqueue()
@@ -445,16 +445,33 @@ def test_outputs_of_a_cuda_graph_stay_where_they_are(bench, onnx):
 )
 def test_a_cuda_session_gets_what_the_graph_allows(bench, monkeypatch, refused, ran):
     def opens(job, artifact, feed, provider, settings):
-        if any(setting in settings for setting in refused):
-            raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : This session cannot use it")
-        return settings
+        for setting in refused:
+            if setting in settings:
+                raise RuntimeError(f"this session has no {setting}")
+        return types.SimpleNamespace(facts={**settings})
 
     monkeypatch.setattr(bench, "OnnxRuntimeRunner", opens)
     engine = bench.ENGINES["onnxruntime"]
     monkeypatch.setattr(engine, "provider", lambda: "CUDAExecutionProvider")
-    assert engine.open(None, None, {}) == ran
+    facts = engine.open(None, None, {}).facts
+    assert ("refused" in facts) == bool(refused)
+    if refused:
+        why = facts.pop("refused")
+        assert why == f"prefer_nhwc, enable_cuda_graph: this session has no {refused[0]}"
+    assert facts == ran
     monkeypatch.setattr(engine, "provider", lambda: "CPUExecutionProvider")
-    assert engine.open(None, None, {}) == {}
+    assert engine.open(None, None, {}).facts == {}
+
+
+def test_what_a_cuda_session_refuses_in_any_case_is_raised(bench, monkeypatch):
+    def opens(job, artifact, feed, provider, settings):
+        raise RuntimeError(f"no memory with {settings}")
+
+    monkeypatch.setattr(bench, "OnnxRuntimeRunner", opens)
+    engine = bench.ENGINES["onnxruntime"]
+    monkeypatch.setattr(engine, "provider", lambda: "CUDAExecutionProvider")
+    with pytest.raises(RuntimeError, match="no memory with {}"):
+        engine.open(None, None, {})
 
 
 def test_a_cuda_session_without_cuda_is_told_at_once(bench, monkeypatch):

@@ -200,7 +200,7 @@ OTHERS = {"other_cores": 1.5, "other_share": 0.1}
     ("clocks", "cause"),
     [
         ({"throttled": ["power cap"], "surroundings": OTHERS}, "itself: power cap"),
-        ({"surroundings": {"gpu_programs": 2, **OTHERS}}, "2 other programs on the GPU"),
+        ({"surroundings": {"gpu_programs": 2, **OTHERS}}, "other programs on the GPU: 2"),
         ({"surroundings": {"stolen_cores": 0.3, **OTHERS}}, "hypervisor took 0.30 cores"),
         ({"surroundings": {"stolen_cores": 0.01, **OTHERS}}, "other programs used 1.5"),
         ({"surroundings": {"waited_share": 0.4}}, "cores were waited for 40% of the time"),

@@ -939,7 +939,7 @@ def answer_lines(group: Group) -> list[str]:
 
 def answer(size: str, rows: list[Row]) -> str:
     """One sentence on the cases of one batch size that stand beside native."""
-    rows = sorted(rows, key=lambda row: -row.times_native.value)
+    rows = sorted(rows, key=lambda row: -row.timing.speed.value)
     faster = [row for row in rows if row.times_native.low > 1]
     if not faster:
         noise = " beyond the noise" if rows[0].times_native.value > 1 else ""

@@ -503,6 +503,20 @@ def test_the_answer(answers, kept):
     assert "on 8 of 8 random images" in answers([native, random])[0]
 
 
+def test_the_fastest_of_several_runs_has_most_images_a_second(report):
+    """FP16's run had a slower native than INT8's: more times native, fewer images/s."""
+    records = report.merged([str(DATA / "h200_tensorrt.jsonl")])
+    (group,) = [group for model in report.arrange(records) for group in model.groups]
+    fp16, int8 = (
+        row
+        for row in group.rows
+        if row.record.batch_size == 1 and row.record.engine == "tensorrt" and row.native
+    )
+    assert fp16.times_native.value > int8.times_native.value
+    (line, *_) = report.answer_lines(group)
+    assert line.startswith("Fastest that is still the same model at batch 1: INT8 in tensorrt")
+
+
 @pytest.mark.parametrize(
     ("top1", "cosine", "same"), [(1.0, 0.999, True), (0.98, 0.999, False), (1.0, 0.98, False)]
 )

@@ -3407,9 +3407,11 @@ class TfTrt(Engine):
         os.environ["TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"] = "False"
         start = time.perf_counter()
         unfused = left_apart(tf, job.config.isolate)
-        with tftrt_errors("native segment", "a TF-TRT engine cannot run"), unfused:
+        with tftrt_errors("native segment", "a TF-TRT engine cannot run") as logged, unfused:
             runner = TensorFlowRunner(job, artifact, feed, compiled=False)
             runner.infer(feed)
+        complaints = [*artifact.facts["log"], *tftrt_complaints(logged)]
+        runner.facts["log"] = list(dict.fromkeys(complaints))
         runner.facts["engines_ran"] = True
         runner.facts["engine_build_seconds"] = time.perf_counter() - start
         return runner
@@ -3502,8 +3504,8 @@ def convert_by_tftrt(tf: Any, converter_class: Any, job: Job) -> tuple[Any, dict
 def tftrt_converter(converter_class: Any, job: Job) -> Any:
     """TF-TRT's converter of a job.
 
-    It leaves the building of engines to their first run (is_dynamic_op): built before, they are
-    three times slower (docs/tftrt.md), and nodes whose shapes are not known yet are left out.
+    It leaves the building of engines to their first run (is_dynamic_op): built before, they are two
+    to three times slower (docs/tftrt.md), and nodes whose shapes are not known yet are left out.
     """
     precision = job.case.precision
     return converter_class(
@@ -3595,12 +3597,13 @@ class OnnxRuntime(Engine):
         return open_session(tries, job, artifact, feed, provider)
 
 
+SessionSettings = dict[str, int | str]
 # What each gains: docs/measurements.md, by tests/bench/ort_options.py.
-SessionSettings = dict[str, int]
 CUDA_SETTINGS: tuple[SessionSettings, ...] = (
     {"prefer_nhwc": 1, "enable_cuda_graph": 1},
-    {"prefer_nhwc": 1},
-    {},
+    {"prefer_nhwc": 1, "enable_cuda_graph": 0},
+    {"prefer_nhwc": 0, "enable_cuda_graph": 1},
+    {"prefer_nhwc": 0, "enable_cuda_graph": 0},
 )
 
 
@@ -3613,7 +3616,7 @@ def open_session(
 
     Raises:
       UserError: as OnnxRuntime.open.
-      Exception: ONNX Runtime's own, with the last of them.
+      Exception: ONNX Runtime's own, with the last of them, or where memory ends.
     """
     settings, *less = tries
     try:
@@ -3621,11 +3624,13 @@ def open_session(
     except UserError:
         raise
     except Exception as error:  # ONNX Runtime's have no class in common
-        if not less:
+        if not less or re.search(NO_MEMORY, str(error), re.I):
             raise
-        runner = open_session(less, job, artifact, feed, provider)
-        runner.facts["refused"] = f"{', '.join(settings)}: {one_line(error)}"
-        return runner
+        refused = one_line(error)
+    # Out of the except block, so that the session that was refused gives its memory back.
+    runner = open_session(less, job, artifact, feed, provider)
+    runner.facts["refused"] = refused
+    return runner
 
 
 class OnnxRuntimeRunner:
@@ -3649,14 +3654,18 @@ class OnnxRuntimeRunner:
         self.facts = {"provider": provider, **settings, **ran}
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.resident = self.bind(feed)
-        self.options = run_options(UNSYNCED, UNCAPTURED)
-        if "enable_cuda_graph" in settings:
+        self.apart = run_options(UNCAPTURED)
+        self.options = run_options(UNCAPTURED, UNSYNCED)
+        if settings.get("enable_cuda_graph"):
             self.capture(feed)
 
     def bind(self, feed: Feed) -> Any:
         """An IOBinding: the feed copied to the device, outputs that stay there."""
         binding = self.session.io_binding()
         for name, array in as_onnx_takes(feed).items():
+            if self.device == "cpu":
+                binding.bind_cpu_input(name, array)  # an OrtValue would not keep the array
+                continue
             value = self.runtime.OrtValue.ortvalue_from_numpy(array, self.device, 0)
             binding.bind_ortvalue_input(name, value)
         for name in self.outputs:
@@ -3664,25 +3673,39 @@ class OnnxRuntimeRunner:
         return binding
 
     def capture(self, feed: Feed) -> None:
-        """Has a step replay a CUDA graph, which needs outputs that stay where they are."""
-        for name, array in self.infer(feed).items():
-            value = self.runtime.OrtValue.ortvalue_from_numpy(array, self.device, 0)
+        """Has a step replay a CUDA graph, which needs outputs that stay where they are.
+
+        Raises:
+          RuntimeError: it computes other outputs.
+        """
+        wanted = self.infer(feed)
+        empty = self.runtime.OrtValue.ortvalue_from_shape_and_type
+        held = {name: empty(a.shape, a.dtype, self.device, 0) for name, a in wanted.items()}
+        for name, value in held.items():
             self.resident.bind_ortvalue_output(name, value)
         self.options = run_options(UNSYNCED)
+        self.enqueue()  # captures
+        for name, value in held.items():
+            value.update_inplace(np.zeros_like(wanted[name]))
         self.enqueue()
         self.sync()
+        if not all(replayed(value.numpy(), wanted[name]) for name, value in held.items()):
+            raise RuntimeError("a CUDA graph computes other outputs")
 
     def enqueue(self) -> None:
-        """Starts a step on the resident batch; on a CPU it is done when this returns."""
+        """Starts a step on the resident batch.
+
+        On a CPU it is done when this returns, and so is the replay of a CUDA graph.
+        """
         self.session.run_with_iobinding(self.resident, self.options)
 
     def sync(self) -> None:
-        """Waits for the GPU; on a CPU there is nothing left to wait for."""
+        """Waits for the GPU; after a replay, and on a CPU, there is nothing left to wait for."""
         self.resident.synchronize_outputs()
 
     def infer(self, feed: Feed) -> Feed:
         """NumPy in, NumPy out; copied by the session itself."""
-        results = self.session.run(self.outputs, as_onnx_takes(feed), run_options(UNCAPTURED))
+        results = self.session.run(self.outputs, as_onnx_takes(feed), self.apart)
         return dict(zip(self.outputs, results))
 
     def prefetch(self, feed: Feed, steps: int) -> Callable[[], None]:
@@ -3693,7 +3716,7 @@ class OnnxRuntimeRunner:
         if self.device == "cpu":  # the inputs are read where they lie
             return lambda: repeat(lambda: self.infer(feed), steps)
 
-        options = run_options(UNSYNCED, UNCAPTURED)
+        options = run_options(UNCAPTURED, UNSYNCED)
 
         def burst() -> None:
             """The steps; the copy of the first inputs is part of them."""
@@ -3706,6 +3729,16 @@ class OnnxRuntimeRunner:
                 running.copy_outputs_to_cpu()
 
         return burst
+
+
+# Of the largest output: two runs of the same kernels, whose sums may be added in another order.
+REPLAY_NOISE = 0.01
+
+
+def replayed(values: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether a replay computed what a plain run did, and not nothing."""
+    largest = np.max(np.abs(wanted), initial=0)
+    return np.allclose(values, wanted, rtol=0, atol=REPLAY_NOISE * largest, equal_nan=True)
 
 
 # Options of a run: it ends before the GPU has; it neither captures nor replays a CUDA graph.
@@ -3734,7 +3767,9 @@ def create_session(
         if hasattr(onnxruntime, "preload_dlls"):
             # Its CUDA and cuDNN may be others than TensorFlow's: from pip's packages.
             onnxruntime.preload_dlls()
-    session = onnxruntime.InferenceSession(model, options, [(provider, settings)])
+    providers = [(provider, settings)]
+    # Its own fallback would hide what it refuses.
+    session = onnxruntime.InferenceSession(model, options, providers, enable_fallback=0)
     if session.get_providers()[0] != provider:
         raise UserError(
             f"ONNX Runtime has no {provider} here, it took {session.get_providers()[0]}: its CUDA "
@@ -6931,8 +6966,11 @@ def reuse_notes(facts: dict[str, Any]) -> list[str]:
     """Sentences where an earlier run did what this one would have had to do."""
     notes = []
     if "built_before" in facts:
+        seconds = f"{facts['built_before']:.0f} s"
         notes.append(
-            f"an earlier run built this in {facts['built_before']:.0f} s: nothing was built now"
+            f"an earlier run converted this in {seconds}: its engines were built now, as always"
+            if "engine_build_seconds" in facts
+            else f"an earlier run built this in {seconds}: nothing was built now"
         )
     if facts.get("kernels") == REUSED_KERNELS:
         notes.append(
@@ -6976,6 +7014,13 @@ def tensorflow_notes(facts: dict[str, Any]) -> list[str]:
     return notes
 
 
+def refusal_note(facts: dict[str, Any]) -> str:
+    """What a CUDA session of ONNX Runtime does without, and why."""
+    names = {"enable_cuda_graph": "a CUDA graph", "prefer_nhwc": "NHWC"}
+    without = " and ".join(name for setting, name in names.items() if not facts[setting])
+    return f"ONNX Runtime refused {without}, which makes others faster ({facts['refused']})"
+
+
 def coverage_notes(precision: str, facts: dict[str, Any]) -> list[str]:
     """Sentences where something else ran than the graph says, or not by this run's building."""
     notes = reuse_notes(facts) + tensorflow_notes(facts)
@@ -6996,6 +7041,8 @@ def coverage_notes(precision: str, facts: dict[str, Any]) -> list[str]:
         notes.append(
             f"only {ran:.0%} of the convolutions and matrix products ran in {precision.upper()}"
         )
+    if "refused" in facts:
+        notes.append(refusal_note(facts))
     if facts.get("unknown_nodes"):
         notes.append(
             f"TensorRT does not tell the type of {facts['unknown_nodes']} of its heavy layers: "

@@ -349,6 +349,7 @@ def test_plans_has_every_precision_made_of_the_rewritten_stem(script):
         ("h200_tensorrt", ["tensorrt FP16 | 2,794 / 2,848 (8.55)", "46,699 / 47,253 (4.51)"]),
         ("h200_tftrt", ["2.14.1: tftrt INT8 | 8,009 / 8,566 (3.62) | 30,614 / 35,693 (5.40)"]),
         ("h200_tftrt_beforehand", ["tftrt FP16 | 2,647 / ", "6,896 / "]),
+        ("h200_onnxruntime", ["onnxruntime FP16 | 868 / 877 (2.53)", "13,993 / 14,040 (1.68)"]),
         ("h200", ["native | 479 / 508 | 2,548 / 2,889"]),
     ],
 )

@@ -419,34 +419,137 @@ def test_onnxruntime_is_told_the_shapes_that_it_is_fed(bench, onnx, precision):
     assert source.shape == [8, *onnx.samples.head(1).arrays[source.name].shape[1:]]
 
 
-def test_outputs_of_a_cuda_graph_stay_where_they_are(bench, onnx):
+def test_outputs_of_a_cuda_graph_stay_where_they_are(bench, onnx, monkeypatch):
     """On a CPU nothing is captured, but outputs are bound in the same way."""
     runner = opened(bench, onnx, "fp32")
+    bound = {}
+    bind = runner.resident.bind_ortvalue_output
+
+    def binds(name, value):
+        bound[name] = value
+        bind(name, value)
+
+    monkeypatch.setattr(runner.resident, "bind_ortvalue_output", binds)
     feed = onnx.samples.batch(8)
     ((name, wanted),) = runner.infer(feed).items()
     runner.capture(feed)
-    places = set()
-    for _ in range(3):
-        runner.enqueue()
-        runner.sync()
-        (output,) = runner.resident.get_outputs()
-        places.add(output.data_ptr())
-        assert np.array_equal(output.numpy(), wanted), name
-    assert len(places) == 1
+    assert np.array_equal(bound[name].numpy(), wanted)
+    bound[name].update_inplace(np.zeros_like(wanted))
+    runner.enqueue()
+    (output,) = runner.resident.get_outputs()
+    assert output.data_ptr() == bound[name].data_ptr()
+    assert np.array_equal(bound[name].numpy(), wanted)
+
+
+@pytest.mark.parametrize("written", [np.zeros_like, lambda wanted: 2 * wanted])
+def test_a_cuda_graph_that_computes_something_else_is_refused(bench, onnx, monkeypatch, written):
+    runner = opened(bench, onnx, "fp32")
+    bound = []
+    bind = runner.resident.bind_ortvalue_output
+    monkeypatch.setattr(
+        runner.resident,
+        "bind_ortvalue_output",
+        lambda name, value: (bound.append(value), bind(name, value)),
+    )
+    feed = onnx.samples.batch(8)
+    ((_, wanted),) = runner.infer(feed).items()
+    monkeypatch.setattr(runner, "enqueue", lambda: bound[0].update_inplace(written(wanted)))
+    with pytest.raises(RuntimeError, match="computes other outputs"):
+        runner.capture(feed)
+
+
+@pytest.mark.parametrize(
+    ("replay", "same"), [([1, 0.001], True), ([1, np.nan], False), ([1.1, 0], False)]
+)
+def test_what_counts_as_replayed(bench, replay, same):
+    assert bench.replayed(np.array(replay), np.array([1, 0.0])) is same
+    assert bench.replayed(np.array([np.nan]), np.array([np.nan]))
+    assert bench.replayed(np.array([True]), np.array([True]))
+
+
+class RecordedOptions:
+    """ONNX Runtime's options of a run, as words."""
+
+    def __init__(self):
+        self.entries = {}
+
+    def add_run_config_entry(self, key, value):
+        self.entries[key] = value
+
+
+def test_only_a_step_on_the_device_replays(bench, onnx, monkeypatch):
+    """Its addresses are those of the resident batch: all else runs apart."""
+    monkeypatch.setattr(onnxruntime, "RunOptions", RecordedOptions)
+    runner = bench.OnnxRuntimeRunner.__new__(bench.OnnxRuntimeRunner)
+    ran = []
+    binding = types.SimpleNamespace(
+        bind_ortvalue_output=lambda *_: None,
+        synchronize_outputs=lambda: None,
+        copy_outputs_to_cpu=lambda: None,
+    )
+    outputs = np.ones((8, 10), np.float32)
+
+    class Value:
+        ortvalue_from_shape_and_type = staticmethod(lambda *_: Value())
+        update_inplace = staticmethod(lambda _: None)
+        numpy = staticmethod(lambda: outputs)
+
+    def run(names, feed, options):
+        ran.append(("infer", options.entries))
+        return [outputs]
+
+    runner.session = types.SimpleNamespace(
+        run=run, run_with_iobinding=lambda _, options: ran.append(("step", options.entries))
+    )
+    runner.runtime, runner.device = types.SimpleNamespace(OrtValue=Value), "cuda"
+    runner.outputs, runner.resident = ["y"], binding
+    runner.apart = bench.run_options(bench.UNCAPTURED)
+    monkeypatch.setattr(runner, "bind", lambda feed: binding)
+    runner.capture({})
+    runner.prefetch({}, 1)()
+    apart = {"gpu_graph_id": "-1"}
+    unsynced = {"disable_synchronize_execution_providers": "1"}
+    assert ran == [
+        ("infer", apart),
+        ("step", unsynced),
+        ("step", unsynced),
+        ("step", {**apart, **unsynced}),
+    ]
+
+
+@pytest.mark.parametrize("flag", ["--tf32", "--notf32"])
+def test_a_cuda_session_has_its_settings(bench, monkeypatch, flag):
+    asked = {}
+
+    def session(model, options, providers, **words):
+        asked.update(words, providers=providers)
+        return types.SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    config = bench.parse_flags(["tensorrt.py", flag])
+    bench.create_session(b"", None, "CUDAExecutionProvider", config, {"prefer_nhwc": 1})
+    settings = {"use_tf32": int(flag == "--tf32"), "prefer_nhwc": 1}
+    assert asked["providers"] == [("CUDAExecutionProvider", settings)]
+    assert not asked["enable_fallback"], "it would hide what is refused"
+
+
+BOTH, NEITHER = ({"prefer_nhwc": on, "enable_cuda_graph": on} for on in (1, 0))
 
 
 @pytest.mark.parametrize(
     ("refused", "ran"),
     [
-        ((), {"prefer_nhwc": 1, "enable_cuda_graph": 1}),
-        (("enable_cuda_graph",), {"prefer_nhwc": 1}),
-        (("enable_cuda_graph", "prefer_nhwc"), {}),
+        ((), BOTH),
+        (("enable_cuda_graph",), {**BOTH, "enable_cuda_graph": 0}),
+        (("prefer_nhwc",), {**BOTH, "prefer_nhwc": 0}),
+        (("enable_cuda_graph", "prefer_nhwc"), NEITHER),
     ],
 )
 def test_a_cuda_session_gets_what_the_graph_allows(bench, monkeypatch, refused, ran):
     def opens(job, artifact, feed, provider, settings):
         for setting in refused:
-            if setting in settings:
+            if settings.get(setting):
                 raise RuntimeError(f"this session has no {setting}")
         return types.SimpleNamespace(facts={**settings})
 
@@ -454,24 +557,38 @@ def test_a_cuda_session_gets_what_the_graph_allows(bench, monkeypatch, refused, 
     engine = bench.ENGINES["onnxruntime"]
     monkeypatch.setattr(engine, "provider", lambda: "CUDAExecutionProvider")
     facts = engine.open(None, None, {}).facts
-    assert ("refused" in facts) == bool(refused)
+    notes = bench.coverage_notes("fp16", facts)
     if refused:
-        why = facts.pop("refused")
-        assert why == f"prefer_nhwc, enable_cuda_graph: this session has no {refused[0]}"
+        assert facts.pop("refused") == f"this session has no {refused[0]}"
+        named = {"enable_cuda_graph": "a CUDA graph", "prefer_nhwc": "NHWC"}
+        assert notes == [
+            f"ONNX Runtime refused {' and '.join(named[name] for name in refused)}, which makes "
+            f"others faster (this session has no {refused[0]})"
+        ]
+    else:
+        assert not notes
     assert facts == ran
     monkeypatch.setattr(engine, "provider", lambda: "CPUExecutionProvider")
     assert engine.open(None, None, {}).facts == {}
 
 
-def test_what_a_cuda_session_refuses_in_any_case_is_raised(bench, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "tries"), [("no kernel", 4), ("Failed to allocate memory for a buffer", 1)]
+)
+def test_what_a_cuda_session_refuses_in_any_case_is_raised(bench, monkeypatch, words, tries):
+    """Where memory ends at once: then the parent makes room, and asks again."""
+    tried = []
+
     def opens(job, artifact, feed, provider, settings):
-        raise RuntimeError(f"no memory with {settings}")
+        tried.append(settings)
+        raise RuntimeError(words)
 
     monkeypatch.setattr(bench, "OnnxRuntimeRunner", opens)
     engine = bench.ENGINES["onnxruntime"]
     monkeypatch.setattr(engine, "provider", lambda: "CUDAExecutionProvider")
-    with pytest.raises(RuntimeError, match="no memory with {}"):
+    with pytest.raises(RuntimeError, match=words):
         engine.open(None, None, {})
+    assert len(tried) == tries
 
 
 def test_a_cuda_session_without_cuda_is_told_at_once(bench, monkeypatch):

@@ -99,7 +99,9 @@ def test_what_the_converter_is_told(bench, job, converter, digits, precision):
     told = converter.told["__init__"][1]
     assert told["precision_mode"] == precision.upper()
     assert told["max_workspace_size_bytes"] == 512 << 20
-    assert told["is_dynamic_op"], "engines that are built before they run are three times slower"
+    assert told["is_dynamic_op"], (
+        "engines that are built before they run are two to three times slower"
+    )
     assert told["nodes_denylist"] == [name.split(":")[0] for name in given.graph.output_names]
     assert graph_def == converter.result
     if precision == "int8":
@@ -116,13 +118,16 @@ def test_what_the_converter_is_told(bench, job, converter, digits, precision):
         assert facts == {}
 
 
-def test_engines_are_built_at_every_opening(bench, job, monkeypatch):
+@pytest.mark.parametrize("flag", ["--isolate", "--noisolate"])
+def test_engines_are_built_at_every_opening(bench, job, monkeypatch, flag):
     """Their seconds count as building, once however often the case is opened.
 
-    Meanwhile TensorFlow fuses no batch norms, of which TF-TRT would build nothing.
+    Meanwhile TensorFlow fuses no batch norms, of which TF-TRT would build nothing; in a process of
+    its own not in what it times either.
     """
     import tensorflow as tf
 
+    options = tf.config.optimizer
     apart = []
     package = type(sys)("tensorrt")
     package.trt_convert = None
@@ -130,33 +135,34 @@ def test_engines_are_built_at_every_opening(bench, job, monkeypatch):
     runner = type(sys)("runner")
 
     def infer(feed):
-        apart.append(tf.config.optimizer.get_experimental_options().get("remapping") is False)
+        apart.append(options.get_experimental_options().get("remapping") is False)
+        os.write(2, b"2026-11-29: W tensorflow/compiler/tf2tensorrt/x.cc:9] Failed to time it\n")
 
     runner.facts, runner.infer = {}, infer
     monkeypatch.setattr(bench, "TensorFlowRunner", lambda *_, **__: runner)
     monkeypatch.setattr(bench.OpenCase, "run_first", lambda self, inputs: 0.0)
-    opened = bench.OpenCase(job("fp16", "--noisolate"))
+    opened = bench.OpenCase(job("fp16", flag))
     opened.batch = {}
-    opened.artifact = bench.Artifact("x", "0", 140.0, facts={})
-    for _ in range(2):
-        opened.run_opened(bench.TfTrt())
-        built = opened.artifact.facts["engine_build_seconds"]
-        assert built > 0
-        assert opened.artifact.seconds == pytest.approx(140.0 + built)
-    assert apart == [True] * 2
-    assert tf.config.optimizer.get_experimental_options().get("remapping") is not False
-
-
-def test_a_process_of_its_own_fuses_nothing_in_what_it_times_either(bench):
-    import tensorflow as tf
-
-    options = tf.config.optimizer
+    opened.artifact = bench.Artifact("x", "0", 140.0, facts={"log": ["TF-TRT cannot convert it"]})
     try:
-        with bench.left_apart(tf, for_good=True):
-            pass
-        assert options.get_experimental_options()["remapping"] is False
+        for _ in range(2):
+            opened.run_opened(bench.TfTrt())
+            facts = opened.artifact.facts
+            assert facts["engine_build_seconds"] > 0
+            assert opened.artifact.seconds == pytest.approx(140.0 + facts["engine_build_seconds"])
+            assert facts["log"] == ["TF-TRT cannot convert it", "Failed to time it"]
+        fuses = options.get_experimental_options().get("remapping") is not False
     finally:
         options.set_experimental_options({"remapping": True})
+    assert apart == [True] * 2
+    assert fuses == (flag == "--noisolate")
+
+
+def test_a_graph_of_before_has_engines_of_now(bench):
+    facts = {"built_before": 4.1, "engine_build_seconds": 67.3}
+    assert bench.coverage_notes("fp16", facts) == [
+        "an earlier run converted this in 4 s: its engines were built now, as always"
+    ]
 
 
 def test_a_graph_that_tensorflow_runs_most_of_gets_a_sentence(bench):

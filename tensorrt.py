@@ -988,6 +988,16 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def refuse_threads(config: Config) -> None:
+    """Refuses more threads than cores, which wait for one another: no engine's speed."""
+    there = len(cores())
+    if config.threads > there:
+        raise UserError(
+            f"--threads={config.threads}: there {'are' if there > 1 else 'is'} {there} "
+            f"core{'s' * (there > 1)}: pass as many or fewer, or 0 for all"
+        )
+
+
 @functools.cache
 def cpu_info() -> str:
     """What the kernel says of the CPU, or what Python knows where there is no /proc."""
@@ -5407,12 +5417,12 @@ def judge(result: Result, job: Job) -> None:
     kinds = result.kinds = kinds_of(job.graph, result.reference or outputs, config)
     main = main_output(kinds)
     kind = kinds[main]
-    if best := predictions(outputs[main], kind, config):
-        result.predictions = best
+    result.predictions = predictions(outputs[main], kind, config) or None
     result.notes += meaning_notes(outputs[main], kind, config)
     if job.case.precision == "native" or "native" not in config.precisions:  # told once
         natives = (result.reference or {}).get(main)
         result.notes += pixel_notes(natives, kind, job.samples, config)
+        result.notes += output_notes(result, main, job.graph)
     if not all_finite(outputs):
         said = f"the output holds NaN or infinity{as_the_samples(job)}"
         result.notes.append(f"{said}: its predictions mean nothing")
@@ -5459,6 +5469,14 @@ def pixel_notes(
     return [f"native's best class has only {best:.2f}: {taken} Try {others}"]
 
 
+def output_notes(result: Result, main: str, graph: Graph) -> list[str]:
+    """A sentence on whose predictions are printed, where several outputs may have some."""
+    if len(graph.outputs) == 1 or not result.predictions:
+        return []
+    title = next(tensor.title for tensor in graph.outputs if tensor.name == main)
+    return [f"the predictions are of output {title}: --output_node takes others"]
+
+
 def meaning_notes(values: np.ndarray, kind: str, config: Config) -> list[str]:
     """Sentences on what the predictions mean."""
     notes = []
@@ -5503,7 +5521,19 @@ def kinds_of(graph: Graph, outputs: Feed, config: Config) -> dict[str, str]:
         if tensor.name in outputs:
             kind = kind_of(tensor.op, outputs[tensor.name], named_classes(config))
             kinds[tensor.name] = kind if graph.has_rows(tensor) or kind == "ids" else "values"
-    return kinds
+    return beside_classes(kinds, outputs, named_classes(config))
+
+
+def beside_classes(kinds: dict[str, str], outputs: Feed, named: int) -> dict[str, str]:
+    """Calls rows of numbers values, as those of a box, where another output surely has the classes.
+
+    That is one with as many as --labels names, or else probabilities.
+    """
+    classes = [name for name, kind in kinds.items() if kind in CLASS_KINDS]
+    sure = [name for name in classes if rows_of(outputs[name][:1]).shape[1] == named]
+    sure = sure or [name for name in classes if kinds[name] == "probabilities"]
+    doubtful = {name for name in classes if kinds[name] == "logits" and name not in sure}
+    return {name: "values" if sure and name in doubtful else kinds[name] for name in kinds}
 
 
 def judge_agreement(result: Result, outputs: Feed, reference: Feed, job: Job) -> None:
@@ -6130,10 +6160,19 @@ class Report:
     def __enter__(self) -> Report:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, ended_by: type[BaseException] | None, *_: object) -> None:
         """Prints the records that there are, whatever ended the run."""
         DISPLAY.clear()
         print_report(sorted(self.records, key=functools.partial(turn_of, self.cases)))
+        if ended_by is KeyboardInterrupt:
+            self.say_what_is_missing()
+
+    def say_what_is_missing(self) -> None:
+        """Names the cases without a record, and where the others are."""
+        done = {turn_of(self.cases, record) for record in self.records}
+        missing = [case.title for turn, case in enumerate(self.cases) if turn not in done]
+        told = f"not measured: {', '.join(missing)}" if missing else "all cases have a record"
+        say(f"{told}; {len(self.records)} in results.jsonl of {self.config.output_dir}")
 
     def status(self) -> int:
         """Says where the records are; 1 where a case failed."""
@@ -7058,6 +7097,13 @@ FINE = 64  # the largest batch is found to 1/64 of itself
 FITS = "fits"
 
 
+def tried_in_short(found: str) -> str:
+    """What came of a try: FITS, or why not, without advice on other batches."""
+    no_memory = re.search(NO_MEMORY, found) or "process died" in found
+    told = found.replace(": pass a smaller --batch_size", "")
+    return f"does not fit: {told}" if no_memory else told
+
+
 class Session:
     """A case as its parent sees it: its process while that lives, and what came of it so far."""
 
@@ -7107,10 +7153,7 @@ class Session:
             raise UserError(self.job.error)
         if self.job.case.batch_size is None:
             self.job = self.find_largest_batch()
-        say_in_lines(
-            f"{self.job.case.title}: "
-            f"{'is opened again' if self.opened else 'build, first run, warm-up'}"
-        )
+        say_in_lines(f"{self.job.case.title}: {self.what_opening_is()}")
         self.worker = self.start(self.job)
         self.result.machine = self.machine()
         self.result.artifact, self.result.error = self.worker.ask("open", self.result.artifact)
@@ -7119,6 +7162,12 @@ class Session:
             self.result.status = "built"
             self.over = True
             self.close()
+
+    def what_opening_is(self) -> str:
+        """What the next minutes do, in words."""
+        if self.job.config.build_only:
+            return "build"
+        return "is opened again" if self.opened else "build, first run, warm-up"
 
     def is_open(self) -> bool:
         """Whether there is a process, which takes memory from others."""
@@ -7152,9 +7201,10 @@ class Session:
             job = self.job.at(size, config=once(self.job.config))
             begun = time.monotonic()
             tried[size] = self.try_batch(job)
-            say(f"{job.case}: {tried[size]} ({time.monotonic() - begun:.0f} s)")
+            say(f"{job.case}: {tried_in_short(tried[size])} ({time.monotonic() - begun:.0f} s)")
             return tried[size] == FITS
 
+        say(f"{self.job.case}: looks for the largest batch that fits, in about ten tries")
         good = 0
         bad = FIRST_TRY
         while bad <= LAST_TRY and fits(bad):
@@ -7480,6 +7530,7 @@ def state_of(engine: Engine, precision: str, reasons: dict[str, list[str]]) -> s
 
 def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
+    refuse_threads(config)
     check_output_dir(config.output_dir)
     recover_rounds(config)
     onnx = contextlib.closing(OnnxSource(config))

@@ -195,8 +195,33 @@ def test_a_stop_ends_the_case_and_keeps_what_was_measured(forms, tmp_path, sent,
         process.send_signal(sent)  # as timeout does
     out, err = process.communicate(timeout=60)
     assert process.returncode == status and "what was measured is kept" in err
+    assert f"not measured: native 2; 1 in results.jsonl of {tmp_path}" in err
     wait_for_end_of(children)
     assert json.loads(results.read_text())["batch_size"] == 1 and "Precision:  native" in out
+
+
+def test_more_threads_than_cores_are_refused(main, bench):
+    """With 64 threads on two cores a network ran at 0.03 times native."""
+    there = len(bench.cores())
+    ran = main("--native", f"--threads={there + 1}")
+    assert ran.status == 2 and not ran.records
+    assert f"--threads={there + 1}: there " in ran.err and "or 0 for all" in ran.err
+
+
+def test_a_try_that_does_not_fit_gives_no_advice_on_other_batches(bench):
+    told = bench.tried_in_short("out of memory: pass a smaller --batch_size (MemoryError: 1 GiB)")
+    assert told == "does not fit: out of memory (MemoryError: 1 GiB)"
+    died = "the case's process died of SIGABRT"
+    assert bench.tried_in_short(died) == f"does not fit: {died}"
+    assert bench.tried_in_short("no such op: X") == "no such op: X"
+    assert bench.tried_in_short(bench.FITS) == "fits"
+
+
+def test_what_is_only_built_is_not_said_to_run(main, forms):
+    graph = f"--frozen_graph={forms['frozen_graph']}"
+    flags = (graph, "--fp32", "--engine=onnxruntime", "--preprocessing=none", "--batch_size=2")
+    assert "FP32 onnxruntime 2: build\n" in main(*flags, "--build_only").err
+    assert "FP32 onnxruntime 2: build, first run, warm-up\n" in main(*flags, "--num_loops=2").err
 
 
 def test_the_first_sigterm_is_enough(bench, monkeypatch):

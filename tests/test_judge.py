@@ -56,6 +56,44 @@ def test_kinds_of_outputs(main, graph_file, kind):
     assert ("top1" in found) == (kind in ("probabilities", "logits", "class_map"))
 
 
+def two_heads(tf, v1):
+    """A box of four numbers, and the shares of three classes."""
+    images = v1.placeholder("float32", [None, 8, 8, 3], name="input_tensor")
+    weights = np.random.default_rng(0).normal(size=(192, 7)).astype(np.float32) / 2000
+    both = tf.matmul(tf.reshape(images, [-1, 192]), weights)
+    tf.identity(both[:, :4], name="box")
+    tf.identity(tf.nn.softmax(both[:, 4:]), name="class")
+
+
+def test_a_box_beside_classes_has_none(main, graph_file):
+    """Its numbers were taken as logits: `0.766 class 2`, and what changed them another model."""
+    ran = main(*FP32, f"--frozen_graph={graph_file(two_heads)}", "--batch_size=2")
+    assert ran.status == 0, ran.err
+    native, fp32 = ran.records
+    assert fp32["kinds"] == {"box:0": "values", "class:0": "probabilities"}
+    assert len(fp32["predictions"]) == 3
+    told = "the predictions are of output class: --output_node takes others"
+    assert told in native["notes"] and told not in fp32["notes"]
+
+
+@pytest.mark.parametrize(
+    ("named", "kinds"),
+    [
+        (0, {"box": "values", "logits": "values", "shares": "probabilities"}),
+        (5, {"box": "values", "logits": "logits", "shares": "probabilities"}),
+        (9, {"box": "values", "logits": "values", "shares": "probabilities"}),
+    ],
+)
+def test_which_output_has_the_classes(bench, named, kinds):
+    """That of --labels' number, else probabilities."""
+    widths = {"box": 4, "logits": 5, "shares": 3}
+    outputs = {name: np.ones((2, width)) for name, width in widths.items()}
+    found = {"box": "logits", "logits": "logits", "shares": "probabilities"}
+    assert bench.beside_classes(found, outputs, named) == kinds
+    alone = {"box": "logits", "logits": "logits"}
+    assert named == 5 or bench.beside_classes(alone, outputs, named) == alone
+
+
 def test_independent_scores_are_shown_as_they_are(main, graph_file):
     ran = main(*FP32, f"--frozen_graph={graph_file(KINDS['scores'])}", "--batch_size=2")
     shares = [share for _, share in ran.records[0]["predictions"]]

@@ -6382,11 +6382,25 @@ def load_model(config: Config, choose: Callable[..., list[Case]] | None = None) 
         return Model(graph, samples, choose(config, batch_sizes))
 
 
+def with_precision(engines: list[str], precision: str) -> list[str]:
+    """The engines asked for without those that never have a precision which another of them has."""
+    able = [name for name in engines if name == "auto" or precision in ENGINES[name].precisions]
+    if not able:
+        return engines  # each of its cases tells
+    for name in engines:
+        if name not in able:
+            say(f"{name} has no {precision.upper()}: it is left to {', '.join(able)}")
+    return able
+
+
 def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
     """The cases to run, batch size by batch size."""
     chosen = []
     for precision in config.precisions:
-        for name in ["native"] if precision == "native" else config.engine:
+        named = ["native"]
+        if precision != "native":
+            named = with_precision(config.engine, precision)
+        for name in named:
             engine, why = name, ASKED
             if name == "auto":
                 engine, why = choose_engine(precision, config.build_only)

@@ -221,6 +221,17 @@ def test_no_engine_is_one_failed_row(main, net, bench, monkeypatch):
     assert int8["status"] == "failed" and "xla has no INT8" in int8["error"]
 
 
+def test_a_precision_that_an_engine_never_has_is_left_to_the_others(main, net):
+    """It was a failed row, and exit status 1."""
+    ran = main(*net, "--fp32", "--int8", "--engine=xla,onnxruntime", "--batch_size=2")
+    assert ran.status == 0, ran.err
+    cases = [(record["precision"], record["engine"]) for record in ran.records]
+    assert cases == [("fp32", "xla"), ("fp32", "onnxruntime"), ("int8", "onnxruntime")]
+    assert ran.err.count("xla has no INT8: it is left to onnxruntime") == 1
+    alone = main(*net, "--int8", "--engine=xla", "--batch_size=2")
+    assert alone.status == 1 and "xla has no INT8" in alone.records[-1]["error"]
+
+
 def test_unwritable_log_from_the_command_line(command, tmp_path):
     (tmp_path / "log.txt").mkdir()
     ran = command(f"--output_dir={tmp_path}")

@@ -178,6 +178,12 @@ class Tensor(msgspec.Struct):
     dtype: str = ""
     key: str = ""
 
+    @property
+    def sides(self) -> str:
+        """`224x224x3`, without an open batch; with `None` where more is open, "" of a scalar."""
+        sides = [None, None] if self.shape is None else self.shape
+        return "x".join(map(str, sides[1:] if sides[:1] == [None] else sides))
+
 
 class GraphFacts(msgspec.Struct):
     """The graph as it came."""
@@ -208,6 +214,14 @@ class GraphFacts(msgspec.Struct):
             "graph input": ", ".join(tensor.name for tensor in self.inputs),
             "graph output": ", ".join(tensor.name for tensor in self.outputs),
         }
+
+    @property
+    def input_shape(self) -> str:
+        """`128`, or `32x32x3,16`: what was fed; empty where a record of before leaves it open."""
+        sides = [tensor.sides for tensor in self.inputs if tensor.sides]
+        if "None" in "".join(sides):
+            return ""
+        return ",".join(sides if len(set(sides)) > 1 else sides[:1])
 
 
 class ChangedImage(msgspec.Struct):
@@ -367,7 +381,7 @@ class Record(msgspec.Struct, kw_only=True):
         """What has to be equal to compare two records of a case, by its name in messages."""
         facts = {"engine_version": self.engine_version, "input_dtype": self.input_dtype}
         flags = {f"flags {name}": str(self.flags.get(name)) for name in SETTINGS}
-        return facts | self.graph.key | flags
+        return facts | self.graph.key | {"input shape": self.graph.input_shape} | flags
 
 
 class Version(msgspec.Struct):
@@ -507,22 +521,34 @@ def model_key(record: Record) -> str:
     return " ".join(record.graph.key.values())
 
 
-def case_key(record: Record) -> str:
+def case_key(record: Record, shape: str = "") -> str:
     """What tells one case from another of the same model and device; a setting makes another."""
-    return f"{record.case} {list(settings_of(record).values())}"
+    return f"{record.case} {list(settings_of(record, shape).values())}"
 
 
-def settings_of(record: Record) -> dict[str, Any]:
-    """What makes another case of the same precision, engine and batch size, by its name."""
+def settings_of(record: Record, shape: str = "") -> dict[str, Any]:
+    """What makes another case of the same precision, engine and batch size, by its name.
+
+    Args:
+      shape: the inputs' where the record leaves it open.
+    """
     flags = {name: record.flags.get(name) for name in SETTINGS}
-    return {"input_dtype": record.input_dtype} | flags
+    shape = record.graph.input_shape or shape
+    return {"input_dtype": record.input_dtype, "input_shape": shape} | flags
+
+
+def only_shape(records: list[Record]) -> str:
+    """The inputs' shape where all records that tell it have the same, else empty."""
+    shapes = {record.graph.input_shape for record in records} - {""}
+    return shapes.pop() if len(shapes) == 1 else ""
 
 
 def differing(records: list[Record]) -> list[str]:
     """The names of the settings in which records differ."""
     values = collections.defaultdict(set)
+    shape = only_shape(records)
     for record in records:
-        for name, value in settings_of(record).items():
+        for name, value in settings_of(record, shape).items():
             values[name].add(str(value))
     return [name for name, different in values.items() if len(different) > 1]
 
@@ -586,17 +612,22 @@ def graph_text(graph: GraphFacts, others: list[GraphFacts]) -> str:
 def rows_of(records: list[Record]) -> list[Row]:
     """A group's rows: each case's newest record that was timed, and a newer one that was not."""
     rows: list[Row] = []
-    natives: dict[tuple[Any, ...], Record] = {}  # the newest, by batch size, inputs and settings
+    natives: dict[
+        tuple[Any, ...], Record
+    ] = {}  # the newest, by batch size, inputs, shape, settings
+    shape = only_shape(records)
     for record in records:
         if record.precision == "native":
             for inputs in record.timings:
-                natives[record.batch_size, inputs] = record
-                natives[record.batch_size, inputs, str(settings_of(record))] = record
-    for members in grouped(records, case_key).values():
+                place = record.batch_size, inputs, record.graph.input_shape or shape
+                natives[place] = record
+                natives[(*place, str(settings_of(record, shape)))] = record
+    for members in grouped(records, lambda record: case_key(record, shape)).values():
         timed = [record for record in members if record.timings]
         for inputs in timed[-1].timings if timed else ():
-            place = timed[-1].batch_size, inputs
-            native = natives.get((*place, str(settings_of(timed[-1]))), natives.get(place))
+            place = timed[-1].batch_size, inputs, timed[-1].graph.input_shape or shape
+            exact = (*place, str(settings_of(timed[-1], shape)))
+            native = natives.get(exact, natives.get(place))
             older = [record.timings[inputs] for record in timed[:-1] if inputs in record.timings]
             rows.append(Row(timed[-1], inputs, native, older))
         if not members[-1].timings:
@@ -1600,8 +1631,14 @@ def other_inputs(new: Record, old: Record) -> str:
 def obstacles(new: Record, old: Record) -> list[str]:
     """What differs too much to compare two records of a case."""
     then, now = old.comparable_facts, new.comparable_facts
-    differing = [name for name in now if then[name] != now[name]]
-    return [f"other {name} ({then[name][:12]}, now {now[name][:12]})" for name in differing]
+    if not (then["input shape"] and now["input shape"]):  # records of before may not tell it
+        del now["input shape"]
+    ends = {"graph sha256": 12}
+    return [
+        f"other {name} ({then[name][: ends.get(name)]}, now {now[name][: ends.get(name)]})"
+        for name in now
+        if then[name] != now[name]
+    ]
 
 
 def verdict(ratio: float, low: float, high: float) -> str:

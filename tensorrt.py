@@ -5756,7 +5756,10 @@ class TimingRecord(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GraphRecord(msgspec.Struct, forbid_unknown_fields=True):
-    """A graph as it came: its file name, hash, inputs and outputs; see Graph."""
+    """A graph as it came: its file name, hash, inputs and outputs; see Graph.
+
+    Of the inputs' dimensions only the batch is open: the others are those that were fed.
+    """
 
     name: str
     sha256: Sha256
@@ -5859,7 +5862,7 @@ def make_record(result: Result, job: Job) -> Record:
         batch_size=case.size,
         input_dtype=job.graph.dtype,
         timings={},
-        graph=graph_record(job.graph),
+        graph=graph_record(job.graph, job.samples),
         images="random" if job.samples.random else len(job.samples),
         first_image=job.samples.names[0],
         unit=job.samples.unit,
@@ -5872,10 +5875,21 @@ def make_record(result: Result, job: Job) -> Record:
     return with_rounds(record, result.rounds)
 
 
-def graph_record(graph: Graph) -> GraphRecord:
+def graph_record(graph: Graph, samples: Samples) -> GraphRecord:
     """A graph's record: with pixels written in front of it, it is still the graph that came."""
     facts = {name: getattr(graph, name) for name in GraphRecord.__struct_fields__}
-    return GraphRecord(**{**facts, "sha256": graph.origin or graph.sha256})
+    facts["sha256"] = graph.origin or graph.sha256
+    step = samples.batch(1)
+    facts["inputs"] = tuple(as_fed(graph, tensor, step[tensor.name]) for tensor in graph.inputs)
+    return GraphRecord(**facts)
+
+
+def as_fed(graph: Graph, tensor: Tensor, array: np.ndarray) -> Tensor:
+    """An input with the dimensions of what it is fed; the batch stays as the graph has it."""
+    shape: tuple[int | None, ...] = array.shape
+    if tensor.name in graph.batched:
+        shape = (tensor.shape[0] if tensor.shape else None, *shape[1:])
+    return dataclasses.replace(tensor, shape=shape)
 
 
 def artifact_record(artifact: Artifact | None) -> ArtifactRecord | None:

@@ -534,7 +534,8 @@ def test_a_case_that_cannot_be_prepared_is_a_row(
 ):
     """As where its ONNX export fails: no process of a case says on what machine."""
     graph, error = bench.load_graph(bench.parse_flags(words_of(forms, tmp_path))), "no export"
-    images = images_of(bench, bench.np.zeros((2, 8, 8, 1), "uint8"))
+    pixels = {graph.inputs[0].name: bench.np.zeros((2, 8, 8, 1), "uint8")}
+    images = bench.Images(pixels, ["a", "b"])
     model = bench.Model(graph, images, [bench.Case("onnxruntime", "fp32", 2)])
     # a process could not import this module's name
     monkeypatch.setattr(bench, "load_model", lambda config, choose: model)

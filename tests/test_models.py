@@ -390,6 +390,31 @@ def test_random_data_is_said_and_follows_the_flags(main, family):
     assert "accuracy" not in ran.records[0]
 
 
+def test_a_record_has_the_shapes_that_were_fed(main, frozen, tmp_path):
+    """Not those that the graph leaves open: a longer text is no slower case."""
+    model, arrays = frozen("bert")
+    for count in (5, 8):
+        longer = {name: np.resize(array, (6, count)) for name, array in arrays.items()}
+        np.savez(tmp_path / "x.npz", **{**longer, "labels": arrays["labels"][:6]})
+        flags = ("--batch_size=2", "--num_loops=4", f"--samples={tmp_path}/x.npz")
+        record = main("--native", model, *flags).records[-1]
+        shapes = [tensor["shape"] for tensor in record["graph"]["inputs"]]
+        assert shapes == [[None, count]] * 3
+
+
+def test_shapes_that_were_fed_of_any_rank(bench):
+    """The batch stays as the graph has it; what has none is as it is."""
+    shapes = {"rows": None, "fixed": (2, None), "gain": ()}
+    graph = bench.Graph("", "net.pb", tuple(map(bench.Tensor, shapes, shapes.values())), (), "", "")
+    whole = {"fixed": np.zeros((2, 7)), "gain": np.zeros(())}
+    samples = bench.Samples({"rows": np.zeros((3, 5, 4))}, ["a", "b", "c"], whole=whole)
+    fed = bench.graph_record(dataclasses.replace(graph, sha256="0" * 64), samples).inputs
+    assert [tensor.shape for tensor in fed] == [(None, 5, 4), (2, 7), ()]
+    alone = bench.Samples({"gain": np.zeros((1,))}, ["a"], alone=True)
+    only = dataclasses.replace(graph, inputs=graph.inputs[2:])
+    assert bench.graph_record(only, alone).inputs == only.inputs
+
+
 def test_random_values_lie_in_their_range(bench):
     kinds = {"i": "int64", "u": "uint8", "b": "bool", "f": "float32", "h": "float16"}
     tensors = tuple(bench.Tensor(f"{name}:0", (None, 50), kind) for name, kind in kinds.items())

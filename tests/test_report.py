@@ -887,6 +887,7 @@ def test_the_two_versions_are_compared(run, written, kept):
         ({"engine_version": "1.33.0"}, "other engine_version"),
         ({"input_dtype": "uint8"}, "other input_dtype"),
         ({"graph": {"sha256": "0" * 64}}, "other graph sha256"),
+        ({"graph": {"shape": [None, 64, 64, 3]}}, "other input shape (224x224x3, now 64x64x3)"),
         ({"flags": {"tf32": False}}, "other flags tf32"),
         ({"batch_size": 5}, "no such case before"),
     ],
@@ -961,6 +962,48 @@ def test_cases_are_compared_with_those_of_their_settings(run, written, kept):
     assert verdicts(ran.stdout)["native 4, torch"] == why
     assert re.search(r"native 4, vgg +2\.000 ", ran.stdout), ran.stdout
     assert "native 4, caffe" not in verdicts(ran.stdout), "named in torch's row"
+
+
+def fed(record, *shapes):
+    """The record as of version 2, with inputs of these shapes."""
+    record = version_2(record)
+    (source,) = record["graph"]["inputs"]
+    inputs = [{**source, "name": f"{index}:0", "shape": s} for index, s in enumerate(shapes)]
+    record["graph"]["inputs"] = inputs
+    validate(record)
+    return record
+
+
+def test_other_input_shapes_are_other_cases(run, written, kept):
+    """A row each, named by the shape, beside the native that was fed the same."""
+    short, long = (
+        [fed(record, [None, n], [None, n], []) for record in kept[:2]] for n in (16, 256)
+    )
+    path = written([*short, *(scaled(record, 0.1) for record in long)])
+    text = " ".join(run(path).stdout.split())
+    for name in ("native", "onnxruntime"):
+        assert f" {name}, input_shape=16 4 " in text, text
+        assert f" {name}, input_shape=256 4 " in text, text
+    assert "trend" not in text and text.count("1.42x") >= 2
+
+
+def test_a_native_that_was_fed_other_shapes_is_none_of_a_case(run, written, kept):
+    native, fp32 = fed(kept[0], [None, 16]), fed(kept[1], [None, 256])
+    assert "1.42x" not in run(written([native, fp32])).stdout
+    assert "1.42x" in run(written([native, fed(kept[1], [None, 16])])).stdout
+
+
+def test_records_that_leave_shapes_open_stay_comparable(run, written, kept):
+    """Version 2 told the shapes of samples and of open images later than others."""
+    before, now = fed(kept[1], [None, None]), fed(kept[1], [None, 16])
+    old = written([before], "old.jsonl")
+    assert verdicts(run(written([now]), f"--compare={old}").stdout)["FP32 onnxruntime 4"] == (
+        "same (as far as 1 round can tell)"
+    )
+    text = run(old, written([scaled(now, 2)])).stdout
+    assert "+100.0% (1)" in text and "input_shape" not in text, "one row with its trend"
+    several = run(written([now, fed(kept[1], [None, 256])]), old).stdout
+    assert "(1)" not in several, "nobody knows which of them it was"
 
 
 def test_a_comparison_of_several_networks_names_them(run, written, kept):

@@ -6338,6 +6338,20 @@ def fitting_preprocessing(config: Config, graph: Graph) -> tuple[str, str]:
     return config.preprocessing, ""
 
 
+def say_sides_taken(graph: Graph) -> None:
+    """Says which height and width are fed where the graph leaves them open."""
+    (source,) = graph.inputs
+    sides = (source.shape or ())[1:]
+    if None in sides:
+        height, width, channels = graph.image_shape
+        fed = (height, width, channels) if graph.layout == "NHWC" else (channels, height, width)
+        asked = "x".join(str(side or "N") for side in sides)
+        say(
+            f"{graph.name} takes {source}: {'x'.join(map(str, fed))} is fed "
+            f"(--input_shape={source.title}:{asked} with numbers for N sets others)"
+        )
+
+
 def settle_images(config: Config, graph: Graph, loader: Worker | Here) -> Graph:
     """Settles what only images have: preprocessing, ImageNet's classes, pixels as the input."""
     config.imagenet = bool(graph.layout) and not config.labels
@@ -6346,6 +6360,7 @@ def settle_images(config: Config, graph: Graph, loader: Worker | Here) -> Graph:
     if not graph.layout:
         refuse_image_flags(config, graph)
         return graph
+    say_sides_taken(graph)
     choose_preprocessing(config, graph)
     if by_input(config.input_range, "--input_range", graph.inputs):
         say("--input_range has no effect on images: random pixels are 0 to 255")

@@ -577,6 +577,12 @@ def test_an_open_image_has_the_sides_that_are_asked_for(main, graph_file):
     (record,) = ran.records
     assert record["graph"]["inputs"][0]["shape"] == [None, 32, 48, 3]
     assert record["graph"]["layout"] == "NHWC" and "unit" not in record
+    assert "with numbers for N" not in ran.err
+    ran = main(path, "--batch_size=2", "--num_loops=4")
+    assert ran.status == 0, ran.err
+    said = "graph.pb takes image [?, ?, ?, 3] float32: 224x224x3 is fed "
+    assert said + "(--input_shape=image:NxNx3 with numbers for N sets others)" in ran.err
+    assert ran.records[-1]["graph"]["inputs"][0]["shape"] == [None, 224, 224, 3]
 
 
 def test_an_output_of_strings_is_none(main, graph_file):

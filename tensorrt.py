@@ -1653,6 +1653,7 @@ def load_images(config: Config, graph: Graph, count: int) -> Images:
             raise UserError(f"{config.image_file}: no such file: pass an image with --image_file")
         pixels = read_image(config.image_file, shape)[None]
         return images_of(config, graph, pixels, [Path(config.image_file).name])
+    say("no --image_file or --image_dir: random pixels are fed, and predictions mean nothing")
     pixels = np.random.default_rng(config.seed).integers(0, 256, (count, *shape), np.uint8)
     names = [f"random {index}" for index in range(count)]
     return images_of(config, graph, pixels, names, random=True)

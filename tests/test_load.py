@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import image_graph, pixels_of
+from helpers import ROOT, image_graph, pixels_of
 
 FLAGS = {
     "frozen_graph": "frozen_graph",
@@ -255,6 +255,13 @@ def test_random_images_follow_the_seed(bench):
     config = [bench.parse_flags(["tensorrt.py", f"--seed={seed}"]) for seed in (1, 1, 2)]
     one, same, other = (pixels_of(bench.load_images(c, graph, 2)) for c in config)
     assert np.array_equal(one, same) and not np.array_equal(one, other)
+
+
+def test_random_images_are_said(main, forms):
+    flags = (f"--frozen_graph={forms['frozen_graph']}", "--batch_size=2", "--build_only")
+    said = "no --image_file or --image_dir: random pixels are fed"
+    assert said in main(*flags).err
+    assert said not in main(*flags, f"--image_file={ROOT}/image.jpg").err
 
 
 MODELS = {

@@ -223,7 +223,8 @@ def test_lines_say_what_starts_and_ends(main, net):
     flags = [*net, "--native", "--fp32", "--batch_size=2"]
     ran = main(*flags, "--engine=onnxruntime", "--num_loops=8")
     assert ran.status == 0, ran.err
-    lines = ran.err.splitlines()
+    fed, *lines = ran.err.splitlines()
+    assert "random pixels are fed" in fed
     assert lines[0] == "tensorrt.py: native 2: build, first run, warm-up"
     assert "2 cases in turn" in lines[2]
     assert lines[2].endswith(" s to go")

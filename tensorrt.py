@@ -2639,8 +2639,17 @@ def computed_from(tensor: Any) -> Iterator[Any]:
                     yield result
 
 
+def refuse_commas(words: list[str]) -> None:
+    """Refuses image:64,64,3, and says how it is written."""
+    text = ",".join(words)
+    joined = re.sub(r"(?<=\d),(?=\d+(,|$))", "x", text)
+    if joined != text and all(":" in word for word in joined.split(",")):
+        raise UserError(f"--input_shape={text}: sides are joined by x: pass --input_shape={joined}")
+
+
 def fill_shapes(config: Config, inputs: list[Tensor]) -> list[Tensor]:
     """The inputs with the dimensions of --input_shape; one of unknown rank is an image."""
+    refuse_commas(config.input_shape)
     asked = by_input(config.input_shape, "--input_shape", inputs)
     if len(inputs) == 1 and inputs[0].shape is None and not (asked or config.samples):
         return [dataclasses.replace(inputs[0], shape=(None, None, None, 3))]

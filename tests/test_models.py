@@ -364,6 +364,13 @@ def test_open_dimensions_are_asked_for(main, family):
         ("--input_shape=ids:0", "pass its dimensions without the batch, as 128 or 224x224x3"),
         ("--input_shape=word:12", "pass NAME:VALUE with an input's name (there are: ids"),
         ("--input_shape=12", "pass NAME:VALUE with an input's name"),
+        ("--input_shape=12,6", "pass NAME:VALUE with an input's name"),
+        ("--input_shape=ids:[6,7]", "pass NAME:VALUE with an input's name"),
+        (
+            "--input_shape=ids:6,mask:64,64,3,types:6",
+            "--input_shape=ids:6,mask:64,64,3,types:6: sides are joined by x: pass "
+            "--input_shape=ids:6,mask:64x64x3,types:6",
+        ),
         ("--input_range=ids:5:0", "pass NAME:LOW:HIGH with two numbers of type int32"),
         ("--input_range=ids:0:1.5", "pass NAME:LOW:HIGH with two numbers of type int32"),
         ("--input_range=ids:0:9999999999", "pass NAME:LOW:HIGH with two numbers of type int32"),

@@ -343,6 +343,7 @@ class Record(msgspec.Struct, kw_only=True):
     flags: dict[str, Any] = {}
     notes: list[str]
     predictions: list[tuple[str, float]] | None = None
+    kinds: dict[str, str] | None = None  # what the outputs say, by their names
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     times_native: dict[str, TimesNative] | None = None
@@ -375,6 +376,15 @@ class Record(msgspec.Struct, kw_only=True):
     def decided(self) -> str:
         """What of its first output is counted: images or samples, or parts of them."""
         return DECIDED.get(self.output.kind, self.unit)
+
+    @property
+    def classes(self) -> float:
+        """Of how many classes accuracy tells; infinity where the output's shape is open."""
+        kinds = self.kinds or {}
+        for tensor in self.graph.outputs:
+            if kinds.get(tensor.name) in ("probabilities", "logits"):
+                return math.prod(side or math.inf for side in (tensor.shape or [None, None])[1:])
+        return math.inf
 
     @property
     def comparable_facts(self) -> dict[str, str]:
@@ -823,12 +833,13 @@ def slowest_line(case: str, kind: str, unit: str, devices: list[tuple[Estimate, 
 
 @about_cases
 def accuracy_lines(record: Record) -> list[str]:
-    """Top-1 and top-5 accuracy where the samples' classes are known, and of how many."""
+    """Top-1 accuracy, and top-5 of over five classes, where those of the samples are known."""
     found = record.accuracy
     if found is None:
         return []
     count = f" of {counted(found.images, record.unit)}" if found.images else ""
-    return [f"accuracy top-1 {found.top1:.1%}, top-5 {found.top5:.1%}{count}"]
+    top5 = f", top-5 {found.top5:.1%}" if record.classes > 5 else ""
+    return [f"accuracy top-1 {found.top1:.1%}{top5}{count}"]
 
 
 @about_cases

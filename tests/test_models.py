@@ -237,8 +237,10 @@ def test_samples_are_repeated_or_cut_to_the_batch(main, family, tmp_path):
     model, _, arrays = family("towers")
     few = {name: array[:3] for name, array in arrays.items()}
     np.savez(tmp_path / "few.npz", **few)
-    (record,) = main("--native", model, f"--samples={tmp_path}/few.npz", "--batch_size=8").records
+    ran = main("--native", model, f"--samples={tmp_path}/few.npz", "--batch_size=8")
+    (record,) = ran.records
     assert record["images"] == 3 and record["accuracy"]["images"] == 3
+    assert "of 3 samples" in ran.out and "top-5" not in ran.out, "two classes"
     flags = (f"--samples={tmp_path}/few.npz", "--batch_size=1", "--num_images=2")
     ran = main("--native", model, *flags)
     assert ran.records[0]["images"] == 2

@@ -872,6 +872,30 @@ def version_2(record):
     return record
 
 
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ([None, 1000], "top-1 50.0%, top-5 100.0% of 8 images"),
+        ([None, 6], "top-1 50.0%, top-5 100.0% of 8 images"),
+        ([None, 5], "top-1 50.0% of 8 images"),
+        ([None, 1, 3], "top-1 50.0% of 8 images"),
+        ([None, None], "top-1 50.0%, top-5 100.0% of 8 images"),
+        (None, "top-1 50.0%, top-5 100.0% of 8 images"),
+    ],
+)
+def test_the_first_five_of_five_classes_are_not_told(report, kept, shape, said):
+    """They are all that there are; a box beside the classes has no say."""
+    record = version_2(kept[0])
+    record["accuracy"] = {"top1": 0.5, "top5": 1.0, "images": 8}
+    (sink,) = record["graph"]["outputs"]
+    box = {**sink, "name": "box:0", "shape": [None, 4]}
+    record["graph"]["outputs"] = [box, {**sink, "shape": shape}]
+    record["kinds"]["box:0"] = "values"
+    validate(record)
+    (line,) = report.accuracy_lines([msgspec.convert(record, report.Record)])
+    assert line == f"native 4: accuracy {said}"
+
+
 def test_the_two_versions_are_compared(run, written, kept):
     ran = run(written([version_2(record) for record in kept]), f"--compare={KEPT}")
     assert ran.returncode == 0, ran.stderr

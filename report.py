@@ -776,19 +776,43 @@ def about_cases(say: Callable[[Record], list[str]]) -> Callable[[list[Record]], 
     @functools.wraps(say)
     def lines(records: list[Record]) -> list[str]:
         """Sentences in the order in which they first come up."""
-        cases: dict[str, list[str]] = collections.defaultdict(list)
+        settings = differing(records)
+        every = devices_by_case(records, settings)
+        said = collections.defaultdict(list)
         for record in records:
             for sentence in say(record):
-                cases[sentence].append(record.case)
-        return [f"{some_cases(names)}: {sentence}" for sentence, names in cases.items()]
+                said[sentence].append(record)
+        found = []
+        for sentence, some in said.items():
+            cases = devices_by_case(some, settings).items()
+            names = [case + devices_text(devices, every[case]) for case, devices in cases]
+            found.append(f"{some_cases(names, len(some))}: {sentence}")
+        return found
 
     return lines
 
 
-def some_cases(names: list[str]) -> str:
-    """Up to three names, or how many they are."""
-    different = list(dict.fromkeys(names))
-    return ", ".join(different) if len(different) < 4 else f"{len(names)} cases"
+def devices_by_case(records: list[Record], settings: list[str]) -> dict[str, set[str]]:
+    """The devices of each case, by its name with those settings."""
+    devices = collections.defaultdict(set)
+    for record in records:
+        devices[record.case + setting_text(record, settings)].add(record.device)
+    return devices
+
+
+def devices_text(devices: set[str], every: set[str]) -> str:
+    """` on GPU 1`, ` on 2 of 3 devices`: what follows a name where its case ran on others too."""
+    if devices == every:
+        return ""
+    if len(devices) > 1:
+        return f" on {len(devices)} of {len(every)} devices"
+    return f" on {next(iter(devices))}"
+
+
+def some_cases(names: list[str], count: int) -> str:
+    """Up to three names, or how many records they are of."""
+    between = "; " if any("," in name for name in names) else ", "
+    return between.join(names) if len(names) < 4 else f"{count} cases"
 
 
 @about_cases
@@ -807,9 +831,11 @@ def together_lines(record: Record) -> list[str]:
 def slowest_lines(records: list[Record]) -> list[str]:
     """Of each case the slowest device of its kind, where that is beyond the noise."""
     kinds: dict[tuple[str, ...], list[tuple[Estimate, str]]] = collections.defaultdict(list)
+    settings = differing(records)
     for record in records:
+        name = record.case + setting_text(record, settings)
         for inputs, timing in record.timings.items():
-            kind = (record.case, record.device_kind, record.unit, case_key(record), inputs)
+            kind = (name, record.device_kind, record.unit, case_key(record), inputs)
             kinds[kind].append((timing.speed, record.device))
     lines = [
         slowest_line(case, device, unit, devices)

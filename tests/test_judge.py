@@ -216,7 +216,8 @@ def test_changed_images_are_named(bench):
     report = bench.load_file("tensorrt_report", bench.HERE / "report.py")
     output = msgspec.to_builtins(result.agreement.outputs["y:0"])
     output = msgspec.convert(output, report.OutputAgreement)
-    record = types.SimpleNamespace(case="FP16 xla 7", output=output, unit="images")
+    facts = {"case": "FP16 xla 7", "unit": "images", "device": "", "input_dtype": "", "flags": {}}
+    record = types.SimpleNamespace(**facts, output=output)
     (line,) = report.agreement_lines([record])
     assert line.startswith(
         "FP16 xla 7: the first class changed on 7 of 7 images: 0.jpg (class 0, now class 1)"

@@ -406,10 +406,33 @@ def test_many_sentences_have_an_end(run, report, written, kept):
     """The last ones in the terminal; all of them in the page."""
     records = [{**kept[0], "device": f"D{index}", "notes": [f"{index} C"]} for index in range(80)]
     ran = run(written(records), "--output=page.html")
-    notes = re.findall(r"native 4: (\d+) C", ran.stdout)
+    notes = re.findall(r"native 4 on D\d+: (\d+) C", ran.stdout)
     assert notes == [str(index) for index in range(20, 80)]
     assert "and 20 more: --output=report.html has all" in ran.stdout
-    assert len(re.findall(r"native 4: \d+ C", Path("page.html").read_text())) == 80
+    assert len(re.findall(r"native 4 on D\d+: \d+ C", Path("page.html").read_text())) == 80
+
+
+def test_a_sentence_names_the_setting_and_the_device_of_its_case(run, written, kept):
+    """No device where the sentence is of all of them; a device alone is not named either."""
+    devices = "AMD EPYC, 1 thread (cpu0of2)", "AMD EPYC, 1 thread (cpu1of2)", "GPU"
+    records = [
+        {**with_flags(kept[0], preprocessing=name), "device": device, "notes": notes}
+        for name, device, notes in (
+            ("vgg", devices[0], ["hot", "old", "new"]),
+            ("vgg", devices[1], ["cold", "old", "new"]),
+            ("vgg", devices[2], ["old"]),
+            ("caffe", devices[0], ["cold", "new"]),
+        )
+    ]
+    ran = run(written(records), "--output=page.html")
+    said = [
+        f"native 4, vgg on {devices[0]}: hot",
+        "native 4, vgg: old",
+        "native 4, vgg on 2 of 3 devices; native 4, caffe: new",
+        f"native 4, caffe; native 4, vgg on {devices[1]}: cold",
+    ]
+    assert ran.stdout.split("\n\n")[-2].splitlines() == said
+    assert all(f"<li>{line}" in Path("page.html").read_text() for line in said)
 
 
 def other_model(records, factor=1.0, name="other.pb"):
@@ -1111,6 +1134,15 @@ def slowest_lines(report):
 def test_the_slowest_device_of_a_fleet(slowest_lines, kept, factors, slowest):
     lines = slowest_lines(fleet(kept, factors))
     assert [re.search(r"node-\d", line).group() for line in lines] == ([slowest] if slowest else [])
+
+
+def test_the_slowest_device_has_the_setting_in_its_case_s_name(slowest_lines, kept):
+    names = "vgg", "caffe"
+    records = [with_flags(one, preprocessing=name) for name in names for one in fleet(kept, (1, 9))]
+    assert [line.split(":")[0] for line in slowest_lines(records)] == [
+        "native 4, vgg",
+        "native 4, caffe",
+    ]
 
 
 def test_a_noisy_device_is_not_called_slow(slowest_lines, kept):

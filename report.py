@@ -46,6 +46,7 @@ import io
 import json
 import math
 import os
+import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -936,6 +937,65 @@ def note_lines(record: Record) -> list[str]:
     return [*record.notes, record.error] if record.error else record.notes
 
 
+MOST_NOISY = 3  # rows that have a line each in the terminal
+
+# A line on a noisy row, by tensorrt.py's words.
+NOISY = re.compile(
+    r"(?P<case>.+): (?P<inputs>\w+) input: the speed moved between (?P<low>\d[\d,]{0,20}\.\d) and "
+    r"(?P<high>\d[\d,]{0,20}\.\d) (?P<unit>\w+/s) \((?P<cause>.+)\) "
+    r"in (?P<steps>\d[\d,]{0,20}) steps: .+"
+)
+
+
+class Noise(NamedTuple):
+    """A noisy row: its name, between which speeds it moved, what was seen, its number of steps."""
+
+    name: str
+    speeds: str
+    share: float  # the higher speed over the lower
+    cause: str
+    steps: int
+
+    @property
+    def kind(self) -> str:
+        """Its cause without the numbers."""
+        return re.sub(r"[\d.,]+", "", self.cause)
+
+
+def noise_of(found: re.Match[str]) -> Noise:
+    """What a line on a noisy row says."""
+    low, high, steps = (found[name].replace(",", "") for name in ("low", "high", "steps"))
+    name = found["case"] + from_host(found["inputs"])
+    speeds = f"{found['low']} to {found['high']} {found['unit']}"
+    return Noise(name, speeds, float(high) / max(float(low), 0.1), found["cause"], int(steps))
+
+
+def brief_note_lines(records: list[Record]) -> list[str]:
+    """Notes and errors; of many noisy rows one line."""
+    lines = note_lines(records)
+    noisy = {line: noise_of(found) for line in lines if (found := NOISY.fullmatch(line))}
+    if len(noisy) <= MOST_NOISY:
+        return lines
+    is_auto = all(record.flags.get("num_loops") is None for record in records)
+    rest = [line for line in lines if line not in noisy]
+    return [*rest, noise_line([*noisy.values()], is_auto)]
+
+
+def noise_line(noisy: list[Noise], is_auto: bool) -> str:
+    """How many rows are noisy, the one that moved most, the commonest cause, and a remedy."""
+    noisy = sorted(noisy, key=lambda row: -row.share)
+    most = noisy[0]
+    ((kind, _),) = collections.Counter(row.kind for row in noisy).most_common(1)
+    cause = next(row.cause for row in noisy if row.kind == kind)
+    longer = "--num_loops=auto"
+    if is_auto:
+        longer = f"--num_loops={4 * most.steps}, four times that row's"
+    return (
+        f"{len(noisy)} rows are noisy (each in results.jsonl): {most.name} moved most, "
+        f"{most.speeds}; often {cause}: quiet the machine, or pass {longer}"
+    )
+
+
 @about_cases
 def calibration_lines(record: Record) -> list[str]:
     """Where an INT8 case's ranges came from."""
@@ -988,6 +1048,7 @@ SENTENCES = {
     "99th percentile": p99_lines,
     "Notes": note_lines,
 }
+BRIEF = SENTENCES | {"Notes": brief_note_lines}  # in the terminal
 ORIGINS = {"Calibration": calibration_lines, "Environment": environment_lines}  # in the page only
 
 
@@ -1108,7 +1169,7 @@ def print_models(models: list[Model]) -> None:
             print()
             print_table(grid(titles, cells, left=2, gap=1, name=group.title))
             print_lines(answer_lines(group))
-        for lines_of in SENTENCES.values():
+        for lines_of in BRIEF.values():
             print_lines(lines_of(model.records))
 
 

@@ -4780,7 +4780,8 @@ def surroundings(before: dict[str, float], after: dict[str, float]) -> dict[str,
         facts["other_share"] = facts["other_cores"] / (os.cpu_count() or 1)
         facts["stolen_cores"] = gone["stolen"] / seconds
     if "waited" in gone:
-        facts["waited_share"] = gone["waited"] / seconds
+        # The kernel's count is read after the clock, and may be ahead of it
+        facts["waited_share"] = min(1.0, gone["waited"] / seconds)
     if gpus():
         facts["gpu_programs"] = gpu_neighbours()
     return facts

@@ -435,6 +435,43 @@ def test_a_sentence_names_the_setting_and_the_device_of_its_case(run, written, k
     assert all(f"<li>{line}" in Path("page.html").read_text() for line in said)
 
 
+def noisy(bench, record, size, speeds, cause):
+    """The record of a batch size whose rounds moved between these speeds, with its sentence."""
+    rounds = [[size / speed] * 4 for speed in speeds] * 3
+    verdict, sentence = bench.verdict(rounds, size, cause)
+    assert verdict == "noisy"
+    return {**record, "batch_size": size, "notes": ["cold", f"device input: {sentence}"]}
+
+
+@pytest.mark.parametrize(
+    ("num_loops", "remedy"),
+    [(24, "--num_loops=auto"), (None, "--num_loops=96, four times that row's")],
+)
+def test_many_noisy_rows_are_one_line(run, written, kept, bench, num_loops, remedy):
+    """Their number, the largest movement, the commonest cause and a flag; all of it in the page."""
+    causes = {1: "other programs used 0.1 cores", 2: "it rained"}
+    records = [
+        noisy(
+            bench,
+            with_flags(kept[0], num_loops=num_loops),
+            size,
+            (1000, 2400) if size == 2 else (50, 60),
+            causes.get(size, f"cores were waited for {size}0% of the time"),
+        )
+        for size in (1, 2, 3, 4)
+    ]
+    ran = run(written(records[:3]), "--output=page.html")
+    assert ran.stdout.count("the speed moved between") == 3 and "rows are noisy" not in ran.stdout
+    ran = run(written(records), "--output=page.html")
+    assert ran.stdout.split("\n\n")[-2].splitlines() == [
+        "4 cases: cold",
+        "4 rows are noisy (each in results.jsonl): native 2 moved most, 1,000.0 to 2,400.0 "
+        "images/s; often cores were waited for 30% of the time: quiet the machine, or pass "
+        + remedy,
+    ]
+    assert Path("page.html").read_text().count("the speed moved between") == 4
+
+
 def other_model(records, factor=1.0, name="other.pb"):
     """The records as of another graph."""
     found = []

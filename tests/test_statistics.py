@@ -212,6 +212,12 @@ def test_the_likeliest_cause_of_a_noisy_case(bench, clocks, cause):
     assert cause in bench.likeliest_cause([{}, clocks, {"surroundings": {"other_cores": 0.01}}])
 
 
+def test_nothing_is_waited_for_longer_than_the_time(bench):
+    """Where the kernel's count is a little ahead of the clock."""
+    facts = bench.surroundings({"seconds": 1.0, "waited": 1.0}, {"seconds": 2.0, "waited": 2.04})
+    assert "for 100% of" in bench.likeliest_cause([{"surroundings": facts}])
+
+
 def test_the_median_round_tells_how_many_cores_the_hypervisor_took(bench):
     rounds = [{"surroundings": {"stolen_cores": cores}} for cores in (0.0, 0.9, 0.05)]
     assert bench.stolen_cores(rounds) == {"stolen_cores": 0.05}

@@ -1063,7 +1063,20 @@ def answer_lines(group: Group) -> list[str]:
     for row in group.rows:
         if row.is_first and row.native and row.record.precision != "native":
             rated[row.record.batch_size].append(row)
-    return [answer(f"batch {size}", rated[size]) for size in sorted(rated)]
+    answers = [answer(f"batch {size}", rated[size]) for size in sorted(rated)]
+    return answers + unrated_lines(group)
+
+
+def unrated_lines(group: Group) -> list[str]:
+    """Why there is no times native where native was not tried, and the remedy."""
+    tried = {row.record.batch_size for row in group.rows if row.record.precision == "native"}
+    timed = [row.record for row in group.rows if row.inputs]
+    unrated = [record for record in timed if record.batch_size not in tried]
+    if not unrated:
+        return []
+    sizes = ", ".join(map(str, sorted({record.batch_size for record in unrated})))
+    where = f" at batch {sizes}" if len(unrated) < len(timed) else ""
+    return [f"Times native{where}: not measured; --native measures it too."]
 
 
 def answer(size: str, rows: list[Row]) -> str:

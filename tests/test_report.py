@@ -617,7 +617,20 @@ def test_the_answer_where_nothing_is_faster_or_nobody_knows(answers, kept):
         "Fastest at batch 4: INT8 in onnxruntime, 2.48x native (2.41 to 2.67), 26 MB instead of "
         "103; random weights cannot tell whether it is still the same model."
     ]
-    assert answers([int8]) == answers([native]) == []
+    assert answers([native]) == []
+
+
+def test_why_there_are_no_times_native(answers, kept):
+    """Native was not run at all, not at this batch size, or not on this device."""
+    native, fp32 = without_weights(kept[0]), judged(kept[1], "logits", 8, 8)
+    not_measured = "Times native: not measured; --native measures it too."
+    assert answers([fp32]) == [not_measured]
+    single = scaled(fp32, 1, batch_size=1)
+    assert answers([native, fp32, single])[1:] == [not_measured.replace(":", " at batch 1:")]
+    failed = {**native, "status": "failed", "timings": {}}
+    assert answers([failed, fp32]) == answers([{**fp32, "timings": {}}]) == []
+    elsewhere = {**native, "device": "GPU 1"}
+    assert answers([elsewhere, fp32]) == [not_measured]
 
 
 @pytest.mark.parametrize(

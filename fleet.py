@@ -30,8 +30,8 @@ a table for each device.
 
 On several GPUs a case has a process on each. They wait for one another before every loop, so that
 the loops run at the same time. With --spread neighbours run different cases meanwhile, and share
-power and PCIe, which every record says. On a cluster a case is a task; nodes run what they are
-sent: use a cluster that you trust.
+power and PCIe (shares of a CPU: memory), which every record says. On a cluster a case is a task;
+nodes run what they are sent: use a cluster that you trust.
 
 Exit status and environment: as tensorrt.py.
 """
@@ -228,13 +228,16 @@ class PlacedCase(bench.OpenCase):
 # --------------------------------------------------------------------------- all devices at once
 
 
+NEIGHBOURS = "--spread: other devices ran other cases meanwhile"
+
+
 class PlacedSession(bench.Session):
     """A case on one placement."""
 
     def __init__(self, job: Any, placement: Placement) -> None:
         super().__init__(job)
-        self.use(job)
         self.placement = placement
+        self.use(job)
         self.barrier: Barrier | None = None
         self.own = 0
 
@@ -242,7 +245,10 @@ class PlacedSession(bench.Session):
         """As of one device, whose row says that it had neighbours."""
         super().use(job)
         if job.config.spread:
-            self.result.notes.append(NEIGHBOURS)
+            shared = "may share memory and caches"
+            if self.placement.gpu is not None:
+                shared = "share power and PCIe"
+            self.result.notes.append(f"{NEIGHBOURS}, and {shared}")
 
     def start(self, job: Any) -> Any:
         """A process on the placement, with its own artifacts: a plan is for one GPU."""
@@ -257,9 +263,6 @@ class PlacedSession(bench.Session):
         if not str(self.placement):
             return found
         return {**found, "device": f"{found['device_kind']} ({self.placement})"}
-
-
-NEIGHBOURS = "--spread: other devices ran other cases meanwhile, and share power and PCIe"
 
 
 class Team(bench.Session):

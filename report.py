@@ -513,6 +513,7 @@ class Group(NamedTuple):
 
     title: str
     rows: list[Row]
+    has_native: bool = False  # the model, on this device or another
 
 
 class Model(NamedTuple):
@@ -600,7 +601,10 @@ def arrange(records: list[Record]) -> list[Model]:
         name = model_name(members[-1])
         name += graph_text(members[-1].graph, graphs[name])
         by_device = grouped(members, lambda record: record.device).items()
-        groups = [Group(f"{name} on {device}", rows_of(some)) for device, some in by_device]
+        has_native = any(each.precision == "native" and each.timings for each in members)
+        groups = [
+            Group(f"{name} on {device}", rows_of(some), has_native) for device, some in by_device
+        ]
         models.append(Model(name, groups))
     return models
 
@@ -1076,7 +1080,10 @@ def unrated_lines(group: Group) -> list[str]:
         return []
     sizes = ", ".join(map(str, sorted({record.batch_size for record in unrated})))
     where = f" at batch {sizes}" if len(unrated) < len(timed) else ""
-    return [f"Times native{where}: not measured; --native measures it too."]
+    why = "; --native measures it too"
+    if group.has_native and any(record.flags.get("spread") for record in unrated):
+        why = ", as --spread ran native on another device; without it every device runs native"
+    return [f"Times native{where}: not measured{why}."]
 
 
 def answer(size: str, rows: list[Row]) -> str:

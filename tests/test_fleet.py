@@ -281,7 +281,13 @@ def test_a_smaller_batch_still_says_that_it_had_neighbours(fleet, bench, job, fi
     turns(session)
     (result,) = session.results()
     assert session.job.case.batch_size <= 950
-    assert result.notes.count(fleet.NEIGHBOURS) == 1
+    assert result.notes.count(f"{fleet.NEIGHBOURS}, and share power and PCIe") == 1
+
+
+def test_shares_of_a_cpu_share_no_power_and_pcie(fleet, bench, job, halves):
+    spread = bench.dataclasses.replace(job, config=job.config.but(spread=True))
+    session = fleet.PlacedSession(spread, halves[0])
+    assert session.result.notes == [f"{fleet.NEIGHBOURS}, and may share memory and caches"]
 
 
 def test_what_does_not_fit_beside_the_others_is_tried_without_them(

@@ -621,7 +621,7 @@ def test_the_answer_where_nothing_is_faster_or_nobody_knows(answers, kept):
 
 
 def test_why_there_are_no_times_native(answers, kept):
-    """Native was not run at all, not at this batch size, or not on this device."""
+    """Native was not run at all, not at this batch size, or on another device by --spread."""
     native, fp32 = without_weights(kept[0]), judged(kept[1], "logits", 8, 8)
     not_measured = "Times native: not measured; --native measures it too."
     assert answers([fp32]) == [not_measured]
@@ -631,6 +631,11 @@ def test_why_there_are_no_times_native(answers, kept):
     assert answers([failed, fp32]) == answers([{**fp32, "timings": {}}]) == []
     elsewhere = {**native, "device": "GPU 1"}
     assert answers([elsewhere, fp32]) == [not_measured]
+    assert answers([elsewhere, with_flags(fp32, spread=True)]) == [
+        "Times native: not measured, as --spread ran native on another device; without it every "
+        "device runs native."
+    ]
+    assert answers([with_flags(fp32, spread=True)]) == [not_measured]
 
 
 @pytest.mark.parametrize(

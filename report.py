@@ -43,13 +43,14 @@ import collections
 import functools
 import html
 import io
+import itertools
 import json
 import math
 import os
 import re
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -423,25 +424,49 @@ def read_line(line: bytes, path: str, number: int) -> Record:
             raise UserError(f"{place}: version {version} is newer than this report.py: update it")
         return decode(line, Record)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        if number == 1 and not line.startswith(b'{"record"'):
-            why = f"{path} is no results.jsonl (line 1: {error})"
-            raise UserError(f"{why}: pass one that tensorrt.py wrote") from error
         raise UserError(f"{place}: no record of tensorrt.py ({error}): remove the line") from error
+
+
+def read_lines(lines: Iterator[bytes], path: str) -> list[Record]:
+    """The records of a file's lines; raises UserError, another one where no line looks like one."""
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                records.append(read_line(line, path, number))
+        except UserError as error:
+            rest = itertools.chain([line], lines)
+            if records or any(other.startswith(b'{"record"') for other in rest):
+                raise
+            why = f"{path} is no results.jsonl: pass one that tensorrt.py wrote"
+            raise UserError(why) from error
+    return records
 
 
 def read_records(path: str) -> list[Record]:
     """The records of a results.jsonl in its order; raises UserError."""
-    records = []
     try:
         with open(path, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    records.append(read_line(line, path, number))
+            records = read_lines(lines, path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file: pass a results.jsonl") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error}): pass a results.jsonl") from error
+        why = f"{path} cannot be read ({error.strerror})"
+        raise UserError(f"{why}: pass a results.jsonl") from error
     if not records:
         raise UserError(f"{path} holds no records: run tensorrt.py first")
     return records
+
+
+def file_of(path: str) -> str:
+    """A file as it is, or a folder's results.jsonl; raises UserError where that has none."""
+    inside = os.path.join(path, "results.jsonl")
+    if not os.path.isdir(path):  # False also of what cannot be looked at
+        return path
+    if os.path.isfile(inside):
+        return inside
+    why = f"{path} is a folder without a results.jsonl"
+    raise UserError(f"{why}: pass a file, or --history={path} for all that lie deeper")
 
 
 def merged(paths: list[str]) -> list[Record]:
@@ -1796,7 +1821,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("report.py", None, __doc__, formatter_class=as_written)
     parser.allow_abbrev = False
     add = parser.add_argument
-    add("files", nargs="*", metavar="RESULTS.jsonl", help="what tensorrt.py wrote")
+    add("files", nargs="*", metavar="RESULTS.jsonl", help="what tensorrt.py wrote, or its folder")
     add("--history", nargs="+", metavar="FOLDER", help="every filled results.jsonl below")
     add("--output", help=".png, .svg, .pdf or .html; default: report.png beside the first file")
     add("--compare", metavar="OLD.jsonl", help="compare with these; draws nothing by itself")
@@ -1833,15 +1858,16 @@ def write(models: list[Model], output: Path) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints, draws and compares what the command line names; the exit status."""
-    records = merged(options.files)
+    files = [file_of(path) for path in options.files]
+    records = merged(files)
     models = arrange(records)
     print_models(models)
     is_timed = any(record.timings for record in records)
     if not options.compare or (options.output and is_timed):  # else the comparison says what failed
-        write(models, Path(options.output or Path(options.files[0]).with_name("report.png")))
+        write(models, Path(options.output or Path(files[0]).with_name("report.png")))
     if not options.compare:
         return 0
-    rows = compare(records, merged([options.compare]))
+    rows = compare(records, merged([file_of(options.compare)]))
     print_comparison(rows)
     return 0 if options.fail_slower is None else exit_status(rows, options.fail_slower)
 

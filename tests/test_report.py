@@ -1117,13 +1117,15 @@ def test_a_comparison_of_several_networks_names_them(run, written, kept):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{}\n", "is no results.jsonl (line 1"),
-        ("not json\n", "is no results.jsonl (line 1"),
+        ("{}\n", "is no results.jsonl"),
+        ("not json\n", "is no results.jsonl"),
+        ("\n=====\nnetwork: native_net.pb\n", "is no results.jsonl"),
+        ("not json\n@kept\n", "line 1: no record of tensorrt.py"),
         ('{"record": 1}\n', "remove the line"),
         ("@kept\n[1, 2]\n", "line 5"),
         ('@kept\n{"record": 99}\n', "version 99"),
         ("", "no records"),
-        ("\x00\x01", "line 1"),
+        ("\x00\x01", "is no results.jsonl"),
     ],
 )
 def test_a_broken_or_foreign_file(run, tmp_path, text, words):
@@ -1137,8 +1139,22 @@ def test_a_broken_or_foreign_file(run, tmp_path, text, words):
         assert words in ran.stderr
 
 
+def test_a_folder_stands_for_its_results(run, written, kept, tmp_path):
+    (tmp_path / "run").mkdir()
+    written(kept, "run/results.jsonl")
+    assert run("run", "--compare=run").stdout.count("1.000") == len(kept)
+    assert run("run").returncode == 0 and (tmp_path / "run" / "report.png").exists()
+    (tmp_path / "above").mkdir()
+    for args in (["above"], ["run", "--compare=above"]):
+        ran = run(*args)
+        assert ran.returncode == 2 and ran.stderr.count("\n") == 1
+        assert "above is a folder without a results.jsonl" in ran.stderr
+        assert "--history=above" in ran.stderr
+
+
 def test_other_user_errors(run, tmp_path):
-    assert "cannot be read" in run("missing.jsonl").stderr
+    error = "report.py: error: missing.jsonl: no such file: pass a results.jsonl\n"
+    assert run("missing.jsonl").stderr == run(KEPT, "--compare=missing.jsonl").stderr == error
     ran = run(KEPT, "--output=report.doc")
     assert ran.returncode == 2 and "ends in .png" in ran.stderr and not ran.stdout
     ran = run("--history", "nope", KEPT)

@@ -673,7 +673,18 @@ def rows_of(records: list[Record]) -> list[Row]:
         if not members[-1].timings:
             rows.append(Row(members[-1], ""))
     names = differing(records)
-    return [row._replace(setting=setting_text(row.record, names)) for row in rows]
+    return natives_first([row._replace(setting=setting_text(row.record, names)) for row in rows])
+
+
+def natives_first(rows: list[Row]) -> list[Row]:
+    """Rows in their order, but native's before all others of its batch size and setting."""
+    firsts: dict[tuple[int, str], int] = {}
+    places = []
+    for index, row in enumerate(rows):
+        first = firsts.setdefault((row.record.batch_size, row.setting), index)
+        is_native = row.record.precision == "native"
+        places.append((first, 0, index) if is_native else (index, 1, index))
+    return [rows[index] for *_, index in sorted(places)]
 
 
 def first_name(label: str) -> str:

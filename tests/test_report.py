@@ -402,6 +402,33 @@ def test_a_case_that_fails_now_keeps_its_measured_row(run, written, kept):
     assert len(rows_in(ran.stdout, "FP16")) == 1 and "out of memory" not in ran.stdout
 
 
+def test_native_stands_before_what_failed_sooner(read, kept):
+    """Of its batch size and setting; the others keep the order of time."""
+    failed = {**kept[3], "status": "failed", "timings": {}}
+    native, fp32 = kept[0], kept[1]
+    (model,) = read(
+        [
+            with_flags({**record, "batch_size": size}, preprocessing=name)
+            for size, name, record in (
+                (4, "vgg", failed),
+                (4, "caffe", failed),
+                (1, "vgg", failed),
+                (4, "vgg", fp32),
+                (1, "vgg", native),
+                (4, "vgg", native),
+            )
+        ]
+    )
+    assert [row.name for row in model.groups[0].rows] == [
+        "native 4, vgg",
+        "INT8 onnxruntime 4, vgg",
+        "INT8 onnxruntime 4, caffe",
+        "native 1, vgg",
+        "INT8 onnxruntime 1, vgg",
+        "FP32 onnxruntime 4, vgg",
+    ]
+
+
 def test_many_sentences_have_an_end(run, report, written, kept):
     """The last ones in the terminal; all of them in the page."""
     records = [{**kept[0], "device": f"D{index}", "notes": [f"{index} C"]} for index in range(80)]

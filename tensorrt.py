@@ -7055,10 +7055,13 @@ def nearly_equal(values: np.ndarray, others: np.ndarray) -> bool:
     return np.allclose(values, others, rtol=0, atol=SAME_OUTPUT * np.max(np.abs(others), initial=0))
 
 
+WORTH_A_WORD = 1.0  # seconds of building that a run was spared
+
+
 def reuse_notes(facts: dict[str, Any]) -> list[str]:
     """Sentences where an earlier run did what this one would have had to do."""
     notes = []
-    if "built_before" in facts:
+    if facts.get("built_before", 0) >= WORTH_A_WORD:
         seconds = f"{facts['built_before']:.0f} s"
         notes.append(
             f"an earlier run converted this in {seconds}: its engines were built now, as always"

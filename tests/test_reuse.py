@@ -146,6 +146,7 @@ def test_a_plan_that_cannot_be_loaded_is_built_anew(bench, build, first, tmp_pat
 
 def test_a_reused_plan_gets_a_sentence(bench):
     assert "77 s: nothing was built now" in bench.coverage_notes("fp16", {"built_before": 77.2})[0]
+    assert bench.coverage_notes("fp16", {"built_before": 0.9}) == [], "0 s is nothing to be told"
     assert "earlier run chose" in bench.coverage_notes("fp16", {"kernels": bench.REUSED_KERNELS})[0]
     assert bench.coverage_notes("fp16", {"kernels": "by this run"}) == []
 

@@ -652,9 +652,8 @@ def graph_text(graph: GraphFacts, others: list[GraphFacts]) -> str:
 def rows_of(records: list[Record]) -> list[Row]:
     """A group's rows: each case's newest record that was timed, and a newer one that was not."""
     rows: list[Row] = []
-    natives: dict[
-        tuple[Any, ...], Record
-    ] = {}  # the newest, by batch size, inputs, shape, settings
+    # The newest native, by batch size, inputs, shape, and settings or none.
+    natives: dict[tuple[Any, ...], Record] = {}
     shape = only_shape(records)
     for record in records:
         if record.precision == "native":

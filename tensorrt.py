@@ -6022,12 +6022,19 @@ def check_output_dir(folder: str) -> None:
         ) from error
 
 
+def whose_predictions(record: Record) -> str:
+    """` of owl.jpg, the first of 10 images`, where there are several."""
+    if record.images == "random" or record.images == 1:
+        return ""
+    return f" of {record.first_image}, the first of {record.images} {record.unit}"
+
+
 def print_report(records: list[Record]) -> None:
     """Prints the 2018 script's predictions lines, then report.py's tables and sentences."""
     shown = {(r.precision, r.engine): r.predictions for r in records if r.predictions}
     engines = collections.Counter(precision for precision, _ in shown)
     if shown:
-        print("Predictions:")
+        print(f"Predictions{whose_predictions(records[0])}:")
     for (precision, engine), rows in shown.items():
         name = precision_name(precision) + (f" ({engine})" if engines[precision] > 1 else "")
         print("Precision: ", name, [label for label, _ in rows])

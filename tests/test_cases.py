@@ -40,7 +40,10 @@ def test_the_whole_program(command, forms, net, digits, tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
-    start = lines.index("Predictions:")
+    (start,) = (index for index, line in enumerate(lines) if line.startswith("Predictions"))
+    told = re.fullmatch(r"Predictions of (\S+), the first of (\d+) images:", lines[start])
+    record = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])
+    assert told and told.groups() == (record["first_image"], str(record["images"]))
     for line, precision in zip(lines[start + 1 :], ("native", "FP32", "FP16", "INT8")):
         assert re.fullmatch(rf"Precision:  {precision} \['class \d'(, 'class \d'){{4}}\]", line)
     assert (

@@ -217,7 +217,7 @@ def test_changed_images_are_named(bench):
     output = msgspec.to_builtins(result.agreement.outputs["y:0"])
     output = msgspec.convert(output, report.OutputAgreement)
     facts = {"case": "FP16 xla 7", "unit": "images", "device": "", "input_dtype": "", "flags": {}}
-    record = types.SimpleNamespace(**facts, output=output)
+    record = types.SimpleNamespace(**facts, output=output, graph=report.GraphFacts())
     (line,) = report.agreement_lines([record])
     assert line.startswith(
         "FP16 xla 7: the first class changed on 7 of 7 images: 0.jpg (class 0, now class 1)"

@@ -739,10 +739,12 @@ def measure(config: Any) -> int:
     refuse_flags(config)
     bench.check_output_dir(config.output_dir)
     placements = [] if config.ray_address else choose_placements(config.gpus)
+    for placement in placements:
+        bench.refuse_threads(config, len(bench.cores()) // placement.count)
     cluster = Cluster(config) if config.ray_address else None
     bench.recover_rounds(config)
     model = bench.load_model(config, cluster.choose_cases if cluster else None)
-    bench.announce(model.cases)
+    bench.announce(model.cases, config)
     bench.TELLERS["show"] = lambda *_: None  # bars of several processes would paint over each other
     folder = config.output_dir
     with bench.RoundsOnDisk(folder) as rounds, bench.Report(config, model.cases, rounds) as report:

@@ -50,7 +50,7 @@ import os
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -533,12 +533,15 @@ def unit_of(rows: list[Row]) -> str:
     return rows[0].record.unit if rows else "images"
 
 
+Workload = tuple[int, str]  # batch size and the inputs' shape
+
+
 class Group(NamedTuple):
     """The rows of one model on one device."""
 
     title: str
     rows: list[Row]
-    has_native: bool = False  # the model, on this device or another
+    elsewhere: frozenset[Workload] = frozenset()  # of which --spread ran native, on any device
 
 
 class Model(NamedTuple):
@@ -578,6 +581,11 @@ def only_shape(records: list[Record]) -> str:
     """The inputs' shape where all records that tell it have the same, else empty."""
     shapes = {record.graph.input_shape for record in records} - {""}
     return shapes.pop() if len(shapes) == 1 else ""
+
+
+def workload(record: Record, shape: str) -> Workload:
+    """What is done in a step; `shape`: the inputs' where the record leaves it open."""
+    return record.batch_size, record.graph.input_shape or shape
 
 
 def differing(records: list[Record]) -> list[str]:
@@ -626,9 +634,14 @@ def arrange(records: list[Record]) -> list[Model]:
         name = model_name(members[-1])
         name += graph_text(members[-1].graph, graphs[name])
         by_device = grouped(members, lambda record: record.device).items()
-        has_native = any(each.precision == "native" and each.timings for each in members)
+        shape = only_shape(members)
+        elsewhere = frozenset(
+            workload(record, shape)
+            for record in members
+            if record.precision == "native" and record.timings and record.flags.get("spread")
+        )
         groups = [
-            Group(f"{name} on {device}", rows_of(some), has_native) for device, some in by_device
+            Group(f"{name} on {device}", rows_of(some), elsewhere) for device, some in by_device
         ]
         models.append(Model(name, groups))
     return models
@@ -875,7 +888,7 @@ def slowest_lines(records: list[Record]) -> list[str]:
     for record in records:
         name = record.case + setting_text(record, settings)
         for inputs, timing in record.timings.items():
-            kind = (name, record.device_kind, record.unit, case_key(record), inputs)
+            kind = (name, record.device_kind, record.unit, inputs)
             kinds[kind].append((timing.speed, record.device))
     lines = [
         slowest_line(case, device, unit, devices)
@@ -977,6 +990,7 @@ def note_lines(record: Record) -> list[str]:
 
 
 MOST_NOISY = 3  # rows that have a line each in the terminal
+NOTHING_SEEN = "nothing else was seen"  # a cause that is none, in tensorrt.py's words
 
 # A line on a noisy row, by tensorrt.py's words.
 NOISY = re.compile(
@@ -1024,14 +1038,17 @@ def noise_line(noisy: list[Noise], is_auto: bool) -> str:
     """How many rows are noisy, the one that moved most, the commonest cause, and a remedy."""
     noisy = sorted(noisy, key=lambda row: -row.share)
     most = noisy[0]
-    ((kind, _),) = collections.Counter(row.kind for row in noisy).most_common(1)
+    ((kind, count),) = collections.Counter(row.kind for row in noisy).most_common(1)
     cause = next(row.cause for row in noisy if row.kind == kind)
-    longer = "--num_loops=auto"
+    often = f"; often {cause}"
+    if count == 1 or cause == NOTHING_SEEN:
+        often = ""
+    longer = "pass --num_loops=auto"
     if is_auto:
-        longer = f"--num_loops={4 * most.steps}, four times that row's"
+        longer = f"measure that one alone with --num_loops={4 * most.steps}, four times its steps"
     return (
         f"{len(noisy)} rows are noisy (each in results.jsonl): {most.name} moved most, "
-        f"{most.speeds}; often {cause}: quiet the machine, or pass {longer}"
+        f"{most.speeds}{often}: quiet the machine, or {longer}"
     )
 
 
@@ -1097,26 +1114,35 @@ SAME_SIZE = 0.02  # artifacts whose sizes differ by less are not told apart
 
 
 def answer_lines(group: Group) -> list[str]:
-    """What TensorRT buys: the fastest case that is still the same model, for each batch size."""
+    """What TensorRT buys: the fastest case that is still the same model, for each workload."""
     rated = collections.defaultdict(list)
+    shape = only_shape([row.record for row in group.rows])
     for row in group.rows:
         if row.is_first and row.native and row.record.precision != "native":
-            rated[row.record.batch_size].append(row)
-    answers = [answer(f"batch {size}", rated[size]) for size in sorted(rated)]
+            rated[workload(row.record, shape)].append(row)
+    answers = [answer(f"batch {workload_text(one, rated)}", rated[one]) for one in sorted(rated)]
     return answers + unrated_lines(group)
+
+
+def workload_text(one: Workload, others: Iterable[Workload]) -> str:
+    """`8`, or `8, input_shape=256` where others were fed other shapes."""
+    size, shape = one
+    return f"{size}, input_shape={shape}" if len({fed for _, fed in others}) > 1 else str(size)
 
 
 def unrated_lines(group: Group) -> list[str]:
     """Why there is no times native where native was not tried, and the remedy."""
-    tried = {row.record.batch_size for row in group.rows if row.record.precision == "native"}
-    timed = [row.record for row in group.rows if row.inputs]
-    unrated = [record for record in timed if record.batch_size not in tried]
+    shape = only_shape([row.record for row in group.rows])
+    natives = [row.record for row in group.rows if row.record.precision == "native"]
+    tried = {workload(record, shape) for record in natives}
+    timed = {workload(row.record, shape) for row in group.rows if row.inputs}
+    unrated = sorted(timed - tried)
     if not unrated:
         return []
-    sizes = ", ".join(map(str, sorted({record.batch_size for record in unrated})))
-    where = f" at batch {sizes}" if len(unrated) < len(timed) else ""
+    places = ", ".join(workload_text(one, timed | tried) for one in unrated)
+    where = f" at batch {places}" if timed & tried else ""
     why = "; --native measures it too"
-    if group.has_native and any(record.flags.get("spread") for record in unrated):
+    if group.elsewhere.issuperset(unrated):
         why = ", as --spread ran native on another device; without it every device runs native"
     return [f"Times native{where}: not measured{why}."]
 
@@ -1686,6 +1712,13 @@ def setting_key(record: Record) -> CaseKey:
     return record.network, case_key(record), record.device
 
 
+def open_key(record: Record) -> CaseKey:
+    """As setting_key, whatever was fed: records of before may not tell it."""
+    settings = settings_of(record)
+    del settings["input_shape"]
+    return record.network, f"{record.case} {list(settings.values())}", record.device
+
+
 def newest(records: list[Record], key: Callable[[Record], CaseKey]) -> dict[CaseKey, Record]:
     """Each key's newest record."""
     return {key(record): record for record in records}
@@ -1732,6 +1765,8 @@ def compare(new: list[Record], old: list[Record]) -> list[Compared]:
     """
     timed = [record for record in old if record.timings]
     now, before = newest(new, setting_key), newest(timed, setting_key)
+    # Those that leave the shape open last, which wins.
+    alike = newest(sorted(timed, key=lambda record: not record.graph.input_shape), open_key)
     near = newest(timed, place_key)
     anywhere = collections.defaultdict(list)  # keys of a case before, on whatever device
     for key, record in before.items():
@@ -1739,7 +1774,8 @@ def compare(new: list[Record], old: list[Record]) -> list[Compared]:
     name_of = names_of([*now.values()], [*before.values()])
     rows, told = [], set()  # told: keys before that a row tells of
     for key, record in now.items():
-        if then := before.get(key, near.get(place_key(record))):
+        then = before.get(key) or alike.get(open_key(record)) or near.get(place_key(record))
+        if then:
             rows += compare_case(record, then, name_of(record))
             told.add(setting_key(then))
         else:

@@ -988,9 +988,12 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def refuse_threads(config: Config) -> None:
-    """Refuses more threads than cores, which wait for one another: no engine's speed."""
-    there = len(cores())
+def refuse_threads(config: Config, there: int) -> None:
+    """Refuses more threads than cores, which wait for one another: no engine's speed.
+
+    Args:
+      there: how many cores a case has.
+    """
     if config.threads > there:
         raise UserError(
             f"--threads={config.threads}: there {'are' if there > 1 else 'is'} {there} "
@@ -5443,9 +5446,9 @@ def judge(result: Result, job: Job) -> None:
 
 
 def main_output(kinds: dict[str, str]) -> str:
-    """The output whose classes are printed: the first with some, else scores, else the first."""
-    ranks = {"probabilities": 0, "logits": 0, "scores": 1}
-    return min(kinds, key=lambda name: ranks.get(kinds[name], 2))
+    """The output whose classes are printed: probabilities, logits, scores, or else the first."""
+    ranks = {"probabilities": 0, "logits": 1, "scores": 2}
+    return min(kinds, key=lambda name: ranks.get(kinds[name], 3))
 
 
 # Photographs whose best class is under it suggest that the network sees other pixels than in
@@ -5535,16 +5538,25 @@ def kinds_of(graph: Graph, outputs: Feed, config: Config) -> dict[str, str]:
     return beside_classes(kinds, outputs, named_classes(config))
 
 
-def beside_classes(kinds: dict[str, str], outputs: Feed, named: int) -> dict[str, str]:
-    """Calls rows of numbers values, as those of a box, where another output surely has the classes.
+BOX = 4  # numbers of a box: its corners, or centre and sides
 
-    That is one with as many as --labels names, or else probabilities.
+
+def beside_classes(kinds: dict[str, str], outputs: Feed, named: int) -> dict[str, str]:
+    """Calls rows of numbers values where another output surely has the classes.
+
+    Where one has as many as --labels names, all others of logits are; beside probabilities those
+    that may be a box.
     """
-    classes = [name for name, kind in kinds.items() if kind in CLASS_KINDS]
-    sure = [name for name in classes if rows_of(outputs[name][:1]).shape[1] == named]
-    sure = sure or [name for name in classes if kinds[name] == "probabilities"]
-    doubtful = {name for name in classes if kinds[name] == "logits" and name not in sure}
-    return {name: "values" if sure and name in doubtful else kinds[name] for name in kinds}
+    widths = {name: rows_of(outputs[name][:1]).shape[1] for name in kinds}
+    logits = {name for name, kind in kinds.items() if kind == "logits"}
+    classes = {name for name, kind in kinds.items() if kind in CLASS_KINDS}
+    fitting = {name for name in classes if widths[name] == named}
+    values = set()
+    if fitting:
+        values = logits - fitting
+    elif "probabilities" in kinds.values():
+        values = {name for name in logits if widths[name] <= BOX}
+    return {name: "values" if name in values else kinds[name] for name in kinds}
 
 
 def judge_agreement(result: Result, outputs: Feed, reference: Feed, job: Job) -> None:
@@ -6203,15 +6215,19 @@ class Report:
         """Names the cases without a record, and where the others are."""
         done = {turn_of(self.cases, record) for record in self.records}
         missing = [case.title for turn, case in enumerate(self.cases) if turn not in done]
-        told = f"not measured: {', '.join(missing)}" if missing else "all cases have a record"
-        say(f"{told}; {len(self.records)} in results.jsonl of {self.config.output_dir}")
+        if missing:
+            say(f"not measured: {', '.join(missing)}")
+        say(f"{self.count()} of this run in {self.config.output_dir}/results.jsonl")
+
+    def count(self) -> str:
+        """`1 case`, `2 cases`: those with a record, on each device."""
+        count = len(self.records)
+        return f"{count} case{'s' * (count != 1)}"
 
     def status(self) -> int:
         """Says where the records are; 1 where a case failed."""
-        count = len(self.records)
-        folder = self.config.output_dir
-        cases = "case" if count == 1 else "cases"
-        print(f"\n{count} {cases} appended to log.txt and results.jsonl in {folder}", flush=True)
+        files = f"log.txt and results.jsonl in {self.config.output_dir}"
+        print(f"\n{self.count()} appended to {files}", flush=True)
         return int(any(record.error for record in self.records))
 
 
@@ -6432,12 +6448,7 @@ def load_model(config: Config, choose: Callable[..., list[Case]] | None = None) 
 def with_precision(engines: list[str], precision: str) -> list[str]:
     """The engines asked for without those that never have a precision which another of them has."""
     able = [name for name in engines if name == "auto" or precision in ENGINES[name].precisions]
-    if not able:
-        return engines  # each of its cases tells
-    for name in engines:
-        if name not in able:
-            say(f"{name} has no {precision.upper()}: it is left to {', '.join(able)}")
-    return able
+    return able or engines  # of which each case tells why it fails
 
 
 def choose_cases(config: Config, batch_sizes: list[int | None]) -> list[Case]:
@@ -6486,8 +6497,18 @@ class Loader:
     choose_cases = staticmethod(choose_cases)
 
 
-def announce(cases: list[Case]) -> None:
+def announce_left_out(cases: list[Case], config: Config) -> None:
+    """Says which engine asked for has no case of a precision, because it never has that."""
+    for precision in config.precisions:
+        runs = list(dict.fromkeys(case.engine for case in cases if case.precision == precision))
+        for name in config.engine:
+            if precision != "native" and name not in ("auto", *runs):
+                say(f"{name} has no {precision.upper()}: it is left to {', '.join(runs)}")
+
+
+def announce(cases: list[Case], config: Config) -> None:
     """Says which engine runs each precision where the user left that open."""
+    announce_left_out(cases, config)
     chosen = {(case.engine, case.precision): case.why for case in cases if case.why != ASKED}
     for engine, precision in chosen:
         if engine != "none":
@@ -7161,9 +7182,12 @@ FINE = 64  # the largest batch is found to 1/64 of itself
 FITS = "fits"
 
 
+A_TRY_MAY_TAKE = "a try may take"  # in front of the memory that it has on a CPU
+
+
 def tried_in_short(found: str) -> str:
     """What came of a try: FITS, or why not, without advice on other batches."""
-    no_memory = re.search(NO_MEMORY, found) or "process died" in found
+    no_memory = any(re.search(words, found) for words in (NO_MEMORY, "SIGKILL", A_TRY_MAY_TAKE))
     told = found.replace(": pass a smaller --batch_size", "")
     return f"does not fit: {told}" if no_memory else told
 
@@ -7292,7 +7316,7 @@ class Session:
             with contextlib.closing(self.start(job)) as worker:
                 worker.ask("try_batch")
         except CASE_ENDS as error:
-            limit = f" (a try may take {MEMORY_SHARE:.0%} of the memory that is free)"
+            limit = f" ({A_TRY_MAY_TAKE} {MEMORY_SHARE:.0%} of the memory that is free)"
             is_limited = isinstance(error, ProcessDied) and not gpus()
             return why_it_ended(error) + limit * is_limited
         return FITS
@@ -7594,14 +7618,14 @@ def state_of(engine: Engine, precision: str, reasons: dict[str, list[str]]) -> s
 
 def measure(config: Config) -> int:
     """From the flags to the report; the exit status."""
-    refuse_threads(config)
+    refuse_threads(config, len(cores()))
     check_output_dir(config.output_dir)
     recover_rounds(config)
     onnx = contextlib.closing(OnnxSource(config))
     with onnx as source, RoundsOnDisk(config.output_dir) as rounds:
         source.start_early()
         model = load_model(config)
-        announce(model.cases)
+        announce(model.cases, config)
         with Report(config, model.cases, rounds) as report:
             for job, results in schedule(make_jobs(config, model, rounds, source)):
                 report.add(job, results)

@@ -198,7 +198,7 @@ def test_a_stop_ends_the_case_and_keeps_what_was_measured(forms, tmp_path, sent,
         process.send_signal(sent)  # as timeout does
     out, err = process.communicate(timeout=60)
     assert process.returncode == status and "what was measured is kept" in err
-    assert f"not measured: native 2; 1 in results.jsonl of {tmp_path}" in err
+    assert f"not measured: native 2\ntensorrt.py: 1 case of this run in {results}\n" in err
     wait_for_end_of(children)
     assert json.loads(results.read_text())["batch_size"] == 1 and "Precision:  native" in out
 
@@ -215,7 +215,9 @@ def test_a_try_that_does_not_fit_gives_no_advice_on_other_batches(bench):
     told = bench.tried_in_short("out of memory: pass a smaller --batch_size (MemoryError: 1 GiB)")
     assert told == "does not fit: out of memory (MemoryError: 1 GiB)"
     died = "the case's process died of SIGABRT"
-    assert bench.tried_in_short(died) == f"does not fit: {died}"
+    limited = f"{died} ({bench.A_TRY_MAY_TAKE} 75% of the memory that is free)"
+    assert bench.tried_in_short(limited) == f"does not fit: {limited}"
+    assert bench.tried_in_short(died) == died, "on a GPU that may be anything"
     assert bench.tried_in_short("no such op: X") == "no such op: X"
     assert bench.tried_in_short(bench.FITS) == "fits"
 

@@ -38,6 +38,7 @@ def halves(fleet):
         (["--batch_size=max", "--noisolate"], "no --noisolate"),
         (["--batch_size=8,max", "--build_only"], "found by running"),
         (["--batch_size=most"], "or max"),
+        (["--gpus=cpu:1", "--threads=9999"], "or 0 for all"),
     ],
 )
 def test_flags_that_cannot_be(fleet, bench, tmp_path, capsys, monkeypatch, flags, words):

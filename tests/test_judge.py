@@ -77,21 +77,28 @@ def test_a_box_beside_classes_has_none(main, graph_file):
 
 
 @pytest.mark.parametrize(
-    ("named", "kinds"),
+    ("outputs", "named", "values"),
     [
-        (0, {"box": "values", "logits": "values", "shares": "probabilities"}),
-        (5, {"box": "values", "logits": "logits", "shares": "probabilities"}),
-        (9, {"box": "values", "logits": "values", "shares": "probabilities"}),
+        ("box logits shares", 0, "box"),
+        ("box logits shares", 3, "box logits"),
+        ("box logits shares", 5, "box"),
+        ("box logits shares", 9, "box"),
+        ("box logits", 0, ""),
+        ("box logits", 5, "box"),
+        ("box logits", 9, ""),
     ],
 )
-def test_which_output_has_the_classes(bench, named, kinds):
-    """That of --labels' number, else probabilities."""
+def test_which_outputs_have_classes(bench, outputs, named, values):
+    """Of --labels' number that alone; beside probabilities not what may be a box."""
     widths = {"box": 4, "logits": 5, "shares": 3}
-    outputs = {name: np.ones((2, width)) for name, width in widths.items()}
-    found = {"box": "logits", "logits": "logits", "shares": "probabilities"}
-    assert bench.beside_classes(found, outputs, named) == kinds
-    alone = {"box": "logits", "logits": "logits"}
-    assert named == 5 or bench.beside_classes(alone, outputs, named) == alone
+    found = dict.fromkeys(outputs.split(), "logits")
+    if "shares" in found:
+        found["shares"] = "probabilities"
+    arrays = {name: np.ones((2, widths[name])) for name in found}
+    wanted = found | dict.fromkeys(values.split(), "values")
+    assert bench.beside_classes(found, arrays, named) == wanted
+    if "shares" in found:
+        assert bench.main_output(found) == "shares"
 
 
 def test_independent_scores_are_shown_as_they_are(main, graph_file):

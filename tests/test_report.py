@@ -472,30 +472,40 @@ def noisy(bench, record, size, speeds, cause):
 
 @pytest.mark.parametrize(
     ("num_loops", "remedy"),
-    [(24, "--num_loops=auto"), (None, "--num_loops=96, four times that row's")],
+    [
+        (24, "pass --num_loops=auto"),
+        (None, "measure that one alone with --num_loops=96, four times its steps"),
+    ],
 )
 def test_many_noisy_rows_are_one_line(run, written, kept, bench, num_loops, remedy):
     """Their number, the largest movement, the commonest cause and a flag; all of it in the page."""
     causes = {1: "other programs used 0.1 cores", 2: "it rained"}
-    records = [
-        noisy(
-            bench,
-            with_flags(kept[0], num_loops=num_loops),
-            size,
-            (1000, 2400) if size == 2 else (50, 60),
-            causes.get(size, f"cores were waited for {size}0% of the time"),
-        )
-        for size in (1, 2, 3, 4)
-    ]
+
+    def records_of(causes):
+        return [
+            noisy(
+                bench,
+                with_flags(kept[0], num_loops=num_loops),
+                size,
+                (1000, 2400) if size == 2 else (50, 60 + size),
+                causes.get(size, f"cores were waited for {size}0% of the time"),
+            )
+            for size in (1, 2, 3, 4)
+        ]
+
+    records = records_of(causes)
     ran = run(written(records[:3]), "--output=page.html")
     assert ran.stdout.count("the speed moved between") == 3 and "rows are noisy" not in ran.stdout
     ran = run(written(records), "--output=page.html")
     assert ran.stdout.split("\n\n")[-2].splitlines() == [
         "4 cases: cold",
         "4 rows are noisy (each in results.jsonl): native 2 moved most, 1,000.0 to 2,400.0 "
-        "images/s; often cores were waited for 30% of the time: quiet the machine, or pass "
-        + remedy,
+        "images/s; often cores were waited for 30% of the time: quiet the machine, or " + remedy,
     ]
+    for other in (dict.fromkeys((1, 2, 3, 4), "nothing else was seen"), {3: "snow", **causes}):
+        assert "images/s: quiet" in run(written(records_of(other))).stdout, "no cause to name"
+    mixed = [with_flags(records[0], num_loops=None if num_loops else 24), *records[1:]]
+    assert run(written(mixed)).stdout.count("pass --num_loops=auto") == 1
     assert Path("page.html").read_text().count("the speed moved between") == 4
 
 
@@ -658,10 +668,12 @@ def test_why_there_are_no_times_native(answers, kept):
     assert answers([failed, fp32]) == answers([{**fp32, "timings": {}}]) == []
     elsewhere = {**native, "device": "GPU 1"}
     assert answers([elsewhere, fp32]) == [not_measured]
-    assert answers([elsewhere, with_flags(fp32, spread=True)]) == [
+    spread = with_flags(elsewhere, spread=True)
+    assert answers([spread, with_flags(fp32, spread=True)]) == [
         "Times native: not measured, as --spread ran native on another device; without it every "
         "device runs native."
     ]
+    assert answers([spread, with_flags(single, spread=True)]) == [not_measured]
     assert answers([with_flags(fp32, spread=True)]) == [not_measured]
 
 
@@ -1133,6 +1145,36 @@ def test_records_that_leave_shapes_open_stay_comparable(run, written, kept):
     assert "+100.0% (1)" in text and "input_shape" not in text, "one row with its trend"
     several = run(written([now, fed(kept[1], [None, 256])]), old).stdout
     assert "(1)" not in several, "nobody knows which of them it was"
+
+
+def test_each_input_shape_has_an_answer(answers, kept):
+    """Of one answer the smallest would always be the fastest."""
+    (native, fp32), (long_native, long) = (
+        [fed(scaled(record, factor), [None, side]) for record in kept[:2]]
+        for side, factor in ((16, 8), (256, 1))
+    )
+    lines = answers([native, fp32, long_native, long])
+    assert [line.partition(":")[0] for line in lines] == [
+        "Fastest at batch 4, input_shape=16",
+        "Fastest at batch 4, input_shape=256",
+    ]
+    for others in ([native], [native, fp32]):
+        *_, line = answers([*others, long])
+        assert line.startswith("Times native at batch 4, input_shape=256: not measured; --native")
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_record_of_before_is_compared_with_that_of_its_settings(run, written, kept, swapped):
+    """It leaves the shape open; the newest of any settings was taken, and not comparable."""
+    before, now = (
+        [fed(with_flags(kept[1], preprocessing=each), shape) for each in ("vgg", "caffe")]
+        for shape in ([None, None], [None, 16])
+    )
+    old, new = (now, before) if swapped else (before, now)
+    ran = run(written(new, "new.jsonl"), f"--compare={written(old, 'old.jsonl')}")
+    found = verdicts(ran.stdout)
+    assert set(found) == {"FP32 onnxruntime 4, vgg", "FP32 onnxruntime 4, caffe"}
+    assert set(found.values()) == {"same (as far as 1 round can tell)"}
 
 
 def test_a_comparison_of_several_networks_names_them(run, written, kept):

@@ -487,7 +487,7 @@ def test_many_noisy_rows_are_one_line(run, written, kept, bench, num_loops, reme
                 bench,
                 with_flags(kept[0], num_loops=num_loops),
                 size,
-                (1000, 2400) if size == 2 else (50, 60 + size),
+                (1000, 2400) if size == 2 else (50, 70 - size),
                 causes.get(size, f"cores were waited for {size}0% of the time"),
             )
             for size in (1, 2, 3, 4)

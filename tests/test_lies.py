@@ -34,8 +34,11 @@ class KnownRunner:
 
     def infer(self, feed):
         self.sync()
-        self.known.append(spin(STEP))
-        return {self.output: outputs_for(*feed.values())}
+        start = time.perf_counter()
+        outputs = outputs_for(*feed.values())  # copies the batch, on a slow day for half a percent
+        spin(STEP)
+        self.known.append(time.perf_counter() - start)
+        return {self.output: outputs}
 
     def enqueue(self):
         self.known.append(spin(STEP))
@@ -85,8 +88,8 @@ def engine(bench, monkeypatch):
 
 @pytest.mark.parametrize("inputs", ["device", "host"])
 def test_a_known_time_is_measured_to_one_percent(bench, main, net, engine, monkeypatch, inputs):
-    """In the median of three rounds: on a busy machine one may be interrupted between the two looks
-    at the clock.
+    """In the best of three rounds: on a busy machine some are interrupted between the two looks at
+    the clock, which only makes them longer.
     """
     runner, begun = KnownRunner(), []
     engine(runner)
@@ -109,8 +112,8 @@ def test_a_known_time_is_measured_to_one_percent(bench, main, net, engine, monke
             4 * count / timing["throughput"] / sum(runner.known[first + count : first + 2 * count])
         )
     assert len(steps) == 6
-    assert np.median(steps) == pytest.approx(1, rel=0.01)
-    assert np.median(bursts) == pytest.approx(1, rel=0.01)
+    assert min(steps) == pytest.approx(1, rel=0.01)
+    assert min(bursts) == pytest.approx(1, rel=0.01)
 
 
 def test_unfinished_work_is_caught(main, net, engine):

@@ -35,6 +35,9 @@ Sample = dict[str, np.ndarray]  # one step's arrays by the names of the inputs
 Ranges = dict[str, tuple[float, float]]  # lowest and highest value of a tensor, by its name
 Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[], Any]]]
 
+# ONNX Runtime's that change what a graph computes: up to 1.31 this one takes a MaxPool behind zeros
+# for a MaxPool that has pads, in which padding counts for less than any number.
+WRONG_OPTIMIZERS = ["Pad_Fusion"]
 # Where the arithmetic is; they judge a precision.
 HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 RECURRENT = ("LSTM", "GRU", "RNN")  # matrix products step by step, which nothing here quantises
@@ -131,6 +134,23 @@ def replace_nodes(graph: Any, nodes: tuple[Any, ...], new: Any) -> None:
     graph.node.insert(index, new)
 
 
+def chains(graph: Any, ops: tuple[str, ...]) -> list[list[Any]]:
+    """Nodes of these ops, each of which alone reads what the one before gives."""
+    readers = consumers(graph)
+    outputs = {value.name for value in graph.output}
+    found = []
+    for node in graph.node:
+        chain = [node]
+        while len(chain) < len(ops):
+            name = chain[-1].output[0]
+            if len(readers[name]) != 1 or name in outputs:
+                break
+            chain += readers[name]
+        if tuple(one.op_type for one in chain) == ops:
+            found.append(chain)
+    return found
+
+
 # ----------------------------------------------------------------------------------------- export
 
 
@@ -149,6 +169,7 @@ def export(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) 
         refuse_unknown(model)
         name_open_axes(model.graph)
         spell_upsampling(model.graph)
+        spell_padded_pools(model)
         onnx.checker.check_model(model)
         return model
     except ExportError:
@@ -196,6 +217,114 @@ NEAREST_OF_HALVES = {
     "coordinate_transformation_mode": b"tf_half_pixel_for_nn",
     "nearest_mode": b"floor",
 }
+
+
+def spell_padded_pools(model: Any) -> None:
+    """Writes a MaxPool of what zeros were put around as one with pads of its own and a border.
+
+    A MaxPool's own pads count for nothing, but zeros for more than all that is negative: where a
+    window meets the border, its maximum is one with 0. ONNX Runtime up to 1.31 takes the one for
+    the other (WRONG_OPTIMIZERS), and so ResNet-50 v2 for another network; TensorRT 8.6 writes the
+    zeros in a layout of their own, between two layers that reformat.
+    """
+    found = zero_padded_pools(model.graph)
+    sizes = sizes_of(model) if found else {}
+    for pad, pool, pads in found:
+        size = sizes.get(pad.input[0], [])[2:]
+        if size and all(size):
+            move_pads(model.graph, pad, pool, pads, size)
+
+
+def zero_padded_pools(graph: Any) -> list[tuple[Any, Any, list[int]]]:
+    """Each Pad of zeros that a MaxPool alone reads, that MaxPool, and the zeros as its pads."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    found = []
+    for pad, pool in chains(graph, ("Pad", "MaxPool")):
+        pads = zeros_around(pad, constants)
+        if pads and takes_pads(pool, pads):
+            found.append((pad, pool, pads))
+    return found
+
+
+def zeros_around(pad: Any, constants: dict[str, Any]) -> list[int]:
+    """How many zeros a Pad puts before each axis but the first two, then behind; else []."""
+    from onnx import numpy_helper
+
+    names = [name for name in pad.input[1:] if name]
+    mode = attributes_of(pad).get("mode", b"constant")
+    if mode != b"constant" or len(pad.input) > 3 or not constants.keys() >= set(names):
+        return []
+    pads, *value = [numpy_helper.to_array(constants[name]) for name in names]
+    before, behind = np.split(pads, 2)
+    if np.any(value) or before[:2].any() or behind[:2].any() or pads.min() < 0:
+        return []
+    return [*before[2:].tolist(), *behind[2:].tolist()]
+
+
+def takes_pads(pool: Any, pads: list[int]) -> bool:
+    """Whether a MaxPool has none of its own and can have these: ONNX wants them under its sides."""
+    given = attributes_of(pool)
+    plain = not any(given.get("pads", [])) and given.get("auto_pad", b"VALID") in UNPADDED
+    dense = set(given.get("dilations", [1])) == {1} and not given.get("ceil_mode")
+    fits = all(pad < side for pad, side in zip(pads, 2 * given["kernel_shape"]))
+    return plain and dense and fits and len(pool.output) == 1
+
+
+UNPADDED = (b"NOTSET", b"VALID")  # values of auto_pad
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """A node's attributes by their names."""
+    from onnx import helper
+
+    return {given.name: helper.get_attribute_value(given) for given in node.attribute}
+
+
+def sizes_of(model: Any) -> dict[str, list[int]]:
+    """The shape of each tensor, as far as it can be told, with 0 for an open axis."""
+    from onnx import shape_inference
+
+    graph = shape_inference.infer_shapes(model).graph
+    return {
+        value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info)
+    }
+
+
+def move_pads(graph: Any, pad: Any, pool: Any, pads: list[int], size: list[int]) -> None:
+    """Gives a MaxPool the pads of the Pad before it, and writes the maximum with 0 behind it.
+
+    Behind a Relu all is 0 or more, and the maximum is one with 0 already.
+    """
+    from onnx import helper, numpy_helper
+
+    is_positive = any(pad.input[0] in one.output for one in graph.node if one.op_type == "Relu")
+    given = attributes_of(pool)
+    kernel, strides = given["kernel_shape"], given.get("strides", [1] * len(size))
+    name = pool.output[0]
+    inner = name if is_positive else f"{name}/inner"
+    sides = {"kernel_shape": kernel, "strides": strides, "pads": pads}
+    padded = helper.make_node("MaxPool", [pad.input[0]], [inner], pool.name, **sides)
+    replace_nodes(graph, (pad, pool), padded)
+    if not is_positive:
+        border = border_of(size, pads, kernel, strides)
+        graph.initializer.append(numpy_helper.from_array(border, f"{name}/border"))
+        highest = helper.make_node("Max", [inner, f"{name}/border"], [name], f"{pool.name}/border")
+        graph.node.insert(list(graph.node).index(padded) + 1, highest)
+
+
+def border_of(
+    size: list[int], pads: list[int], kernel: list[int], strides: list[int]
+) -> np.ndarray:
+    """0 for each window that meets the border, else the lowest: float32 [1, 1, outputs...]."""
+    meets = []
+    for axis, whole in enumerate(size):
+        before, behind = pads[axis], pads[axis + len(size)]
+        count = (whole + before + behind - kernel[axis]) // strides[axis] + 1
+        begins = np.arange(count) * strides[axis] - before
+        meets.append((begins < 0) | (begins + kernel[axis] > whole))
+    at_any = np.any(np.meshgrid(*meets, indexing="ij"), axis=0)
+    return np.where(at_any, 0, -np.inf).astype(np.float32)[None, None]
 
 
 @contextlib.contextmanager
@@ -396,8 +525,12 @@ def fold(model: Any) -> Any:
         level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.graph_optimization_level = level
         options.optimized_model_filepath = str(scratch / "folded.onnx")
-        data = model.SerializeToString()
-        onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(
+            model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=WRONG_OPTIMIZERS,
+        )
         folded = onnx.load(options.optimized_model_filepath)
     leave_out_empty(folded.graph)
     spell_hard_sigmoids(folded.graph)
@@ -434,23 +567,6 @@ def spell_hard_sigmoids(graph: Any) -> None:
             factors = {"alpha": slope, "beta": slope * offset}  # max(0, min(1, alpha x + beta))
             gate.attribute.extend(helper.make_attribute(*factor) for factor in factors.items())
             replace_nodes(graph, (add, clip, scale), gate)
-
-
-def chains(graph: Any, ops: tuple[str, ...]) -> list[list[Any]]:
-    """Nodes of these ops, each of which alone reads what the one before gives."""
-    readers = consumers(graph)
-    outputs = {value.name for value in graph.output}
-    found = []
-    for node in graph.node:
-        chain = [node]
-        while len(chain) < len(ops):
-            name = chain[-1].output[0]
-            if len(readers[name]) != 1 or name in outputs:
-                break
-            chain += readers[name]
-        if tuple(one.op_type for one in chain) == ops:
-            found.append(chain)
-    return found
 
 
 def hard_sigmoid_slope(clip: Any, scale: Any, scalars: dict[str, float]) -> float | None:

@@ -3790,9 +3790,11 @@ def create_session(
         if hasattr(onnxruntime, "preload_dlls"):
             # Its CUDA and cuDNN may be others than TensorFlow's: from pip's packages.
             onnxruntime.preload_dlls()
-    providers = [(provider, settings)]
+    wrong = precision_py().WRONG_OPTIMIZERS
     # Its own fallback would hide what it refuses.
-    session = onnxruntime.InferenceSession(model, options, providers, enable_fallback=0)
+    session = onnxruntime.InferenceSession(
+        model, options, [(provider, settings)], enable_fallback=0, disabled_optimizers=wrong
+    )
     if session.get_providers()[0] != provider:
         raise UserError(
             f"ONNX Runtime has no {provider} here, it took {session.get_providers()[0]}: its CUDA "

@@ -111,6 +111,103 @@ def test_precisions_on_trained_networks(bench, shared, tmp_path, name, preproces
     assert (int8.argmax(1) == reference.argmax(1))[reference.max(1) > 0.6].all()
 
 
+@pytest.mark.parametrize("side", [8, None])
+def test_zeros_around_a_maxpool_count(graph_file, main, side):
+    """More than all that is negative; ONNX Runtime up to 1.31 takes them for a MaxPool's own pads.
+
+    ResNet-50 v2 has such a pool.
+    """
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, side, side, 3], name="images")
+        kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4)) / 100
+        negative = tf.nn.conv2d(images, kernel.astype("float32"), 1, "SAME") - 8
+        bordered = tf.pad(negative, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        pooled = tf.nn.max_pool2d(bordered, 3, 2, "VALID")
+        tf.reduce_mean(pooled, [1, 2], name="y")
+
+    ran = main(
+        f"--frozen_graph={graph_file(build)}",
+        "--preprocessing=none",
+        "--native",
+        "--fp32",
+        "--fp16",
+        "--engine=onnxruntime",
+        "--batch_size=4",
+    )
+    assert ran.status == 0, ran.err
+    for record, least in zip(ran.records[1:], (90, 50)):
+        (output,) = record["agreement"]["outputs"].values()
+        assert output["snr_db"] > least, record["precision"]
+
+
+def pool_of(given, before="Neg"):
+    """An ONNX model of a MaxPool of what a Pad put zeros around."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    size, pads, kernel, strides = given
+    nodes = [
+        helper.make_node(before, ["x"], ["a"]),
+        helper.make_node("Pad", ["a", "pads"], ["b"], "pad"),
+        helper.make_node("MaxPool", ["b"], ["y"], "pool", kernel_shape=kernel, strides=strides),
+    ]
+    around = np.array([0, 0, *pads[:2], 0, 0, *pads[2:]])
+    graph = helper.make_graph(
+        nodes,
+        "pool",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, *size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(around, "pads")],
+    )
+    opset = helper.make_opsetid("", 17)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ((4, 4), (1, 1, 1, 1), (3, 3), (2, 2)),
+        ((5, 8), (0, 1, 2, 0), (3, 2), (2, 3)),
+        ((7, 3), (2, 2, 2, 2), (3, 3), (1, 1)),
+        ((6, 6), (0, 0, 1, 1), (2, 2), (2, 2)),
+        ((3, 9), (1, 0, 0, 2), (2, 4), (4, 1)),
+    ],
+)
+def test_a_border_of_zeros_becomes_pads_and_a_maximum(precision, given):
+    from onnx.reference import ReferenceEvaluator
+
+    model = pool_of(given)
+    images = np.random.default_rng(0).normal(size=(3, 2, *given[0])).astype(np.float32) + 0.5
+    (before,) = ReferenceEvaluator(model).run(None, {"x": images})
+    precision.spell_padded_pools(model)
+    assert [node.op_type for node in model.graph.node] == ["Neg", "MaxPool", "Max"]
+    assert np.array_equal(run(model, images), before)
+    assert np.array_equal(run(precision.fold(model), images), before)
+
+
+def test_behind_a_relu_pads_are_enough(precision):
+    model = pool_of(((4, 4), (1, 1, 1, 1), (3, 3), (2, 2)), "Relu")
+    precision.spell_padded_pools(model)
+    assert [node.op_type for node in model.graph.node] == ["Relu", "MaxPool"]
+    images = np.random.default_rng(0).normal(size=(3, 2, 4, 4)).astype(np.float32)
+    assert run(model, images).min() >= 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ((None, 4), (1, 1, 1, 1), (3, 3), (2, 2)),  # the border is not known
+        ((4, 4), (3, 0, 0, 0), (3, 3), (2, 2)),  # ONNX takes no pads as large as the window
+        ((4, 4), (-1, 0, 0, 0), (2, 2), (1, 1)),
+    ],
+)
+def test_what_cannot_be_pads_stays(precision, given):
+    model = pool_of(given)
+    precision.spell_padded_pools(model)
+    kept = precision.fold(model).graph.node
+    assert [node.op_type for node in kept] == ["Neg", "Pad", "MaxPool"]
+
+
 @pytest.mark.parametrize("preprocessing", ["inception", "none"])
 def test_uint8_pixels_give_the_float_path_s_outputs(bench, onnx, preprocessing):
     config = bench.Config(**{**vars(onnx.config), "preprocessing": preprocessing})
@@ -532,6 +629,7 @@ def test_a_cuda_session_has_its_settings(bench, monkeypatch, flag):
     settings = {"use_tf32": int(flag == "--tf32"), "prefer_nhwc": 1}
     assert asked["providers"] == [("CUDAExecutionProvider", settings)]
     assert not asked["enable_fallback"], "it would hide what is refused"
+    assert asked["disabled_optimizers"] == ["Pad_Fusion"]
 
 
 BOTH, NEITHER = ({"prefer_nhwc": on, "enable_cuda_graph": on} for on in (1, 0))

@@ -99,7 +99,8 @@ HERE = Path(__file__).resolve().parent
 # imports.
 if Path(__file__).name == "tensorrt.py":
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported, never after
+# Read when TensorFlow is imported, never after. TF-TRT warns where an engine did not run.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 # As NVML counts, and so --gpus and the records.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 # Before CUDA starts: thousands of kernels are never run.
@@ -3433,6 +3434,7 @@ class TfTrt(Engine):
         with tftrt_errors("native segment", "a TF-TRT engine cannot run") as logged, unfused:
             runner = TensorFlowRunner(job, artifact, feed, compiled=False)
             runner.infer(feed)
+        refuse_native_segments(logged)
         complaints = [*artifact.facts["log"], *tftrt_complaints(logged)]
         runner.facts["log"] = list(dict.fromkeys(complaints))
         runner.facts["engines_ran"] = True
@@ -3458,6 +3460,17 @@ def left_apart(tf: Any, for_good: bool) -> Iterator[None]:
     finally:
         if not for_good:
             options.set_experimental_options({"remapping": True})
+
+
+def refuse_native_segments(logged: list[str]) -> None:
+    """Refuses what TF-TRT only logs: inputs whose batch sizes differ run natively whatever is set.
+
+    Raises:
+      UserError: TensorFlow ran an engine's part of the graph.
+    """
+    said = [one_line(line) for line in logged if "native segment" in line]
+    if said:
+        raise UserError(f"a TF-TRT engine did not run ({said[0]}): try --engine=tensorrt")
 
 
 NO_CALIBRATION = "Calibration table is empty"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, load, validate
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 # On a GPU TensorFlow would take all memory in the tests' own process.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 # or tensorrt.py hides tensorrt

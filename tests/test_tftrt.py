@@ -1,4 +1,4 @@
-"""TF-TRT as far as it goes without libnvinfer 8.6 and a GPU: guards, messages, arguments, the graph
+"""TF-TRT as far as it goes without libnvinfer and a GPU: guards, messages, arguments, the graph
 around it.
 """
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from tensorflow.core.framework import graph_pb2  # isort: skip
 
@@ -156,6 +157,23 @@ def test_engines_are_built_at_every_opening(bench, job, monkeypatch, flag):
         options.set_experimental_options({"remapping": True})
     assert apart == [True] * 2
     assert fuses == (flag == "--noisolate")
+
+
+def test_a_segment_that_tensorflow_ran_is_no_engine(bench):
+    """TF-TRT's words, of TensorFlow 2.14.1, where it does not ask whether that is allowed."""
+    place = "2026-11-29 11:40:00.1: W tensorflow/compiler/tf2tensorrt/kernels/trt_engine_op.cc:1] "
+    line = "TF-TRT Warning: Running native segment for x due to failure in verifying input shapes"
+    bench.refuse_native_segments([place + "TF-TRT Warning: The time of kernels is inexact"])
+    with pytest.raises(bench.UserError, match="a TF-TRT engine did not run .*verifying input"):
+        bench.refuse_native_segments([place + line])
+
+
+def test_warnings_of_tensorflow_are_heard():
+    """TF-TRT says in them why an engine did not run."""
+    code = "import runpy, os, sys; runpy.run_path(sys.argv[1]); print(os.environ[sys.argv[2]])"
+    words = [sys.executable, "-c", code, str(ROOT / "tensorrt.py"), "TF_CPP_MIN_LOG_LEVEL"]
+    env = {name: value for name, value in os.environ.items() if name != words[-1]}
+    assert subprocess.run(words, env=env, capture_output=True, text=True).stdout.strip() == "1"
 
 
 def test_a_graph_of_before_has_engines_of_now(bench):

@@ -3879,6 +3879,48 @@ TENSORRT_WHEELS = {  # a module, and the distributions that bring it
 }
 
 
+def load_tensorrt(package: str) -> Any:
+    """The module of `tensorrt` or `tensorrt_rtx`.
+
+    Raises:
+      UserError: it does not load: half an installation, or libraries of another CUDA.
+    """
+    try:
+        return importlib.import_module(package)
+    except Exception as error:  # ImportError, OSError of a library, RuntimeError of a stub
+        raise UserError(
+            f"{package} is installed but does not load ({one_line(error)}): pip install "
+            f"--force-reinstall {package.replace('_', '-')}"
+        ) from error
+
+
+def numbers_of(package: str) -> tuple[int, ...]:
+    """A package's version, from the installed distribution: importing takes seconds."""
+    version = version_of(*TENSORRT_WHEELS[package]) or load_tensorrt(package).__version__
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def wrong_version(numbers: tuple[int, ...]) -> str | None:
+    """Why a version of `tensorrt` is not taken."""
+    first, unknown = TENSORRT_VERSIONS
+    if first <= numbers < unknown:
+        return None
+    number = ".".join(map(str, numbers))
+    return f"TensorRT {number} is none of 8.5 to 11: pip install 'tensorrt>=10,<12'"
+
+
+@functools.cache  # Python does not remember an import that failed
+def why_not_tensorrt() -> str | None:
+    """Why the `tensorrt` that is installed cannot be used: its version, or it does not load."""
+    try:
+        reason = wrong_version(numbers_of("tensorrt"))
+        if not reason:
+            load_tensorrt("tensorrt")
+    except UserError as error:
+        return str(error)
+    return reason
+
+
 class TensorRt(Engine):
     """TensorRT 8.5 to 11, or TensorRT-RTX 1.x: ONNX, a network, a plan for one batch size, CUDA."""
 
@@ -3897,6 +3939,8 @@ class TensorRt(Engine):
                 "tensorrt_rtx",
                 "tensorrt builds only where there is an NVIDIA GPU, tensorrt-rtx anywhere",
             )
+        if reason := why_not_tensorrt():
+            return "tensorrt_rtx", reason
         return "tensorrt", "it takes every NVIDIA GPU, tensorrt-rtx those of GeForce and RTX"
 
     @property
@@ -3905,24 +3949,13 @@ class TensorRt(Engine):
         return self.choice[0]
 
     def module(self) -> Any:
-        """The TensorRT package.
-
-        Raises:
-          UserError: it does not load: half an installation, or libraries of another CUDA.
-        """
-        try:
-            return importlib.import_module(self.package)
-        except Exception as error:  # ImportError, OSError of a library, RuntimeError of a stub
-            raise UserError(
-                f"{self.package} is installed but does not load ({one_line(error)}): pip install "
-                f"--force-reinstall {self.package.replace('_', '-')}"
-            ) from error
+        """The TensorRT package; raises the UserError of load_tensorrt."""
+        return load_tensorrt(self.package)
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The version as numbers, from the installed distribution: importing takes seconds."""
-        version = version_of(*TENSORRT_WHEELS[self.package]) or self.module().__version__
-        return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+        """The package's version, as numbers."""
+        return numbers_of(self.package)
 
     def version(self) -> str:
         """Package and version, as `tensorrt 10.12.0`; `missing` where none is installed."""
@@ -3944,10 +3977,8 @@ class TensorRt(Engine):
             if not gpus():
                 return "no NVIDIA GPU (pip install tensorrt-rtx builds plans without one)"
             return "missing: pip install tensorrt (tensorrt-rtx for RTX GPUs)"
-        first, unknown = TENSORRT_VERSIONS
-        if self.package == "tensorrt" and not first <= self.numbers < unknown:
-            number = self.version().split()[1]
-            return f"TensorRT {number} is none of 8.5 to 11: pip install 'tensorrt>=10,<12'"
+        if self.package == "tensorrt" and (reason := wrong_version(self.numbers)):
+            return reason
         if self.package == "tensorrt" and not gpus():
             remedy = "pip install tensorrt-rtx, which builds anywhere"
             return f"tensorrt builds only where there is an NVIDIA GPU: {remedy}"
@@ -3958,7 +3989,8 @@ class TensorRt(Engine):
         if (reason := self.why_not_build(precision)) or not gpus():
             return reason or "no NVIDIA GPU"
         if self.package == "tensorrt_rtx" and (reason := rtx_refuses(self.module(), gpus()[0])):
-            return reason
+            # Where tensorrt was passed over, what is wrong with it is what to mend.
+            return self.choice[1] or reason
         if not version_of("cuda-core"):
             return "cuda.core is missing: pip install 'cuda-core>=1.0' cuda-bindings"
         return None

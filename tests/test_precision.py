@@ -3,6 +3,7 @@ proved.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -980,6 +981,10 @@ def installed(bench, monkeypatch):
             "find_spec",
             lambda name: None if name in absent else name in versions or found(name),
         )
+        for name in versions:
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        afresh = functools.cache(bench.why_not_tensorrt.__wrapped__)
+        monkeypatch.setattr(bench, "why_not_tensorrt", afresh)
         names = {name.replace("_", "-"): version for name, version in versions.items()}
         real = bench.version_of
         monkeypatch.setattr(bench, "version_of", lambda *asked: names.get(asked[0]) or real(*asked))
@@ -1009,12 +1014,30 @@ def test_another_tensorrt_is_refused_with_the_command(installed, version):
     )
 
 
-def test_of_two_packages_the_one_that_can_is_taken_and_that_is_said(installed):
+def test_of_two_packages_the_one_that_can_is_taken_and_that_is_said(installed, monkeypatch):
     assert installed(gpus=1, tensorrt="10.12.0", tensorrt_rtx="1.7.1").choice[0] == "tensorrt"
     engine = installed(gpus=0, tensorrt="10.12.0", tensorrt_rtx="1.7.1")
     package, why = engine.choice
     assert package == "tensorrt_rtx"
     assert "builds only where there is an NVIDIA GPU" in why
+    engine = installed(gpus=1, tensorrt="10.12.0", tensorrt_rtx="1.7.1")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    package, why = engine.choice
+    assert package == "tensorrt_rtx"
+    assert why.startswith("tensorrt is installed but does not load (import of tensorrt halted")
+    assert why.endswith("pip install --force-reinstall tensorrt")
+
+
+@pytest.mark.parametrize("version", ["7.2.3", "12.0.0"])
+def test_an_unusable_tensorrt_does_not_hide_tensorrt_rtx(installed, version):
+    engine = installed(gpus=1, tensorrt=version, tensorrt_rtx="1.7.1")
+    reason = f"TensorRT {version} is none of 8.5 to 11: pip install 'tensorrt>=10,<12'"
+    assert engine.choice == ("tensorrt_rtx", reason)
+    assert engine.version() == "tensorrt_rtx 1.7.1"
+    assert engine.why_not_build("int8") is None
+    capabilities = types.SimpleNamespace(__members__={})
+    sys.modules["tensorrt_rtx"].ComputeCapability = capabilities
+    assert engine.why_not("int8") == reason, "another GPU than RTX supports"
 
 
 def test_data_centre_tensorrt_does_not_build_without_a_gpu(installed):

@@ -4073,14 +4073,15 @@ def trt_error(what: str, errors: list[str]) -> UserError:
     return UserError(f"TensorRT cannot {what} ({why}): try --engine=xla")
 
 
-def create_builder(trt: Any, logger: Any) -> Any:
-    """TensorRT's builder.
+@contextlib.contextmanager
+def starting(logger: Any) -> Iterator[None]:
+    """Around what makes a first object of TensorRT's.
 
     Raises:
       UserError: what its log says; pybind11's own TypeError says only that it got a null pointer.
     """
     try:
-        return trt.Builder(logger)
+        yield
     except TypeError as error:
         raise trt_error("start", logger.errors) from error
 
@@ -4092,7 +4093,8 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
       UserError: TensorRT's parser or builder refuses the model.
     """
     logger = trt_logger(trt)
-    builder = create_builder(trt, logger)
+    with starting(logger):
+        builder = trt.Builder(logger)
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
@@ -4211,7 +4213,9 @@ def chose_float32(trt: Any, plan: bytes, precision: str) -> bool:
     """Whether a weakly typed TensorRT found nothing faster in float16, as for tiny networks."""
     if not TENSORRT.weakly_typed or precision != "fp16":
         return False
-    _runtime, engine = load_plan(trt, plan)  # the engine lives as long as its runtime
+    _runtime, engine = load_plan(
+        trt, trt_logger(trt), plan
+    )  # the engine lives as long as its runtime
     share = plan_share(read_inspector(inspected(trt, engine)), precision)
     return share.get("executed_share_of_nodes") == 0
 
@@ -4306,9 +4310,10 @@ class TensorRtRunner:
         self.stream = gpu.create_stream()
         self.copies = gpu.create_stream()  # non-blocking, both
         plan = read_unchanged(artifact.path, artifact.sha256)
-        self.runtime, self.engine = load_plan(trt, plan)
+        logger = trt_logger(trt)
+        self.runtime, self.engine = load_plan(trt, logger, plan)
         cache = Path(job.config.output_dir) / "tensorrt_rtx_runtime.cache"
-        self.context, kernels = create_context(self.engine, cache)
+        self.context, kernels = create_context(self.engine, logger, cache)
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         # A plan lacks inputs that turned out to change nothing.
         self.inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
@@ -4410,31 +4415,40 @@ class TensorRtRunner:
         self.stream.sync()
 
 
-def load_plan(trt: Any, plan: bytes) -> tuple[Any, Any]:
+def load_plan(trt: Any, logger: Any, plan: bytes) -> tuple[Any, Any]:
     """TensorRT's runtime, which must outlive it, and the engine of a plan.
 
     Raises:
-      UserError: TensorRT cannot load it; its log says why.
+      UserError: TensorRT does not start or cannot load it; its log says why.
     """
-    logger = trt_logger(trt)
-    runtime = trt.Runtime(logger)
+    with starting(logger):
+        runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise trt_error("load the plan", logger.errors)
     return runtime, engine
 
 
-def create_context(engine: Any, cache: Path) -> tuple[Any, Any]:
-    """An execution context and, with TensorRT-RTX, its cache of compiled kernels."""
+def create_context(engine: Any, logger: Any, cache: Path) -> tuple[Any, Any]:
+    """An execution context and, with TensorRT-RTX, its cache of compiled kernels.
+
+    Raises:
+      UserError: there is none, as where memory is short; TensorRT's log says why.
+    """
     config = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
+    kernels = None
     if config is None or not hasattr(config, "create_runtime_cache"):
-        return engine.create_execution_context(), None
-    kernels = config.create_runtime_cache()
-    if cache.exists():
-        # Refuses by itself what another GPU or version wrote.
-        kernels.deserialize(cache.read_bytes())
-    config.set_runtime_cache(kernels)
-    return engine.create_execution_context(config), kernels
+        context = engine.create_execution_context()
+    else:
+        kernels = config.create_runtime_cache()
+        if cache.exists():
+            # Refuses by itself what another GPU or version wrote.
+            kernels.deserialize(cache.read_bytes())
+        config.set_runtime_cache(kernels)
+        context = engine.create_execution_context(config)
+    if context is None:
+        raise trt_error("run the plan", logger.errors)
+    return context, kernels
 
 
 def inspect_plan(trt: Any, engine: Any, precision: str, listing: Path) -> dict[str, Any]:
@@ -6708,8 +6722,10 @@ class OpenCase:
         with kernels or contextlib.nullcontext():
             try:
                 self.run_opened(engine)
-            except UserError:
-                if not forget_built(self.artifact, engine, self.job):
+            except UserError as error:
+                # Another plan would want the memory, too.
+                short = re.search(NO_MEMORY, str(error))
+                if short or not forget_built(self.artifact, engine, self.job):
                     raise
                 self.artifact = self.build(engine)
                 self.run_opened(engine)

@@ -956,15 +956,54 @@ def test_what_tensorrt_logs_first_is_told_with_a_remedy(bench):
     )
 
 
-def test_a_builder_that_is_a_null_pointer_is_one_line(bench):
-    def refuse(logger):
-        logger.errors.append("CUDA initialization failure with error: 100")
-        raise TypeError("pybind11::init(): factory function returned nullptr")
+def refuse_to_start(logger):
+    """What TensorRT's first objects do where CUDA does not start."""
+    logger.errors.append("CUDA initialization failure with error: 100")
+    raise TypeError("pybind11::init(): factory function returned nullptr")
 
+
+@pytest.fixture
+def logger(bench, monkeypatch):
+    """The logger that TensorRT is given, whose errors are planted."""
+    planted = types.SimpleNamespace(errors=[])
+    monkeypatch.setattr(bench, "trt_logger", lambda trt: planted)
+    return planted
+
+
+def test_a_builder_that_is_a_null_pointer_is_one_line(bench, logger):
     with pytest.raises(bench.UserError, match="NVIDIA GPU that this process may use"):
-        bench.create_builder(
-            types.SimpleNamespace(Builder=refuse), types.SimpleNamespace(errors=[])
-        )
+        bench.build_plan(types.SimpleNamespace(Builder=refuse_to_start), None, b"")
+
+
+def test_a_runtime_that_is_a_null_pointer_is_one_line(bench, logger):
+    with pytest.raises(bench.UserError, match="NVIDIA GPU that this process may use"):
+        bench.load_plan(types.SimpleNamespace(Runtime=refuse_to_start), logger, b"")
+
+
+class NoMemory:
+    """An engine, or with `config` one of TensorRT-RTX, for whose context memory is short."""
+
+    def __init__(self, logger, config=None):
+        self.logger = logger
+        if config:
+            self.create_runtime_config = lambda: config
+
+    def create_execution_context(self, *config):
+        self.logger.errors += [
+            "[defaultAllocator.cpp::allocate::19] Error Code 1: Cuda Runtime (out of memory)",
+            "[executionContext.cpp::ExecutionContext::470] Error Code 2: OutOfMemory",
+        ]
+
+
+@pytest.mark.parametrize("rtx", [False, True])
+def test_a_context_that_does_not_fit_is_told_as_memory(bench, logger, tmp_path, rtx):
+    """--batch_size=max then tries a smaller one."""
+    cached = {"create_runtime_cache": lambda: None, "set_runtime_cache": lambda cache: None}
+    engine = NoMemory(logger, types.SimpleNamespace(**cached) if rtx else None)
+    with pytest.raises(bench.UserError, match="TensorRT cannot run the plan") as raised:
+        bench.create_context(engine, logger, tmp_path / "kernels")
+    assert re.search(bench.NO_MEMORY, str(raised.value))
+    assert str(raised.value).endswith("out of memory: pass a smaller --batch_size")
 
 
 @pytest.fixture

@@ -144,6 +144,25 @@ def test_a_plan_that_cannot_be_loaded_is_built_anew(bench, build, first, tmp_pat
     assert not bench.forget_built(bench.Artifact("x", "0"), engine, job)
 
 
+def test_a_plan_for_which_memory_is_short_is_kept(bench, build, first, tmp_path, monkeypatch):
+    """Other cases' processes are closed then, and it is opened again: a new one takes minutes."""
+    build()
+    tries = []
+
+    def refuse(*given):
+        tries.append(given)
+        raise bench.trt_error("run the plan", ["Error Code 2: OutOfMemory"])
+
+    monkeypatch.setattr(bench.TensorRt, "why_not", lambda self, precision: None)
+    monkeypatch.setattr(bench.TensorRt, "open", refuse)
+    config = dict(vars(first.job.config), output_dir=str(tmp_path), build_only=False)
+    job = bench.dataclasses.replace(first.job, config=bench.Config(**config))
+    with pytest.raises(bench.UserError, match="out of memory"):
+        bench.OpenCase(job).open()
+    assert len(tries) == 1
+    assert not is_new(build())
+
+
 def test_a_reused_plan_gets_a_sentence(bench):
     assert "77 s: nothing was built now" in bench.coverage_notes("fp16", {"built_before": 77.2})[0]
     assert bench.coverage_notes("fp16", {"built_before": 0.9}) == [], "0 s is nothing to be told"

@@ -4103,11 +4103,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     config = builder_config(trt, builder, job)
     kept = allow_precision(trt, network, config, job.case.precision, model)
     cache = timing_cache_path(trt, job)
-    warm = cache is not None and cache.exists()
-    if cache:
-        config.set_timing_cache(
-            config.create_timing_cache(cache.read_bytes() if warm else b""), False
-        )
+    facts = use_timing_cache(config, cache) if cache else {}
     plan = serialise(builder, network, config, logger)
     insisted = 0
     if chose_float32(trt, plan, job.case.precision):
@@ -4116,7 +4112,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
         plan = serialise(builder, network, config, logger)
     if cache:
         write_atomically(cache, bytes(config.get_timing_cache().serialize()))
-    facts = build_facts(trt, config, warm)
+    facts |= build_facts(trt, config)
     return plan, facts | ({"insisted_on_float16": insisted} if insisted else {})
 
 
@@ -4247,10 +4243,22 @@ def timing_cache_path(trt: Any, job: Job) -> Path | None:
     return Path(job.config.output_dir, f"tensorrt_timing_{trt.__version__}_{gpu}.cache")
 
 
-def build_facts(trt: Any, config: Any, warm: bool) -> dict[str, Any]:
+def use_timing_cache(config: Any, path: Path) -> dict[str, Any]:
+    """Has the builder use earlier plans' timings, and keep its own; whether it took any.
+
+    Where it refuses them it begins with none, and what it keeps replaces them.
+    """
+    if path.exists():
+        earlier = config.create_timing_cache(path.read_bytes())
+        if earlier is not None and config.set_timing_cache(earlier, False):
+            return {"timing_cache": "warm"}
+    config.set_timing_cache(config.create_timing_cache(b""), False)
+    return {"timing_cache": "cold"}
+
+
+def build_facts(trt: Any, config: Any) -> dict[str, Any]:
     """What a plan's build time and kernels depended on, for the record."""
-    facts: dict[str, Any] = {"timing_cache": "warm" if warm else "cold"}
-    facts["cuda_module_loading"] = os.environ.get("CUDA_MODULE_LOADING", "")
+    facts: dict[str, Any] = {"cuda_module_loading": os.environ.get("CUDA_MODULE_LOADING", "")}
     sources = config.get_tactic_sources()
     facts["tactic_sources"] = [
         name for name, source in trt.TacticSource.__members__.items() if sources >> int(source) & 1

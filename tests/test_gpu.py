@@ -228,7 +228,8 @@ def test_plans_of_two_batch_sizes_lie_side_by_side(bench, trained, tmp_path):
         "tensorrt_fp16_net_batch2.engine",
         "tensorrt_fp16_net_batch4.engine",
     }
-    assert proof["timing_cache"] == "warm"
+    if bench.TENSORRT.package == "tensorrt":  # tensorrt_rtx keeps no timings
+        assert proof["timing_cache"] == "warm"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -903,6 +903,8 @@ def test_tensorrt_builds_real_plans_without_a_gpu(main, forms, tmp_path):
         )
         assert (tmp_path / f"tensorrt_{precision}_net.onnx").exists()
         assert plan.read_bytes()[:4] != b"\x08\x08\x12\x07", "a plan, not the ONNX file"
+        if record["artifact"]["proof"]["package"].startswith("tensorrt_rtx"):
+            assert "timing_cache" not in record["artifact"]["proof"], "it has none"
 
 
 def test_tensorrt_without_a_gpu_is_built_and_not_run(main, bench, forms):
@@ -1205,6 +1207,42 @@ def test_fp16_is_insisted_on_where_tensorrt_8_chose_float32(bench, onnx, install
     assert ("Half" in plan.decode()) == bool(pinned)
     notes = bench.coverage_notes("fp16", facts)
     assert any("float16 was insisted on" in note for note in notes) == bool(pinned)
+
+
+class WithTimingCache(FastestInFloat32):
+    """Has the package's name and a timing cache, of which it takes what it wrote itself."""
+
+    __name__, __version__ = "tensorrt", "10.12.0"
+    taken, unreadable = None, b"unreadable"
+
+    def create_timing_cache(self, timings):
+        return None if timings == self.unreadable else timings
+
+    def set_timing_cache(self, timings, ignore_mismatch):
+        if timings not in (b"", b"its own"):
+            return False
+        self.taken = timings
+        return True
+
+    def get_timing_cache(self):
+        return None if self.taken is None else types.SimpleNamespace(serialize=lambda: b"its own")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "fact"),
+    [(None, "cold"), (b"its own", "warm"), (b"another GPU's", "cold"), (b"unreadable", "cold")],
+)
+def test_a_timing_cache_is_warm_where_it_is_taken(bench, onnx, installed, tmp_path, earlier, fact):
+    installed(gpus=1, tensorrt="8.6.0")
+    config = bench.Config(**{**vars(onnx.config), "output_dir": str(tmp_path)})
+    job = bench.Job(bench.Case("tensorrt", "fp32", 4), config, onnx.graph, onnx.samples)
+    trt = WithTimingCache()
+    cache = bench.timing_cache_path(trt, job)
+    if earlier:
+        cache.write_bytes(earlier)
+    _plan, facts = bench.build_plan(trt, job, b"")
+    assert facts["timing_cache"] == fact
+    assert cache.read_bytes() == b"its own", "the next plan's"
 
 
 @pytest.mark.parametrize("version", ["8.5.3", "8.6.0"])

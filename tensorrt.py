@@ -4098,7 +4098,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
-        raise trt_error("parse the graph", [parser.get_error(0).desc()])
+        raise trt_error("parse the graph", parser_errors(parser, logger.errors))
     fix_shapes(network, job.batch())
     config = builder_config(trt, builder, job)
     kept = allow_precision(trt, network, config, job.case.precision, model)
@@ -4114,6 +4114,18 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
         write_atomically(cache, bytes(config.get_timing_cache().serialize()))
     facts |= build_facts(trt, config)
     return plan, facts | ({"insisted_on_float16": insisted} if insisted else {})
+
+
+def parser_errors(parser: Any, logged: list[str]) -> list[str]:
+    """Why a parser refuses a graph, for trt_error: its own word and what was logged.
+
+    The first text has both, since each may lack the reason: its own may be only the layer's name,
+    what was logged first only the node's.
+    """
+    own = one_line(parser.get_error(0).desc()) if parser.num_errors else ""
+    first = one_line(logged[0]) if logged else ""
+    told = first if own in first else "; ".join(filter(None, (own, first)))
+    return [told, *logged] if told else []
 
 
 def serialise(builder: Any, network: Any, config: Any, logger: Any) -> bytes:

@@ -907,6 +907,32 @@ def test_tensorrt_builds_real_plans_without_a_gpu(main, forms, tmp_path):
             assert "timing_cache" not in record["artifact"]["proof"], "it has none"
 
 
+@pytest.mark.parametrize(
+    ("node", "reason", "place"),
+    [
+        (("Nope", ["x"]), "Plugin not found", r"node number 0 \[Nope"),
+        (("MatMul", ["x", "w"]), "must match", "Invalid Node - here"),
+    ],
+)
+def test_what_the_parser_refuses_is_told_with_its_place(bench, node, reason, place):
+    """TensorRT-RTX's own words: the parser's lack the node or the reason, which its log has."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rtx = pytest.importorskip("tensorrt_rtx")
+    if bench.gpus():
+        pytest.skip("there is a GPU")
+    edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    kind, inputs = node
+    nodes = [helper.make_node(kind, inputs, ["y"], "here")]
+    weight = numpy_helper.from_array(np.ones((5, 4), np.float32), "w")
+    graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(bench.UserError, match="TensorRT cannot parse the graph") as raised:
+        bench.build_plan(rtx, None, model.SerializeToString())
+    assert re.search(reason, str(raised.value))
+    assert re.search(place, str(raised.value))
+
+
 def test_tensorrt_without_a_gpu_is_built_and_not_run(main, bench, forms):
     pytest.importorskip("tensorrt_rtx")
     if bench.gpus():
@@ -1006,6 +1032,19 @@ def test_a_context_that_does_not_fit_is_told_as_memory(bench, logger, tmp_path, 
         bench.create_context(engine, logger, tmp_path / "kernels")
     assert re.search(bench.NO_MEMORY, str(raised.value))
     assert str(raised.value).endswith("out of memory: pass a smaller --batch_size")
+
+
+@pytest.mark.parametrize("own", ["Invalid Node - dense", ""])
+def test_a_lack_of_memory_in_the_parser_is_known_by_what_it_logs(bench, own):
+    """A parser may also refuse a graph without a word of its own."""
+    error = types.SimpleNamespace(desc=lambda: own) if own else None
+    parser = types.SimpleNamespace(num_errors=int(bool(own)), get_error=lambda index: error)
+    logged = ["While parsing node number 3", "Error Code 2: OutOfMemory"]
+    told = str(bench.trt_error("parse the graph", bench.parser_errors(parser, logged)))
+    assert told.endswith("out of memory: pass a smaller --batch_size")
+    assert re.search(bench.NO_MEMORY, told)
+    told = str(bench.trt_error("parse the graph", bench.parser_errors(parser, [])))
+    assert f"({own or 'no reason given'})" in told
 
 
 @pytest.fixture

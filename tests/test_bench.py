@@ -346,10 +346,13 @@ def test_plans_has_every_precision_made_of_the_rewritten_stem(script):
 @pytest.mark.parametrize(
     ("name", "cells"),
     [
-        ("h200_tensorrt", ["tensorrt FP16 | 2,794 / 2,848 (8.55)", "46,699 / 47,253 (4.51)"]),
+        ("h200_tensorrt", ["tensorrt 8.6.0 FP16 | 2,794 / 2,848 (8.55)", "46,699 / 47,253 (4.51)"]),
         ("h200_tftrt", ["2.14.1: tftrt INT8 | 8,009 / 8,566 (3.62) | 30,614 / 35,693 (5.40)"]),
         ("h200_tftrt_beforehand", ["tftrt FP16 | 2,647 / ", "6,896 / "]),
-        ("h200_onnxruntime", ["onnxruntime FP16 | 868 / 877 (2.53)", "13,993 / 14,040 (1.68)"]),
+        (
+            "h200_onnxruntime",
+            ["onnxruntime 1.23.2 FP16 | 868 / 877 (2.53)", "13,993 / 14,040 (1.68)"],
+        ),
         ("h200", ["native | 479 / 508 | 2,548 / 2,889"]),
     ],
 )
@@ -360,6 +363,18 @@ def test_the_table_of_kept_records(script, name, cells):
     made = gpu_table.table(gpu_table.read_records(path))
     assert made.startswith("| images/s, waited / enqueued (times the native of its own run) | ")
     assert all(cell in made for cell in cells), made
+
+
+def test_what_another_tensorrt_measured_is_measured_again(script):
+    gpu_table = script("gpu_table")
+    records = gpu_table.read_records(BENCH.parent / "data" / "h200_tensorrt.jsonl")
+    asked = records, "tensorrt", "int8", "2.21.0"
+    assert gpu_table.measured(*asked, "tensorrt 8.6.0") == {1, 8, 32, 128, 256}
+    assert gpu_table.measured(*asked, "tensorrt 10.12.0") == set()
+    (newer,) = (r for r in records[:8] if (r["precision"], r["batch_size"]) == ("int8", 128))
+    made = gpu_table.table([*records, {**newer, "engine_version": "tensorrt 10.12.0"}])
+    assert "TensorFlow 2.21.0: tensorrt 8.6.0 INT8 | 3,342" in made
+    assert "TensorFlow 2.21.0: tensorrt 10.12.0 INT8 |  |  |  | 46,699" in made
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ table.
     python tests/bench/gpu_table.py --table tests/data/h200_tensorrt.jsonl   of kept records
 
 Each case is `tensorrt.py`'s own, with native beside it in the same run. What DIR/results.jsonl
-holds already for this TensorFlow is not run again, so that a machine that is lent for minutes can
-be used again and again. Ratios are the records' own: to the native of the same run.
+holds already for this TensorFlow and this version of the engine is not run again, so that a machine
+that is lent for minutes can be used again and again. Ratios are the records' own: to the native of
+the same run.
 """
 
 import argparse
@@ -66,8 +67,9 @@ def main():
         if given.only not in (None, f"{engine}_{precision}"):
             continue
         reason = bench.ENGINES[engine].why_not(precision)
-        done = measured(read_records(folder / "results.jsonl"), bench.version_of("tensorflow"))
-        missing = [size for size in sizes.split(",") if (engine, precision, int(size)) not in done]
+        versions = bench.version_of("tensorflow"), bench.ENGINES[engine].version()
+        done = measured(read_records(folder / "results.jsonl"), engine, precision, *versions)
+        missing = [size for size in sizes.split(",") if int(size) not in done]
         left = until - time.monotonic()
         if reason or not missing or left < 20:
             print(
@@ -84,10 +86,10 @@ def read_records(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def measured(records, tensorflow):
-    """Engine, precision and batch size of what ran with this TensorFlow."""
-    mine = [r for r in records if r["versions"]["tensorflow"] == tensorflow and r["status"] == "ok"]
-    return {(record["engine"], record["precision"], record["batch_size"]) for record in mine}
+def measured(records, engine, precision, tensorflow, version):
+    """The batch sizes at which this TensorFlow and this version of the engine ran the precision."""
+    asked = tensorflow, engine, precision, version
+    return {r["batch_size"] for r in records if r["status"] == "ok" and row_of(r) == asked}
 
 
 def run(engine, precision, sizes, folder, seconds, flags):
@@ -114,7 +116,7 @@ def run(engine, precision, sizes, folder, seconds, flags):
 
 def table(records):
     """A Markdown table: a row for each stack, engine and precision, a column for each
-    batch size.
+    batch size; the last record of a case is its cell.
     """
     newest = {
         row_of(r) + (r["batch_size"],): r
@@ -127,13 +129,26 @@ def table(records):
     lines.append("|---" * (len(sizes) + 1) + "|")
     for row in sorted(rows, key=lambda row: (row[0], row[1] != "native")):
         cells = [cell(newest.get((*row, size))) for size in sizes]
-        name = row[1] if row[1] == "native" else f"{row[1]} {row[2].upper()}"
-        lines.append(f"| TensorFlow {row[0]}: {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name_of(row)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def row_of(record):
-    return record["versions"]["tensorflow"], record["engine"], record["precision"]
+    """TensorFlow's version, engine, precision and the engine's version."""
+    tensorflow = record["versions"]["tensorflow"]
+    return tensorflow, record["engine"], record["precision"], record["engine_version"]
+
+
+def name_of(row):
+    """As `TensorFlow 2.21.0: tensorrt 8.6.0 FP16`; engines of TensorFlow's have its version."""
+    tensorflow, engine, precision, version = row
+    if engine == "native":
+        return f"TensorFlow {tensorflow}: native"
+    if version.startswith(engine):
+        engine = version
+    elif version != tensorflow:
+        engine += f" {version}"
+    return f"TensorFlow {tensorflow}: {engine} {precision.upper()}"
 
 
 def cell(record):

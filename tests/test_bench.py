@@ -365,6 +365,39 @@ def test_the_table_of_kept_records(script, name, cells):
     assert all(cell in made for cell in cells), made
 
 
+def test_the_readmes_table_is_of_the_kept_records(script, monkeypatch, tmp_path):
+    """To the letter: `gpu_table.py --readme` writes it, and the picture."""
+    gpu_table = script("gpu_table")
+    text = gpu_table.README.read_text()
+    stale = tmp_path / "README.md"
+    stale.write_text(gpu_table.with_table(text, "| stale |\n"))
+    monkeypatch.setattr(gpu_table, "README", stale)
+    monkeypatch.setattr(gpu_table, "PICTURE", tmp_path / "picture.png")
+    monkeypatch.setattr(sys, "argv", ["gpu_table.py", "--readme"])
+    gpu_table.main()
+    assert stale.read_text() == text, "run gpu_table.py --readme"
+    assert (tmp_path / "picture.png").stat().st_size > 50_000
+
+
+def test_a_later_record_of_the_same_stack_is_the_readmes(script):
+    gpu_table = script("gpu_table")
+    records = gpu_table.kept_records()
+    before = gpu_table.readme_table(records)
+    int8 = ("2.21.0", "tensorrt", "int8", "tensorrt 8.6.0")
+    last = gpu_table.newest_of(records)[(*int8, 128)]
+    faster = {"device": {**last["timings"]["device"], "throughput": 98765.4}}
+    for other in (
+        {"engine_version": "tensorrt 10.12.0", "timings": faster},
+        {"batch_size": 8, "timings": faster},
+        {"status": "failed", "timings": faster},
+        {"timings": {"host": faster["device"]}},
+    ):
+        assert gpu_table.readme_table([*records, {**last, **other}]) == before
+    after = gpu_table.readme_table([*records, {**last, "timings": faster}])
+    enqueued = f"{last['timings']['device']['throughput']:,.0f}"
+    assert after == before.replace(enqueued, "98,765")
+
+
 def test_what_another_tensorrt_measured_is_measured_again(script):
     gpu_table = script("gpu_table")
     records = gpu_table.read_records(BENCH.parent / "data" / "h200_tensorrt.jsonl")

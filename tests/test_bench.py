@@ -221,6 +221,16 @@ def test_first_contact_in_one_file(tmp_path):
     assert "tensorrt.py: [8/8] INT8 onnxruntime" in found["runs"][1]["printed"], "of stderr"
     assert [record["status"] for record in found["records"]] == ["ok"] * 8
     assert all(record["accuracy"]["top1"] > 0.9 for record in found["records"])
+    assert list(found["layers"]) == ["calibration_shapes.json"]
+
+
+def test_first_contact_sends_layers_and_calibration(script, tmp_path):
+    """And not what says of what an artifact was made, which lies beside them."""
+    kept = ["calibration_shapes.json", "tensorrt_fp16_shapes_batch1.json"]
+    for name in (*kept, "tensorrt_fp16_shapes_batch1.built.json", "shapes.onnx.built.json"):
+        (tmp_path / name).write_text(f"{name}'s")
+    listings = script("first_contact").listings(tmp_path)
+    assert listings == {name: f"{name}'s" for name in kept}
 
 
 def test_the_bench_of_many_records_writes_real_ones(script, tmp_path):

@@ -5,8 +5,9 @@
 For people who have a TensorRT that the authors have not (10 and 11). About five minutes. It trains
 a small network on shapes that it draws, runs --doctor, then native, FP32, FP16 and INT8 with
 calibration, and collects into first_contact.json: what both printed, the records (speeds,
-agreement, accuracy, versions, device) and the plans' layers by TensorRT's engine inspector. Nothing
-of yours is in it but the names of the GPU, the CPU and this folder.
+agreement, accuracy, versions, device), the plans' layers by TensorRT's engine inspector and the
+ranges that calibration found. Nothing of yours is in it but the names of the GPU, the CPU and this
+folder.
 """
 
 import json
@@ -123,8 +124,15 @@ def collect(folder, flags):
     runs.append(ran(*model, *images, *rest))
     results = folder / "results.jsonl"
     lines = results.read_text().splitlines() if results.exists() else []
-    layers = {path.name: path.read_text() for path in sorted(folder.glob("*.json"))}
-    return {"runs": runs, "records": [json.loads(line) for line in lines], "layers": layers}
+    records = [json.loads(line) for line in lines]
+    return {"runs": runs, "records": records, "layers": listings(folder)}
+
+
+def listings(folder):
+    """The text of each listing of a plan's layers, and of calibration, by its file's name."""
+    files = sorted(folder.glob("*.json"))
+    # a .built.json tells of what an artifact was made: of no use elsewhere
+    return {path.name: path.read_text() for path in files if not path.match("*.built.json")}
 
 
 def main():

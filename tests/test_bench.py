@@ -363,6 +363,10 @@ def test_plans_has_every_precision_made_of_the_rewritten_stem(script):
             "h200_onnxruntime",
             ["onnxruntime 1.23.2 FP16 | 868 / 877 (2.53)", "13,993 / 14,040 (1.68)"],
         ),
+        (
+            "h200_mobilenet",
+            ["tensorrt 8.5.3 INT8 | 30,500 / 31,306 (9.78)", "11,534 / 14,501 (3.59)"],
+        ),
         ("h200", ["native | 479 / 508 | 2,548 / 2,889"]),
     ],
 )

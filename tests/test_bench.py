@@ -353,6 +353,48 @@ def test_plans_has_every_precision_made_of_the_rewritten_stem(script):
         assert ops == ["Reshape", "Transpose", "Reshape", "Conv"]
 
 
+def plan_layer(name, reads, gives, kind="CaskConvolution", **more):
+    """As the inspector lists one: each tensor a name and a type."""
+    inputs, outputs = (
+        [{"Name": tensor, "Format/Datatype": f"Row major {words}"}]
+        for tensor, words in (reads, gives)
+    )
+    return {"Name": name, "LayerType": kind, "Inputs": inputs, "Outputs": outputs, **more}
+
+
+@pytest.mark.parametrize(
+    ("gives", "precision", "found"),
+    [
+        ("Int8 format", "int8", {}),
+        ("FP16 format", "int8", {}),
+        ("linear FP32", "int8", {"a + relu: gives Row major linear FP32": 1}),
+        ("linear FP32", "fp16", {"a + relu: reads Row major Int8 format": 1}),
+        ("linear FP32", "fp32", {"a + relu: reads Row major Int8 format": 1}),
+    ],
+)
+def test_a_heavy_layer_of_another_type_is_listed(script, bench, gives, precision, found):
+    plans = script("plans")
+    layers = [
+        plan_layer("a + relu", ("x", "Int8 format"), ("a:0", gives)),
+        plan_layer("scale", ("a:0", gives), ("b:0", "linear FP32"), "Scale"),
+    ]
+    assert plans.other_types(bench, layers, precision, set(), {"b:0"}) == found
+    assert plans.other_types(bench, layers, precision, {"a"}, {"b:0"}) == {}, "on purpose"
+    layers[0] |= {"Name": "fused", "Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: relu]"}
+    assert plans.other_types(bench, layers, precision, {"relu"}, {"b:0"}) == {}, "on purpose"
+
+
+def test_logits_may_be_float32_where_they_are_the_output(script, bench):
+    """The last product of a real INT8 plan gives float32, reshaped by a NoOp for a softmax."""
+    plans = script("plans")
+    layers = bench.read_inspector((BENCH.parent / "data" / "inspector_8.5.3.json").read_text())
+    (product,) = plans.other_types(bench, layers, "int8", set(), {"Identity:0"})
+    assert product.startswith("resnet50v2/predictions/MatMul")
+    assert product.endswith(": gives Row major linear FP32")
+    for name in ("resnet50v2/predictions/MatMul:0", "resnet50v2/predictions/MatMul_out_tensor"):
+        assert plans.other_types(bench, layers, "int8", set(), {name}) == {}
+
+
 @pytest.mark.parametrize(
     ("name", "cells"),
     [

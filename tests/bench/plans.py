@@ -6,10 +6,11 @@ another type.
 
 For each Keras network (random weights), precision and batch size: images/s waited for and enqueued,
 the activations that the plan's layers read and write by the engine inspector, and the convolutions
-and matrix products that do not have the precision. What plans.jsonl in --output_dir holds already
-is not measured again; no plan is begun after --seconds. What the program could do and does not:
---level sets builder_optimization_level (8.6 and later), --space_to_depth rewrites the first
-convolution (stem.py). These two we have not run on a GPU yet.
+and matrix products that do not have the precision, or that have it and give float32; not those that
+precision.py keeps in float32, and not the network's own outputs. What plans.jsonl in --output_dir
+holds already, whichever TensorRT it is of, is not measured again; no plan is begun after --seconds.
+What the program could do and does not: --level sets builder_optimization_level (8.6 and later),
+--space_to_depth rewrites the first convolution (stem.py). These two we have not run on a GPU yet.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import copy
 import json
 import math
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -148,6 +150,7 @@ def measure(bench, onnx, case):
         return {"engine": engine.version(), "error": str(error)}
     layers = bench.read_inspector(Path(artifact.path).with_suffix(".json").read_text())
     waited, enqueued = speeds(bench, runner, case.batch_size)
+    kept = bench.precision_py().kept_in_float32(Path(job.source.path).read_bytes())
     facts = {
         "engine": engine.version(),
         "build_seconds": seconds,
@@ -159,7 +162,8 @@ def measure(bench, onnx, case):
         "layers": len(layers),
         "proof": artifact.facts | runner.facts,
     }
-    return facts | {"other_types": other_types(bench, layers, case.precision)}
+    others = other_types(bench, layers, case.precision, set(kept), set(onnx.graph.output_names))
+    return facts | {"other_types": others}
 
 
 def speeds(bench, runner, size):
@@ -188,23 +192,56 @@ def traffic(layers):
     total = 0
     for layer in layers:
         for tensor in (*layer.get("Inputs", []), *layer.get("Outputs", [])):
-            words = str(tensor.get("Datatype") or tensor.get("Format/Datatype")).lower()
+            words = type_of(tensor).lower()
             size = next((size for word, size in BYTES.items() if word in words), 4)
             total += size * math.prod(tensor.get("Dimensions", [0]))
     return total
 
 
-def other_types(bench, layers, precision):
-    """How often which type stands at the input of a heavy layer that does not have the
-    precision.
+def type_of(tensor):
+    """How the inspector words a tensor's type, by its version in one of three places, or ""."""
+    keys = ("Datatype", "DataType", "Format/Datatype")
+    return next((str(tensor[key]) for key in keys if tensor.get(key)), "")
+
+
+def other_types(bench, layers, precision, kept, outputs):
+    """How often a heavy layer reads which other type than the precision, or has it and gives
+    float32.
+
+    Args:
+      kept: names of the nodes that stay in float32 on purpose: their layers are left out.
+      outputs: names of the graph's outputs, which may be float32.
     """
+    float32 = re.compile(bench.TYPE_WORDS["fp32"], re.I)
+    own = outputs | renamed(layers, outputs)
     found = collections.Counter()
     for layer in layers:
-        if bench.HEAVY_LAYERS.search(str(layer.get("LayerType"))):
-            share = bench.plan_share([layer], precision)
-            if share.get("executed_share_of_nodes") != 1:
-                found[f"{layer.get('Name', '')[:60]}: {bench.input_type(layer)}"] += 1
+        heavy = bench.HEAVY_LAYERS.search(str(layer.get("LayerType")))
+        if not heavy or kept & nodes_of(layer):
+            continue
+        name = layer.get("Name", "")[:60]
+        if bench.plan_share([layer], precision).get("executed_share_of_nodes") != 1:
+            found[f"{name}: reads {bench.input_type(layer)}"] += 1
+        elif precision != "fp32":
+            given = [type_of(out) for out in layer.get("Outputs", []) if out.get("Name") not in own]
+            found.update(f"{name}: gives {words}" for words in given if float32.search(words))
     return found
+
+
+def renamed(layers, outputs):
+    """Names of the tensors that a NoOp only gives another shape to make them an output."""
+    found = set()
+    for layer in reversed(layers):
+        given = {tensor.get("Name") for tensor in layer.get("Outputs", [])}
+        if layer.get("LayerType") == "NoOp" and given & (outputs | found):
+            found |= {tensor.get("Name") for tensor in layer.get("Inputs", [])}
+    return found
+
+
+def nodes_of(layer):
+    """Names of the ONNX nodes that TensorRT made a layer of."""
+    names = re.split(r" \+ | \|\| ", layer.get("Name", ""))
+    return {*names, *re.findall(r"ONNX Layer: ([^\]]+)\]", layer.get("Metadata", ""))}
 
 
 def sentence(row):

@@ -4535,9 +4535,7 @@ def input_type(layer: dict[str, Any]) -> str:
     source = (layer.get("Inputs") or [{}])[0]
     if not isinstance(source, dict):
         return ""
-    return str(
-        source.get("Datatype") or source.get("DataType") or source.get("Format/Datatype") or ""
-    )
+    return str(source.get("Datatype") or source.get("Format/Datatype") or "")
 
 
 TENSORRT = TensorRt()

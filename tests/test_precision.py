@@ -1173,9 +1173,11 @@ def test_the_inspectors_control_characters(bench):
 
 
 def test_a_plan_of_another_precision_is_an_error(bench, tmp_path):
-    text = json.dumps(
-        {"Layers": [{"LayerType": "CaskConvolution", "Inputs": [{"DataType": "Float"}]}]}
-    )
+    layer = {
+        "LayerType": "CaskConvolution",
+        "Inputs": [{"Format/Datatype": "Row major linear FP32"}],
+    }
+    text = json.dumps({"Layers": [layer]})
     inspector = types.SimpleNamespace(get_engine_information=lambda form: text)
     engine = types.SimpleNamespace(create_engine_inspector=lambda: inspector)
     trt = types.SimpleNamespace(LayerInformationFormat=types.SimpleNamespace(JSON=0))

@@ -4501,7 +4501,11 @@ def read_inspector(text: str) -> list[dict[str, Any]]:
     return [layer for layer in layers if isinstance(layer, dict)]
 
 
-HEAVY_LAYERS = re.compile("conv|correlation|gemm|matmul|matrix", re.I)
+# RTX's runtime_fusion: in every plan that was looked at one of them, with what follows it.
+HEAVY_LAYERS = re.compile("conv|correlation|gemm|matmul|matrix|runtime_fusion", re.I)
+# Stands between the names of nodes that read the same and are one layer, as a query, key and value:
+# in 8.x, and in RTX.
+MERGED = re.compile(r" \|\| |\b\+\b")
 TYPE_WORDS = {  # "float" stands also in bfloat16 and float16, "int8" in uint8
     "fp16": r"\bhalf\b|\bfp16\b|\bfloat16\b",
     "int8": r"\bint8\b",
@@ -4518,9 +4522,10 @@ def plan_share(layers: list[dict[str, Any]], precision: str) -> dict[str, Any]:
     what is inside.
     """
     word = re.compile(TYPE_WORDS[precision], re.I)
-    told = [
-        input_type(layer) for layer in layers if HEAVY_LAYERS.search(str(layer.get("LayerType")))
-    ]
+    told: list[str] = []
+    for layer in layers:
+        if HEAVY_LAYERS.search(str(layer.get("LayerType"))):
+            told += [input_type(layer)] * merged_nodes(layer)
     known = [kind for kind in told if ANY_TYPE.search(kind)]
     share: dict[str, Any] = {"executed_nodes": len(known), "unknown_nodes": len(told) - len(known)}
     if known:
@@ -4528,6 +4533,11 @@ def plan_share(layers: list[dict[str, Any]], precision: str) -> dict[str, Any]:
             known
         )
     return share
+
+
+def merged_nodes(layer: dict[str, Any]) -> int:
+    """How many convolutions or matrix products are merged in a heavy layer, by its name."""
+    return len(MERGED.findall(str(layer.get("Name")))) + 1
 
 
 def input_type(layer: dict[str, Any]) -> str:

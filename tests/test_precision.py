@@ -1166,6 +1166,23 @@ def test_a_type_that_is_not_told_is_not_another_type(bench):
     assert bench.plan_share(uint8, "int8")["executed_share_of_nodes"] == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "nodes"),
+    [
+        ("CaskConvolution", "3a/1x1 + 3a/relu_1x1 || 3a/reduce + 3a/relu || 3a/5x5", 3),
+        ("CaskConvolution", "w:0_quantized + conv1/Conv2D + pool1/MaxPool", 1),
+        ("gemm", "Gemm__416+Gemm__358+Gemm__300_myl0_3", 3),
+        ("gemm", "dense_5_1/Tensordot/MatMul_myl0_21", 1),
+        ("runtime_fusion", "__myl_FcDivCastErfCastAddMulMul_myl0_10", 1),
+        ("kgen", "__myl_AddMeanSubMulMean_myl0_22", 0),
+    ],
+)
+def test_what_tensorrt_merged_into_one_layer_counts_each(bench, kind, name, nodes):
+    """Names of TensorRT 8 (that of an Inception from its log) and RTX."""
+    layer = {"Name": name, "LayerType": kind, "Inputs": [{"Datatype": "Half"}]}
+    assert bench.plan_share([layer], "fp16")["executed_nodes"] == nodes
+
+
 def test_the_inspectors_control_characters(bench):
     shuffle = '{"LayerType": "Shuffle", "Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]"}'
     text = f'{{"Layers": [{shuffle}, "a name only"]}}'

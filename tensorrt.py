@@ -4518,8 +4518,8 @@ def plan_share(layers: list[dict[str, Any]], precision: str) -> dict[str, Any]:
     """The share of a plan's convolutions and matrix products whose input has the precision.
 
     TensorRT 8 and 10 tell a tensor's type in `Format/Datatype`, RTX and 11 in `Datatype`.
-    `unknown_nodes` counts those that do not tell it; blocks that TensorRT fuses tell nothing of
-    what is inside.
+    `unknown_nodes` counts those that do not tell it. Blocks that TensorRT fuses tell nothing of
+    what is inside: that is in neither count, which plan_notes says.
     """
     word = re.compile(TYPE_WORDS[precision], re.I)
     told: list[str] = []
@@ -7229,6 +7229,29 @@ def tensorflow_notes(facts: dict[str, Any]) -> list[str]:
     return notes
 
 
+def plan_notes(facts: dict[str, Any]) -> list[str]:
+    """Sentences on a plan of TensorRT's: what it would have chosen, and what it does not tell."""
+    notes = []
+    if layers := facts.get("insisted_on_float16"):
+        notes.append(
+            f"TensorRT found float32 faster in all {layers} convolutions and matrix products: "
+            "float16 was insisted on, as FP16 was asked for"
+        )
+    unknown = facts.get("unknown_nodes", 0)
+    if unknown:
+        notes.append(
+            f"TensorRT does not tell the type of {unknown} of its heavy layers: not proved"
+        )
+    nodes = facts.get("nodes", 0)
+    told = facts.get("executed_nodes", nodes)
+    if told + unknown < nodes:
+        notes.append(
+            f"TensorRT tells the type of {told} of {nodes} convolutions and matrix products: the "
+            "rest is fused into blocks that do not tell theirs, so not proved"
+        )
+    return notes
+
+
 def refusal_note(facts: dict[str, Any]) -> str:
     """What a CUDA session of ONNX Runtime does without, and why."""
     names = {"enable_cuda_graph": "a CUDA graph", "prefer_nhwc": "NHWC"}
@@ -7238,12 +7261,7 @@ def refusal_note(facts: dict[str, Any]) -> str:
 
 def coverage_notes(precision: str, facts: dict[str, Any]) -> list[str]:
     """Sentences where something else ran than the graph says, or not by this run's building."""
-    notes = reuse_notes(facts) + tensorflow_notes(facts)
-    if layers := facts.get("insisted_on_float16"):
-        notes.append(
-            f"TensorRT found float32 faster in all {layers} convolutions and matrix products: "
-            "float16 was insisted on, as FP16 was asked for"
-        )
+    notes = reuse_notes(facts) + tensorflow_notes(facts) + plan_notes(facts)
     if precision == "int8" and (layers := facts.get("recurrent_nodes")):
         notes.append(f"INT8 leaves recurrent layers in float: {layers} of {facts['nodes']} layers")
     ran = facts.get("executed_share_of_nodes", 1)
@@ -7258,11 +7276,6 @@ def coverage_notes(precision: str, facts: dict[str, Any]) -> list[str]:
         )
     if "refused" in facts:
         notes.append(refusal_note(facts))
-    if facts.get("unknown_nodes"):
-        notes.append(
-            f"TensorRT does not tell the type of {facts['unknown_nodes']} of its heavy layers: "
-            "not proved"
-        )
     return notes
 
 

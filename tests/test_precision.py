@@ -1183,6 +1183,52 @@ def test_what_tensorrt_merged_into_one_layer_counts_each(bench, kind, name, node
     assert bench.plan_share([layer], "fp16")["executed_nodes"] == nodes
 
 
+def layer_of(kind, words):
+    return {"LayerType": kind, "Inputs": [{"Format/Datatype": words}]}
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        ([], 0),
+        ([layer_of("CaskConvolution", "Channel major FP16 format where channel % 8 == 0")], 1),
+    ],
+)
+def test_what_tensorrt_fuses_into_a_block_is_said_to_be_unproved(bench, layers, told):
+    """Myelin's blocks, as TensorRT 8.5.3 lists an encoder: int32 in, and nothing of its 98."""
+    block = {
+        "Name": "{ForeignNode[Cast...Softmax]}",
+        **layer_of("Myelin", "Row major linear Int32"),
+    }
+    reformat = layer_of("Reformat", "Row major linear FP16 format")
+    share = bench.plan_share([*layers, block, reformat], "fp16")
+    assert (share["executed_nodes"], share["unknown_nodes"]) == (told, 0)
+    assert bench.coverage_notes("fp16", {"nodes": 98, **share}) == [
+        f"TensorRT tells the type of {told} of 98 convolutions and matrix products: the rest is "
+        "fused into blocks that do not tell theirs, so not proved"
+    ]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"nodes": 54, "executed_nodes": 54, "unknown_nodes": 0, "executed_share_of_nodes": 1.0},
+        {"executed_nodes": 54, "unknown_nodes": 0},  # FP32's: nothing was written into its graph
+        {"nodes": 2, "executed_nodes": 14, "unknown_nodes": 0},  # a recurrent layer, unrolled
+        {"nodes": 98, "executed_share_of_nodes": 1.0},  # ONNX Runtime's
+        {"nodes": 98, "casts": 4},  # XLA's
+        {"trt_engines": 1, "share_of_nodes": 0.99},
+    ],
+)
+def test_where_every_type_is_told_nothing_is_said_of_blocks(bench, facts):
+    assert not bench.coverage_notes("fp16", facts)
+
+
+def test_a_layer_without_a_type_is_not_said_to_be_in_a_block(bench):
+    (note,) = bench.coverage_notes("fp16", {"nodes": 3, "executed_nodes": 2, "unknown_nodes": 1})
+    assert note == "TensorRT does not tell the type of 1 of its heavy layers: not proved"
+
+
 def test_the_inspectors_control_characters(bench):
     shuffle = '{"LayerType": "Shuffle", "Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]"}'
     text = f'{{"Layers": [{shuffle}, "a name only"]}}'

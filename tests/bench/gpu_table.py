@@ -53,10 +53,12 @@ README_SIZE = 128  # images a step, which lie on the device
 README_ROWS = {
     ("2.21.0", "native", "native", "2.21.0"): "native, TensorFlow 2.21.0",
     ("2.21.0", "xla", "fp16", "2.21.0"): "XLA FP16",
+    ("2.21.0", "tensorrt", "fp32", "tensorrt 8.6.0"): "TensorRT 8.6.0 FP32",
     ("2.21.0", "tensorrt", "fp16", "tensorrt 8.6.0"): "TensorRT 8.6.0 FP16",
     ("2.21.0", "tensorrt", "int8", "tensorrt 8.6.0"): "TensorRT 8.6.0 INT8",
     ("2.14.1", "native", "native", "2.14.1"): "native, TensorFlow 2.14.1",
-    ("2.14.1", "tftrt", "fp16", "2.14.1"): "[TF-TRT](docs/tftrt.md) FP16, TensorRT 8.5.3",
+    ("2.14.1", "tftrt", "fp32", "2.14.1"): "[TF-TRT](docs/tftrt.md) FP32, TensorRT 8.5.3",
+    ("2.14.1", "tftrt", "fp16", "2.14.1"): "TF-TRT FP16, TensorRT 8.5.3",
     ("2.14.1", "tftrt", "int8", "2.14.1"): "TF-TRT INT8, TensorRT 8.5.3",
 }
 README_HEAD = """\

@@ -726,15 +726,21 @@ def sorted_nodes(model: Any) -> Any:
 
 def to_fp16(model: Any, ranges: Ranges) -> Any:
     """float16 inside, float32 at the edges and wherever a value would overflow float16."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     model = keep_in_float32(model, ranges)
-    kept = kept_nodes(model)
-    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    model = convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        op_block_list=[op for op in DEFAULT_OP_BLOCK_LIST if op not in FLOAT16_SINCE_12],
+        node_block_list=kept_nodes(model),
+    )
     drop_round_trips(model)
     return sorted_nodes(model)
 
 
+# Before ONNX's operator set 12 they had no float16: the converter would cast around them.
+FLOAT16_SINCE_12 = ("Max", "Min")
 KEPT = "kept_in_float32"  # the key in the model's metadata
 
 
@@ -1062,13 +1068,15 @@ def residual_tensors(graph: Any) -> list[str]:
 
     One branch of a residual Add, the one that the last convolution does not feed, so that Conv and
     Add fuse; the input of a batch norm that no convolution feeds; the input of a MaxPool on a
-    shortcut. An Add that no convolution or matrix product feeds, as in a layer norm, is none.
+    shortcut. An Add that no convolution or matrix product feeds, as in a layer norm, is none. A
+    maximum with constants (spell_padded_pools) is quantised before, where a MaxPool takes it over.
     Source: NVIDIA tensorflow-quantization, custom Q/DQ insertion cases for ResNet v1 and v2.
     """
     constants = {tensor.name for tensor in graph.initializer}
     made: dict[str, tuple[bool, int]] = {}
     for index, node in enumerate(graph.node):
         made |= dict.fromkeys(node.output, (node.op_type == "Conv", index))
+    maxima = {node.output[0] for node in graph.node if node.op_type == "Max"}
     readers = consumers(graph)
     products = products_of(graph)
     found = []
@@ -1078,7 +1086,9 @@ def residual_tensors(graph: Any) -> list[str]:
             fused = any(name in products for name in free)
             found += [min(free, key=made.__getitem__)] if fused else []
         elif node.op_type == "BatchNormalization" and len(free) == 1:
-            found += [free[0]] if not made[free[0]][0] else []
+            found += free if not made[free[0]][0] and free[0] not in maxima else []
+        elif node.op_type == "Max" and len(free) == 1:
+            found += free
         elif node.op_type == "MaxPool" and feeds_add(node, readers):
             found.append(node.input[0])
     return list(dict.fromkeys(found))

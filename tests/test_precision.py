@@ -209,6 +209,60 @@ def test_what_cannot_be_pads_stays(precision, given):
     assert [node.op_type for node in kept] == ["Neg", "Pad", "MaxPool"]
 
 
+@pytest.fixture
+def bordered(precision, graph_file):
+    """A convolution, a pooling with a border of zeros, a batch norm and a convolution; a sample."""
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 8, 8, 3], name="images")
+        random = np.random.default_rng(0)
+        first, second = random.normal(size=(2, 3, 3, 4, 4)).astype("float32")
+        pooled = tf.nn.max_pool2d(
+            tf.pad(
+                tf.nn.conv2d(images, first[:, :, :3], 1, "SAME"), [[0, 0], [1, 1], [1, 1], [0, 0]]
+            ),
+            3,
+            2,
+            "VALID",
+        )
+        normal = pooled * tf.constant([0.5, 2, 1, 3]) - tf.constant([1.0, -1, 0, 2])
+        tf.nn.conv2d(tf.nn.relu(normal), second, 1, "SAME", name="y")
+
+    made = precision.Precisions(graph_file(build).read_bytes(), ["images:0"], ["y:0"], 17)
+    return made, {"images:0": np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)}
+
+
+def test_a_border_of_zeros_is_float16_in_fp16(precision, bordered):
+    """Not cast to float32 and back, which TensorRT does in layers of their own."""
+    made, sample = bordered
+    model, _ = made.fp16([sample])
+    border = next(node for node in model.graph.node if node.op_type == "Max")
+    types = precision.element_types(model.graph)
+    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert {types[name] for name in border.input} == {precision.onnx_type("fp16")}
+    (images,) = sample.values()
+    assert np.allclose(run(model, images), run(made.fp32, images), rtol=0.01, atol=0.05)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_int8_stands_between_a_pooling_and_its_border(precision, bordered, half):
+    """A MaxPool takes int8 over, a maximum does not; and the batch norm needs no other Q/DQ."""
+    made, sample = bordered
+    ranges = precision.tensor_ranges(made.folded, [sample], "minmax")
+    model = precision.to_int8(made.folded, ranges, precision.Settings(half=half))
+    readers = precision.consumers(model.graph)
+
+    def behind(op):
+        (node,) = (node for node in model.graph.node if node.op_type == op)
+        return {reader.op_type for reader in readers[node.output[0]]}
+
+    assert behind("MaxPool") == {"QuantizeLinear"}
+    assert behind("Max") == {"BatchNormalization"}
+    (images,) = sample.values()
+    right, ours = run(made.fp32, images), run(model, images)
+    assert np.sqrt(np.mean((ours - right) ** 2) / np.mean(right**2)) < 0.06
+
+
 @pytest.mark.parametrize("preprocessing", ["inception", "none"])
 def test_uint8_pixels_give_the_float_path_s_outputs(bench, onnx, preprocessing):
     config = bench.Config(**{**vars(onnx.config), "preprocessing": preprocessing})

@@ -384,6 +384,14 @@ def test_a_heavy_layer_of_another_type_is_listed(script, bench, gives, precision
     assert plans.other_types(bench, layers, precision, {"relu"}, {"b:0"}) == {}, "on purpose"
 
 
+def test_the_traffic_of_a_plan_is_of_its_layers_that_do_something(script):
+    plans = script("plans")
+    half = {"Dimensions": [2, 8], "Format/Datatype": "Row major linear FP16 format"}
+    byte = {"Dimensions": [2, 8], "Format/Datatype": "Row major Int8 format"}
+    reformat = {"LayerType": "Reformat", "Inputs": [half], "Outputs": [byte]}
+    assert plans.traffic([reformat, {**reformat, "LayerType": "NoOp"}]) == 32 + 16
+
+
 def test_logits_may_be_float32_where_they_are_the_output(script, bench):
     """The last product of a real INT8 plan gives float32, reshaped by a NoOp for a softmax."""
     plans = script("plans")

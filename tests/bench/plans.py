@@ -188,9 +188,14 @@ def speeds(bench, runner, size):
 
 
 def traffic(layers):
-    """Bytes of activations that the layers read and write, by their dimensions and types."""
+    """Bytes of activations that the layers read and write, by their dimensions and types.
+
+    A NoOp, as TensorRT names a change of layout that is none, moves nothing.
+    """
     total = 0
     for layer in layers:
+        if layer.get("LayerType") == "NoOp":
+            continue
         for tensor in (*layer.get("Inputs", []), *layer.get("Outputs", [])):
             words = type_of(tensor).lower()
             size = next((size for word, size in BYTES.items() if word in words), 4)

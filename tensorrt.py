@@ -7230,8 +7230,11 @@ def tensorflow_notes(facts: dict[str, Any]) -> list[str]:
 
 
 def plan_notes(facts: dict[str, Any]) -> list[str]:
-    """Sentences on a plan of TensorRT's: what it would have chosen, and what it does not tell."""
+    """Sentences on a plan: of which TensorRT, what it would have chosen, what it does not tell."""
     notes = []
+    package, _, why = facts.get("package", "").partition(", ")
+    if why:
+        notes.append(f"of two packages {package} is used: {why}")
     if layers := facts.get("insisted_on_float16"):
         notes.append(
             f"TensorRT found float32 faster in all {layers} convolutions and matrix products: "

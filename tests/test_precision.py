@@ -1278,6 +1278,14 @@ def test_where_every_type_is_told_nothing_is_said_of_blocks(bench, facts):
     assert not bench.coverage_notes("fp16", facts)
 
 
+def test_which_of_two_packages_built_a_plan_is_said(bench):
+    facts = {"package": "tensorrt_rtx, tensorrt builds only where there is an NVIDIA GPU"}
+    assert bench.coverage_notes("fp16", facts) == [
+        "of two packages tensorrt_rtx is used: tensorrt builds only where there is an NVIDIA GPU"
+    ]
+    assert not bench.coverage_notes("fp16", {"package": "tensorrt"})
+
+
 def test_a_layer_without_a_type_is_not_said_to_be_in_a_block(bench):
     (note,) = bench.coverage_notes("fp16", {"nodes": 3, "executed_nodes": 2, "unknown_nodes": 1})
     assert note == "TensorRT does not tell the type of 1 of its heavy layers: not proved"

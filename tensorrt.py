@@ -4221,9 +4221,8 @@ def chose_float32(trt: Any, plan: bytes, precision: str) -> bool:
     """Whether a weakly typed TensorRT found nothing faster in float16, as for tiny networks."""
     if not TENSORRT.weakly_typed or precision != "fp16":
         return False
-    _runtime, engine = load_plan(
-        trt, trt_logger(trt), plan
-    )  # the engine lives as long as its runtime
+    # The engine lives as long as its runtime.
+    _runtime, engine = load_plan(trt, trt_logger(trt), plan)
     share = plan_share(read_inspector(inspected(trt, engine)), precision)
     return share.get("executed_share_of_nodes") == 0
 

@@ -36,7 +36,8 @@ Ranges = dict[str, tuple[float, float]]  # lowest and highest value of a tensor,
 Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[], Any]]]
 
 # ONNX Runtime's that change what a graph computes: up to 1.31 this one takes a MaxPool behind zeros
-# for a MaxPool that has pads, in which padding counts for less than any number.
+# for a MaxPool that has pads, in which padding counts for less than any number. What it does right
+# spell_pads does.
 WRONG_OPTIMIZERS = ["Pad_Fusion"]
 # Where the arithmetic is; they judge a precision.
 HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
@@ -134,16 +135,22 @@ def replace_nodes(graph: Any, nodes: tuple[Any, ...], new: Any) -> None:
     graph.node.insert(index, new)
 
 
+def read_inside(graph: Any) -> set[str]:
+    """Names that the graphs inside loops and branches read, of tensors outside as well."""
+    inner = [given.g for node in graph.node for given in node.attribute if given.HasField("g")]
+    return {name for one in inner for node in nested_nodes(one) for name in node.input}
+
+
 def chains(graph: Any, ops: tuple[str, ...]) -> list[list[Any]]:
     """Nodes of these ops, each of which alone reads what the one before gives."""
     readers = consumers(graph)
-    outputs = {value.name for value in graph.output}
+    elsewhere = {value.name for value in graph.output} | read_inside(graph)
     found = []
     for node in graph.node:
         chain = [node]
         while len(chain) < len(ops):
             name = chain[-1].output[0]
-            if len(readers[name]) != 1 or name in outputs:
+            if len(readers[name]) != 1 or name in elsewhere:
                 break
             chain += readers[name]
         if tuple(one.op_type for one in chain) == ops:
@@ -169,7 +176,7 @@ def export(graph_def: bytes, inputs: list[str], outputs: list[str], opset: int) 
         refuse_unknown(model)
         name_open_axes(model.graph)
         spell_upsampling(model.graph)
-        spell_padded_pools(model)
+        spell_pads(model)
         onnx.checker.check_model(model)
         return model
     except ExportError:
@@ -219,31 +226,50 @@ NEAREST_OF_HALVES = {
 }
 
 
-def spell_padded_pools(model: Any) -> None:
-    """Writes a MaxPool of what zeros were put around as one with pads of its own and a border.
+def spell_pads(model: Any) -> None:
+    """Writes the zeros that a Pad puts around an image as pads of what alone reads them.
 
-    A MaxPool's own pads count for nothing, but zeros for more than all that is negative: where a
-    window meets the border, its maximum is one with 0. ONNX Runtime up to 1.31 takes the one for
-    the other (WRONG_OPTIMIZERS), and so ResNet-50 v2 for another network; TensorRT 8.6 writes the
-    zeros in a layout of their own, between two layers that reformat.
+    A convolution's own are zeros. A MaxPool's count for nothing, but zeros for more than all that
+    is negative: where a window meets the border, its maximum is one with 0. ONNX Runtime up to 1.31
+    takes the one for the other (WRONG_OPTIMIZERS), and so ResNet-50 v2 for another network;
+    TensorRT 8.6 writes the zeros in a layout of their own, between two layers that reformat.
     """
-    found = zero_padded_pools(model.graph)
-    sizes = sizes_of(model) if found else {}
-    for pad, pool, pads in found:
-        size = sizes.get(pad.input[0], [])[2:]
-        if size and all(size):
-            move_pads(model.graph, pad, pool, pads, size)
-
-
-def zero_padded_pools(graph: Any) -> list[tuple[Any, Any, list[int]]]:
-    """Each Pad of zeros that a MaxPool alone reads, that MaxPool, and the zeros as its pads."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for pad, convolution in chains(model.graph, ("Pad", "Conv")):
+        pads = zeros_around(pad, constants)
+        if pads and attributes_of(convolution).get("auto_pad", b"VALID") in UNPADDED:
+            widen_pads(convolution, pad, pads)
+            model.graph.node.remove(pad)
     found = []
-    for pad, pool in chains(graph, ("Pad", "MaxPool")):
+    for pad, pool in chains(model.graph, ("Pad", "MaxPool")):
         pads = zeros_around(pad, constants)
         if pads and takes_pads(pool, pads):
             found.append((pad, pool, pads))
-    return found
+    pad_pools(model, found)
+
+
+def pad_pools(model: Any, found: list[tuple[Any, Any, list[int]]]) -> None:
+    """Gives MaxPools the pads of the Pads before them, where the border of zeros can be written."""
+    sizes = sizes_of(model) if found else {}
+    positive = {name for one in model.graph.node if one.op_type == "Relu" for name in one.output}
+    for pad, pool, pads in found:
+        size = sizes.get(pad.input[0], [])[2:]
+        if pad.input[0] in positive:  # and the maximum is one with 0 already
+            move_pads(model.graph, pad, pool, pads, [])
+        elif size and all(size):
+            move_pads(model.graph, pad, pool, pads, size)
+
+
+def widen_pads(convolution: Any, pad: Any, pads: list[int]) -> None:
+    """Has a convolution read what a Pad reads, with these zeros around it and its own."""
+    from onnx import helper
+
+    own = attributes_of(convolution).get("pads", [0] * len(pads))
+    kept = [given for given in convolution.attribute if given.name not in ("pads", "auto_pad")]
+    del convolution.attribute[:]
+    both = [one + other for one, other in zip(own, pads)]
+    convolution.attribute.extend([*kept, helper.make_attribute("pads", both)])
+    convolution.input[0] = pad.input[0]
 
 
 def zeros_around(pad: Any, constants: dict[str, Any]) -> list[int]:
@@ -281,32 +307,34 @@ def attributes_of(node: Any) -> dict[str, Any]:
 
 
 def sizes_of(model: Any) -> dict[str, list[int]]:
-    """The shape of each tensor, as far as it can be told, with 0 for an open axis."""
-    from onnx import shape_inference
+    """The shape of each tensor of float32, as far as it can be told, with 0 for an open axis."""
+    from onnx import TensorProto, shape_inference
 
     graph = shape_inference.infer_shapes(model).graph
     return {
         value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.value_info)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
 
 
 def move_pads(graph: Any, pad: Any, pool: Any, pads: list[int], size: list[int]) -> None:
     """Gives a MaxPool the pads of the Pad before it, and writes the maximum with 0 behind it.
 
-    Behind a Relu all is 0 or more, and the maximum is one with 0 already.
+    Args:
+      size: the height and width that are pooled; [] for no maximum.
     """
     from onnx import helper, numpy_helper
 
-    is_positive = any(pad.input[0] in one.output for one in graph.node if one.op_type == "Relu")
     given = attributes_of(pool)
-    kernel, strides = given["kernel_shape"], given.get("strides", [1] * len(size))
+    kernel = given["kernel_shape"]
+    strides = given.get("strides", [1] * len(kernel))
     name = pool.output[0]
-    inner = name if is_positive else f"{name}/inner"
+    inner = f"{name}/inner" if size else name
     sides = {"kernel_shape": kernel, "strides": strides, "pads": pads}
     padded = helper.make_node("MaxPool", [pad.input[0]], [inner], pool.name, **sides)
     replace_nodes(graph, (pad, pool), padded)
-    if not is_positive:
+    if size:
         border = border_of(size, pads, kernel, strides)
         graph.initializer.append(numpy_helper.from_array(border, f"{name}/border"))
         highest = helper.make_node("Max", [inner, f"{name}/border"], [name], f"{pool.name}/border")
@@ -1069,14 +1097,14 @@ def residual_tensors(graph: Any) -> list[str]:
     One branch of a residual Add, the one that the last convolution does not feed, so that Conv and
     Add fuse; the input of a batch norm that no convolution feeds; the input of a MaxPool on a
     shortcut. An Add that no convolution or matrix product feeds, as in a layer norm, is none. A
-    maximum with constants (spell_padded_pools) is quantised before, where a MaxPool takes it over.
+    border of zeros (spell_pads) is quantised before its maximum, where the MaxPool takes it over.
     Source: NVIDIA tensorflow-quantization, custom Q/DQ insertion cases for ResNet v1 and v2.
     """
     constants = {tensor.name for tensor in graph.initializer}
     made: dict[str, tuple[bool, int]] = {}
     for index, node in enumerate(graph.node):
         made |= dict.fromkeys(node.output, (node.op_type == "Conv", index))
-    maxima = {node.output[0] for node in graph.node if node.op_type == "Max"}
+    borders = borders_of(graph)
     readers = consumers(graph)
     products = products_of(graph)
     found = []
@@ -1086,12 +1114,19 @@ def residual_tensors(graph: Any) -> list[str]:
             fused = any(name in products for name in free)
             found += [min(free, key=made.__getitem__)] if fused else []
         elif node.op_type == "BatchNormalization" and len(free) == 1:
-            found += free if not made[free[0]][0] and free[0] not in maxima else []
-        elif node.op_type == "Max" and len(free) == 1:
+            found += free if not made[free[0]][0] and free[0] not in borders else []
+        elif node.output[0] in borders:
             found += free
         elif node.op_type == "MaxPool" and feeds_add(node, readers):
             found.append(node.input[0])
     return list(dict.fromkeys(found))
+
+
+def borders_of(graph: Any) -> set[str]:
+    """Outputs of the maxima with a border of zeros, as spell_pads writes them behind a MaxPool."""
+    pooled = {node.output[0] for node in graph.node if node.op_type == "MaxPool"}
+    maxima = [node for node in graph.node if node.op_type == "Max"]
+    return {node.output[0] for node in maxima if not pooled.isdisjoint(node.input)}
 
 
 def products_of(graph: Any) -> set[str]:

@@ -100,7 +100,8 @@ HERE = Path(__file__).resolve().parent
 if Path(__file__).name == "tensorrt.py":
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 # Read when TensorFlow is imported, never after. TF-TRT warns where an engine did not run.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+if os.environ.get("TF_CPP_MIN_LOG_LEVEL") not in ("0", "1"):
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"
 # As NVML counts, and so --gpus and the records.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 # Before CUDA starts: thousands of kernels are never run.
@@ -2977,6 +2978,7 @@ def calibrate(config: Config, graph: Graph, samples: Samples, model: Any) -> Cal
         "outputs": graph.output_names,
         "preprocessing": config.preprocessing,
         "onnxruntime": version_of("onnxruntime-gpu", "onnxruntime"),
+        "precision.py": sha256_of((HERE / "precision.py").read_bytes()),
     }
     path = Path(config.output_dir) / f"calibration_{Path(graph.name).stem}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -3422,7 +3424,7 @@ class TfTrt(Engine):
 
         Raises:
           UserError: an engine cannot run; TF-TRT would have TensorFlow run its part of the graph,
-            and not say so.
+            and only warn.
         """
         tf = import_tensorflow(job.config)
         # It registers TRTEngineOp.
@@ -3521,8 +3523,9 @@ def missing_nvinfer() -> str | None:
     """What TF-TRT lacks here; asked for more without libnvinfer, TensorFlow aborts the process."""
     with quiet():
         from tensorflow.compiler.tf2tensorrt import _pywrap_py_utils as linked
-    if linked.is_tensorrt_enabled():
-        return None
+
+        if linked.is_tensorrt_enabled():  # it warns where it is not
+            return None
     version = ".".join(map(str, linked.get_linked_tensorrt_version()))
     if version.startswith("0"):
         return f"this TensorFlow was not built with TensorRT: {NVINFER}"

@@ -353,13 +353,13 @@ def test_plans_has_every_precision_made_of_the_rewritten_stem(script):
         assert ops == ["Reshape", "Transpose", "Reshape", "Conv"]
 
 
-def plan_layer(name, reads, gives, kind="CaskConvolution", **more):
+def plan_layer(name, reads, gives, kind="CaskConvolution"):
     """As the inspector lists one: each tensor a name and a type."""
     inputs, outputs = (
         [{"Name": tensor, "Format/Datatype": f"Row major {words}"}]
         for tensor, words in (reads, gives)
     )
-    return {"Name": name, "LayerType": kind, "Inputs": inputs, "Outputs": outputs, **more}
+    return {"Name": name, "LayerType": kind, "Inputs": inputs, "Outputs": outputs}
 
 
 @pytest.mark.parametrize(

@@ -142,32 +142,48 @@ def test_zeros_around_a_maxpool_count(graph_file, main, side):
         assert output["snr_db"] > least, record["precision"]
 
 
-def pool_of(given, before="Neg"):
-    """An ONNX model of a MaxPool of what a Pad put zeros around."""
+SIDES = ((4, 4), (1, 1, 1, 1), (3, 3), (2, 2))  # what is pooled, zeros around it, windows, steps
+
+
+def pool_of(given=SIDES, before="Neg", outputs=("y",), value=0.0, axes=(), around=(0, 0), **words):
+    """An ONNX model of a MaxPool of what a Pad put zeros around.
+
+    `around`: pads of the second axis; `axes`: the Pad's fourth input; `words`: attributes, the
+    Pad's `mode` among them.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     size, pads, kernel, strides = given
+    mode = words.pop("mode", "constant")
+    sides = {"kernel_shape": kernel, "strides": strides, **words}
+    whole = [0, around[0], *pads[:2], 0, around[1], *pads[2:]]
+    constants = {"pads": np.array(whole), "value": np.float32(value)}
+    if axes:
+        constants |= {"axes": np.array(axes), "pads": np.array(pads)}
     nodes = [
         helper.make_node(before, ["x"], ["a"]),
-        helper.make_node("Pad", ["a", "pads"], ["b"], "pad"),
-        helper.make_node("MaxPool", ["b"], ["y"], "pool", kernel_shape=kernel, strides=strides),
+        helper.make_node("Pad", ["a", *constants], ["b"], "pad", mode=mode),
+        helper.make_node("MaxPool", ["b"], outputs, "pool", **sides),
     ]
-    around = np.array([0, 0, *pads[:2], 0, 0, *pads[2:]])
     graph = helper.make_graph(
         nodes,
         "pool",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, *size])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(around, "pads")],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
-    opset = helper.make_opsetid("", 17)
+    opset = helper.make_opsetid("", 18 if axes else 17)
     return helper.make_model(graph, opset_imports=[opset], ir_version=8)
+
+
+def ops_of(model):
+    return [node.op_type for node in model.graph.node]
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        ((4, 4), (1, 1, 1, 1), (3, 3), (2, 2)),
+        SIDES,
         ((5, 8), (0, 1, 2, 0), (3, 2), (2, 3)),
         ((7, 3), (2, 2, 2, 2), (3, 3), (1, 1)),
         ((6, 6), (0, 0, 1, 1), (2, 2), (2, 2)),
@@ -180,33 +196,81 @@ def test_a_border_of_zeros_becomes_pads_and_a_maximum(precision, given):
     model = pool_of(given)
     images = np.random.default_rng(0).normal(size=(3, 2, *given[0])).astype(np.float32) + 0.5
     (before,) = ReferenceEvaluator(model).run(None, {"x": images})
-    precision.spell_padded_pools(model)
-    assert [node.op_type for node in model.graph.node] == ["Neg", "MaxPool", "Max"]
+    precision.spell_pads(model)
+    assert ops_of(model) == ["Neg", "MaxPool", "Max"]
     assert np.array_equal(run(model, images), before)
     assert np.array_equal(run(precision.fold(model), images), before)
 
 
-def test_behind_a_relu_pads_are_enough(precision):
-    model = pool_of(((4, 4), (1, 1, 1, 1), (3, 3), (2, 2)), "Relu")
-    precision.spell_padded_pools(model)
-    assert [node.op_type for node in model.graph.node] == ["Relu", "MaxPool"]
+@pytest.mark.parametrize("size", [(4, 4), (None, None)])
+def test_behind_a_relu_pads_are_enough(precision, size):
+    model = pool_of((size, *SIDES[1:]), "Relu")
+    precision.spell_pads(model)
+    assert ops_of(model) == ["Relu", "MaxPool"]
     images = np.random.default_rng(0).normal(size=(3, 2, 4, 4)).astype(np.float32)
     assert run(model, images).min() >= 0
 
 
 @pytest.mark.parametrize(
-    "given",
+    "words",
     [
-        ((None, 4), (1, 1, 1, 1), (3, 3), (2, 2)),  # the border is not known
-        ((4, 4), (3, 0, 0, 0), (3, 3), (2, 2)),  # ONNX takes no pads as large as the window
-        ((4, 4), (-1, 0, 0, 0), (2, 2), (1, 1)),
+        {"given": ((None, 4), *SIDES[1:])},  # the border is not known
+        {"given": ((4, 4), (3, 0, 0, 0), *SIDES[2:])},  # ONNX takes no pads as large as the window
+        {"given": ((4, 4), (-1, 0, 0, 0), (2, 2), (1, 1))},
+        {"around": (1, 0)},
+        {"value": -1.0},
+        {"mode": "edge"},
+        {"axes": (0, 1)},
+        {"outputs": ("y", "indices")},
+        {"pads": [1, 1, 1, 1]},
+        {"auto_pad": "SAME_UPPER"},
+        {"ceil_mode": 1},
+        {"dilations": [2, 2]},
     ],
 )
-def test_what_cannot_be_pads_stays(precision, given):
-    model = pool_of(given)
-    precision.spell_padded_pools(model)
-    kept = precision.fold(model).graph.node
-    assert [node.op_type for node in kept] == ["Neg", "Pad", "MaxPool"]
+def test_what_cannot_be_pads_stays(precision, words):
+    model = pool_of(**words)
+    precision.spell_pads(model)
+    assert ops_of(model) == ["Neg", "Pad", "MaxPool"]
+
+
+def test_a_pad_that_a_branch_reads_too_stays(precision, graph_file):
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 4, 4, 1], name="images")
+        bordered = tf.pad(-images, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        positive = tf.reduce_sum(images) > 0
+        total = tf.cond(positive, lambda: tf.reduce_sum(bordered), lambda: tf.constant(0.0))
+        tf.identity(tf.nn.max_pool2d(bordered, 3, 2, "VALID") + total, name="y")
+
+    graph = graph_file(build).read_bytes()
+    model = precision.Precisions(graph, ["images:0"], ["y:0"], 17).fp32
+    assert run(model, np.ones((2, 4, 4, 1), np.float32)).ravel() == pytest.approx(
+        [-32, -32, -32, -33] * 2
+    )
+
+
+@pytest.mark.parametrize("side", [6, None])
+def test_zeros_before_a_depthwise_convolution_are_its_own(precision, graph_file, side):
+    """As in MobileNet v2 and EfficientNet: tf2onnx leaves them as a layer that copies."""
+    import tensorflow as tf
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, side, side, 2], name="images")
+        kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 1)).astype("float32")
+        widened = tf.nn.relu6(tf.nn.conv2d(images, kernel[:1, :1, :, :].repeat(2, 3), 1, "SAME"))
+        bordered = tf.pad(widened, [[0, 0], [0, 1], [0, 1], [0, 0]])
+        steps = [1, 2, 2, 1]
+        tf.nn.depthwise_conv2d(bordered, kernel, steps, "VALID", name="y")
+
+    path = graph_file(build)
+    model = precision.Precisions(path.read_bytes(), ["images:0"], ["y:0"], 17).fp32
+    assert "Pad" not in ops_of(model)
+    images = np.random.default_rng(1).normal(size=(2, 6, 6, 2)).astype(np.float32)
+    graph_def = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.import_graph_def(graph_def, name="")
+        right = session.run("y:0", {"images:0": images})
+    assert np.allclose(run(model, images), right, atol=1e-5)
 
 
 @pytest.fixture
@@ -893,6 +957,12 @@ def test_a_calibration_is_reused_until_its_question_changes(
     (tmp_path / "calibration_net.json").write_text("{broken")
     calibrate()
     assert len(calls) == 4
+    # Another precision.py names a graph's tensors otherwise.
+    (tmp_path / "precision.py").write_text("")
+    monkeypatch.setattr(bench, "HERE", tmp_path)
+    monkeypatch.setattr(bench, "precision_py", lambda: precision)
+    calibrate()
+    assert len(calls) == 5
 
 
 def test_a_calibration_folder_with_a_broken_file(bench, onnx, tmp_path, capsys):
@@ -1655,3 +1725,22 @@ def test_tf2onnx_writes_nodes_into_new_messages(precision):
         assert node.op.SerializeToString() == before.SerializeToString()
         assert constant.op is kept
     assert Node.update_proto is real
+
+
+def test_a_small_divisor_is_no_border_of_zeros(precision, graph_file):
+    """l2_normalize takes the maximum of a sum and 1e-12: in int8 that would divide by nothing."""
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 6, 6, 3], name="images")
+        random = np.random.default_rng(0)
+        kernel = random.normal(size=(3, 3, 3, 8)).astype("float32")
+        features = tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(images, kernel, 1, "SAME")), [1, 2])
+        product = features @ random.normal(size=(8, 8)).astype("float32")
+        tf.nn.l2_normalize(product, 1, name="y")
+
+    made = precision.Precisions(graph_file(build).read_bytes(), ["images:0"], ["y:0"], 17)
+    images = np.random.default_rng(1).normal(size=(8, 6, 6, 3)).astype(np.float32)
+    images *= np.logspace(-2, 1, 8).astype(np.float32)[:, None, None, None]
+    ranges = precision.tensor_ranges(made.folded, [{"images:0": images}], "minmax")
+    ours = run(precision.to_int8(made.folded, ranges, precision.Settings()), images)
+    assert np.linalg.norm(ours, axis=1).max() < 2

@@ -168,12 +168,14 @@ def test_a_segment_that_tensorflow_ran_is_no_engine(bench):
         bench.refuse_native_segments([place + line])
 
 
-def test_warnings_of_tensorflow_are_heard():
+@pytest.mark.parametrize(("given", "taken"), [("", "1"), ("3", "1"), ("0", "0")])
+def test_warnings_of_tensorflow_are_heard(given, taken):
     """TF-TRT says in them why an engine did not run."""
     code = "import runpy, os, sys; runpy.run_path(sys.argv[1]); print(os.environ[sys.argv[2]])"
     words = [sys.executable, "-c", code, str(ROOT / "tensorrt.py"), "TF_CPP_MIN_LOG_LEVEL"]
     env = {name: value for name, value in os.environ.items() if name != words[-1]}
-    assert subprocess.run(words, env=env, capture_output=True, text=True).stdout.strip() == "1"
+    env |= {words[-1]: given} if given else {}
+    assert subprocess.run(words, env=env, capture_output=True, text=True).stdout.strip() == taken
 
 
 def test_a_graph_of_before_has_engines_of_now(bench):

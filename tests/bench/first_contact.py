@@ -20,7 +20,7 @@ from subprocess import PIPE, STDOUT
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 32  # pixels of the network's input
 DRAWN = 37  # that are drawn: the program scales to 256/224 and takes the centre

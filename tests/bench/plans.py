@@ -204,8 +204,8 @@ def traffic(layers):
 
 
 def type_of(tensor):
-    """How the inspector words a tensor's type, by its version in one of three places, or ""."""
-    keys = ("Datatype", "DataType", "Format/Datatype")
+    """How the inspector words a tensor's type, by its version in one of two places, or ""."""
+    keys = ("Datatype", "Format/Datatype")
     return next((str(tensor[key]) for key in keys if tensor.get(key)), "")
 
 

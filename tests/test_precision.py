@@ -237,7 +237,9 @@ def test_what_cannot_be_pads_stays(precision, words):
 def test_a_pad_that_a_branch_reads_too_stays(precision, graph_file):
     def build(tf, v1):
         images = v1.placeholder("float32", [None, 4, 4, 1], name="images")
-        bordered = tf.pad(-images, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        kernel = -np.ones((1, 1, 1, 1), np.float32)
+        negative = tf.nn.conv2d(images, kernel, 1, "SAME")
+        bordered = tf.pad(negative, [[0, 0], [1, 1], [1, 1], [0, 0]])
         positive = tf.reduce_sum(images) > 0
         total = tf.cond(positive, lambda: tf.reduce_sum(bordered), lambda: tf.constant(0.0))
         tf.identity(tf.nn.max_pool2d(bordered, 3, 2, "VALID") + total, name="y")

@@ -232,12 +232,13 @@ def spell_pads(model: Any) -> None:
     A convolution's own are zeros. A MaxPool's count for nothing, but zeros for more than all that
     is negative: where a window meets the border, its maximum is one with 0. ONNX Runtime up to 1.31
     takes the one for the other (WRONG_OPTIMIZERS), and so ResNet-50 v2 for another network;
-    TensorRT 8.6 writes the zeros in a layout of their own, between two layers that reformat.
+    TensorRT 8.6 writes the zeros in a layer of their own, for which it reformats.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for pad, convolution in chains(model.graph, ("Pad", "Conv")):
         pads = zeros_around(pad, constants)
-        if pads and attributes_of(convolution).get("auto_pad", b"VALID") in UNPADDED:
+        plain = attributes_of(convolution).get("auto_pad", b"VALID") in UNPADDED
+        if pads and plain and convolution.input[0] == pad.output[0]:  # and not its weights
             widen_pads(convolution, pad, pads)
             model.graph.node.remove(pad)
     found = []

@@ -1745,3 +1745,20 @@ def test_a_small_divisor_is_no_border_of_zeros(precision, graph_file):
     ranges = precision.tensor_ranges(made.folded, [{"images:0": images}], "minmax")
     ours = run(precision.to_int8(made.folded, ranges, precision.Settings()), images)
     assert np.linalg.norm(ours, axis=1).max() < 2
+
+
+def test_zeros_around_a_convolutions_weights_are_not_its_images(precision):
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Pad", ["w", "pads"], ["padded"]),
+        helper.make_node("Conv", ["x", "padded"], ["y"]),
+    ]
+    tensors = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 1, 4, 4]), ("w", [1, 1, 1, 1]), ("y", None))
+    ]
+    pads = numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "pads")
+    model = helper.make_model(helper.make_graph(nodes, "graph", tensors[:2], tensors[2:], [pads]))
+    precision.spell_pads(model)
+    assert ops_of(model) == ["Pad", "Conv"]

@@ -168,6 +168,19 @@ def test_a_segment_that_tensorflow_ran_is_no_engine(bench):
         bench.refuse_native_segments([place + line])
 
 
+def test_an_opened_graph_of_which_tensorflow_ran_a_part_is_refused(bench, job, monkeypatch):
+    """Whatever it computed: it would be native's speed under TF-TRT's name."""
+    package = type(sys)("tensorrt")
+    package.trt_convert = None
+    monkeypatch.setitem(sys.modules, "tensorflow.python.compiler.tensorrt", package)
+    runner = type(sys)("runner")
+    runner.infer = lambda feed: os.write(2, b"W: Running native segment for x due to failure\n")
+    monkeypatch.setattr(bench, "TensorFlowRunner", lambda *_, **__: runner)
+    artifact = bench.Artifact("x", "0", facts={"log": []})
+    with pytest.raises(bench.UserError, match="a TF-TRT engine did not run"):
+        bench.TfTrt().open(job("fp16", "--noisolate"), artifact, {})
+
+
 @pytest.mark.parametrize(("given", "taken"), [("", "1"), ("3", "1"), ("0", "0")])
 def test_warnings_of_tensorflow_are_heard(given, taken):
     """TF-TRT says in them why an engine did not run."""

@@ -13,6 +13,7 @@ import time
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +58,23 @@ def agreement(record):
     """A record's agreement of its only output."""
     (found,) = record["agreement"]["outputs"].values()
     return found
+
+
+def zeros_around_a_pool(side=8):
+    """What builds a graph whose MaxPool meets a border of zeros, more than all that is inside.
+
+    ResNet-50 v2 has such a pool.
+    """
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, side, side, 3], name="images")
+        kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4)) / 100
+        negative = tf.nn.conv2d(images, kernel.astype("float32"), 1, "SAME") - 8
+        bordered = tf.pad(negative, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        pooled = tf.nn.max_pool2d(bordered, 3, 2, "VALID")
+        tf.reduce_mean(pooled, [1, 2], name="y")
+
+    return build
 
 
 def image_graph(bench, *shape, dtype="float32", layout="NHWC"):

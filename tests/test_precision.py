@@ -15,7 +15,7 @@ import types
 
 import numpy as np
 import pytest
-from helpers import ROOT, agreement, image_graph, pixels_of, run_case
+from helpers import ROOT, agreement, image_graph, pixels_of, run_case, zeros_around_a_pool
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -119,16 +119,8 @@ def test_zeros_around_a_maxpool_count(graph_file, main, side):
     ResNet-50 v2 has such a pool.
     """
 
-    def build(tf, v1):
-        images = v1.placeholder("float32", [None, side, side, 3], name="images")
-        kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4)) / 100
-        negative = tf.nn.conv2d(images, kernel.astype("float32"), 1, "SAME") - 8
-        bordered = tf.pad(negative, [[0, 0], [1, 1], [1, 1], [0, 0]])
-        pooled = tf.nn.max_pool2d(bordered, 3, 2, "VALID")
-        tf.reduce_mean(pooled, [1, 2], name="y")
-
     ran = main(
-        f"--frozen_graph={graph_file(build)}",
+        f"--frozen_graph={graph_file(zeros_around_a_pool(side))}",
         "--preprocessing=none",
         "--native",
         "--fp32",

@@ -241,6 +241,11 @@ def spell_pads(model: Any) -> None:
         if pads and plain and convolution.input[0] == pad.output[0]:  # and not its weights
             widen_pads(convolution, pad, pads)
             model.graph.node.remove(pad)
+    for pad, pool in chains(model.graph, ("Pad", "AveragePool")):
+        pads = zeros_around(pad, constants)
+        if pads and takes_pads(pool, pads):
+            widen_pads(pool, pad, pads, count_include_pad=1)
+            model.graph.node.remove(pad)
     found = []
     for pad, pool in chains(model.graph, ("Pad", "MaxPool")):
         pads = zeros_around(pad, constants)
@@ -261,16 +266,17 @@ def pad_pools(model: Any, found: list[tuple[Any, Any, list[int]]]) -> None:
             move_pads(model.graph, pad, pool, pads, size)
 
 
-def widen_pads(convolution: Any, pad: Any, pads: list[int]) -> None:
-    """Has a convolution read what a Pad reads, with these zeros around it and its own."""
+def widen_pads(node: Any, pad: Any, pads: list[int], **words: int) -> None:
+    """Has a node read what a Pad reads, with these zeros around it and its own."""
     from onnx import helper
 
-    own = attributes_of(convolution).get("pads", [0] * len(pads))
-    kept = [given for given in convolution.attribute if given.name not in ("pads", "auto_pad")]
-    del convolution.attribute[:]
-    both = [one + other for one, other in zip(own, pads)]
-    convolution.attribute.extend([*kept, helper.make_attribute("pads", both)])
-    convolution.input[0] = pad.input[0]
+    given = attributes_of(node)
+    given.pop("auto_pad", None)
+    own = given.get("pads", [0] * len(pads))
+    given |= {"pads": [one + other for one, other in zip(own, pads)], **words}
+    del node.attribute[:]
+    node.attribute.extend(helper.make_attribute(*item) for item in given.items())
+    node.input[0] = pad.input[0]
 
 
 def zeros_around(pad: Any, constants: dict[str, Any]) -> list[int]:
@@ -345,15 +351,30 @@ def move_pads(graph: Any, pad: Any, pool: Any, pads: list[int], size: list[int])
 def border_of(
     size: list[int], pads: list[int], kernel: list[int], strides: list[int]
 ) -> np.ndarray:
-    """0 for each window that meets the border, else the lowest: float32 [1, 1, outputs...]."""
-    meets = []
-    for axis, whole in enumerate(size):
-        before, behind = pads[axis], pads[axis + len(size)]
-        count = (whole + before + behind - kernel[axis]) // strides[axis] + 1
-        begins = np.arange(count) * strides[axis] - before
-        meets.append((begins < 0) | (begins + kernel[axis] > whole))
-    at_any = np.any(np.meshgrid(*meets, indexing="ij"), axis=0)
-    return np.where(at_any, 0, -np.inf).astype(np.float32)[None, None]
+    """What a MaxPool makes of zeros around the lowest of numbers: float32 [1, 1, outputs...]."""
+    around = list(zip(pads[: len(size)], pads[len(size) :]))
+    bordered = np.pad(np.full(size, -np.inf, np.float32), around)
+    windows = np.lib.stride_tricks.sliding_window_view(bordered, kernel)
+    windows = windows[tuple(slice(None, None, step) for step in strides)]
+    return windows.max(axis=tuple(range(-len(size), 0)))[None, None]
+
+
+def borders_of(graph: Any) -> dict[str, str]:
+    """What maxima with a border of zeros (spell_pads) give, and which MaxPool they read."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    pooled = {node.output[0] for node in graph.node if node.op_type == "MaxPool"}
+    found = {}
+    for node in graph.node:
+        if node.op_type != "Max" or len(node.input) != 2 or node.input[0] not in pooled:
+            continue
+        border = constants.get(node.input[1])
+        if not border or list(border.dims[:2]) != [1, 1]:
+            continue
+        if np.isin(numpy_helper.to_array(border), (0, -np.inf)).all():
+            found[node.output[0]] = node.input[0]
+    return found
 
 
 @contextlib.contextmanager
@@ -750,6 +771,117 @@ def sorted_nodes(model: Any) -> Any:
     return model
 
 
+# ------------------------------------------------------------------------------------ batch norms
+
+
+def spell_batch_norms(graph: Any) -> None:
+    """Writes Mul and Add by a constant a channel, where no convolution took them, as batch norms.
+
+    With random weights the Add is gone, and TensorRT 8.6.0 cannot merge a Mul alone into the scales
+    around it (mergeScales, "Assertion equalOrZero"); a batch norm has both.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    readers = consumers(graph)
+    channels = channels_of(graph)
+    for node in list(graph.node):
+        if node.op_type != "Mul" or not per_channel(node, constants):
+            continue
+        tensor, scale = split_constant(node, constants)
+        # Layer norm's gamma widens what one number an image was.
+        if channels.get(tensor) != scale.size:
+            continue
+        follower = readers[node.output[0]][0] if len(readers[node.output[0]]) == 1 else node
+        if follower.op_type == "Add" and per_channel(follower, constants):
+            write_batch_norm(graph, node, follower, constants)
+        else:
+            write_batch_norm(graph, node, None, constants)
+
+
+def channels_of(graph: Any) -> dict[str, int]:
+    """The second axis of each tensor of known shape [batch, channels, height, width]."""
+    found = {}
+    for value in (*graph.value_info, *graph.input):
+        sizes = value.type.tensor_type.shape.dim
+        if len(sizes) == 4:
+            found[value.name] = sizes[1].dim_value
+    return found
+
+
+def per_channel(node: Any, constants: dict[str, np.ndarray]) -> bool:
+    """Whether a node takes one tensor and one constant of [1, channels, 1, 1]."""
+    shapes = [constants[name].shape for name in node.input if name in constants]
+    return (
+        len(shapes) == 1
+        and shapes[0][-2:] == (1, 1)
+        and math.prod(shapes[0][:-3]) == 1
+        and len(shapes[0]) >= 3
+    )
+
+
+BATCH_NORM_EPSILON = 1e-5  # ONNX's default; the variance is one less, so that nothing is added
+
+
+def write_batch_norm(graph: Any, mul: Any, add: Any, constants: dict[str, np.ndarray]) -> None:
+    """Puts a BatchNormalization in the place of a Mul and, if there is one, the Add behind it."""
+    from onnx import helper, numpy_helper
+
+    tensor, scale = split_constant(mul, constants)
+    bias = split_constant(add, constants)[1] if add else np.zeros_like(scale)
+    values = {"scale": scale, "bias": bias, "mean": np.zeros_like(scale)}
+    values["var"] = np.full_like(scale, 1 - BATCH_NORM_EPSILON)
+    names = [f"{mul.name}_{what}" for what in values]
+    for name, value in zip(names, values.values()):
+        graph.initializer.append(numpy_helper.from_array(value, name))
+    output = (add or mul).output[0]
+    norm = helper.make_node(
+        "BatchNormalization", [tensor, *names], [output], name=mul.name, epsilon=BATCH_NORM_EPSILON
+    )
+    replace_nodes(graph, (mul, add) if add else (mul,), norm)
+
+
+def split_constant(node: Any, constants: dict[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    """The tensor that a node of two inputs reads, and the values of its constant, one a channel."""
+    (name,) = [name for name in node.input if name not in constants]
+    (value,) = [constants[name] for name in node.input if name in constants]
+    return name, value.reshape(-1)
+
+
+def norms_as_convolutions(model: Any) -> Any:
+    """A copy of the model with depthwise convolutions for the batch norms that none took in.
+
+    The same numbers, of a weight and a bias a channel. TensorRT 8.6 makes a scale layer of such a
+    batch norm, which on an H200 takes 1.7 times as long in float16.
+    """
+    from onnx import ModelProto, helper, numpy_helper
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    made = ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    spell_batch_norms(graph)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    channels = channels_of(graph)
+    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+        tensor, *names = norm.input
+        if not constants.keys() >= set(names) or tensor not in channels:
+            continue
+        scale, bias, mean, variance = (numpy_helper.to_array(constants[name]) for name in names)
+        epsilon = attributes_of(norm).get("epsilon", BATCH_NORM_EPSILON)
+        factors = scale / np.sqrt(variance + epsilon)
+        if factors.size % 8:  # its kernel takes eight channels at a time
+            continue
+        shifts = bias - mean * factors
+        inputs = [tensor, f"{norm.name}/weights", f"{norm.name}/bias"]
+        for name, values in zip(inputs[1:], (factors.reshape(-1, 1, 1, 1), shifts)):
+            graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+        words = {"name": norm.name, "group": factors.size, "kernel_shape": [1, 1]}
+        replace_nodes(graph, (norm,), helper.make_node("Conv", inputs, norm.output[:1], **words))
+    ONNXModel(made).clean_initializers()
+    return made
+
+
 # ------------------------------------------------------------------------------------------- FP16
 
 
@@ -761,15 +893,20 @@ def to_fp16(model: Any, ranges: Ranges) -> Any:
     model = convert_float_to_float16(
         model,
         keep_io_types=True,
-        op_block_list=[op for op in DEFAULT_OP_BLOCK_LIST if op not in FLOAT16_SINCE_12],
-        node_block_list=kept_nodes(model),
+        op_block_list=[op for op in DEFAULT_OP_BLOCK_LIST if op != "Max"],
+        node_block_list=kept_nodes(model) + other_maxima(model.graph),
     )
     drop_round_trips(model)
     return sorted_nodes(model)
 
 
-# Before ONNX's operator set 12 they had no float16: the converter would cast around them.
-FLOAT16_SINCE_12 = ("Max", "Min")
+def other_maxima(graph: Any) -> list[str]:
+    """Names of the Max nodes but those with a border of zeros: 1e-10 is no number in float16."""
+    borders = borders_of(graph)
+    maxima = [node for node in graph.node if node.op_type == "Max"]
+    return [node.name for node in maxima if node.output[0] not in borders]
+
+
 KEPT = "kept_in_float32"  # the key in the model's metadata
 
 
@@ -879,7 +1016,11 @@ def to_int8(model: Any, ranges: Ranges, settings: Settings) -> Any:
     for tensor in where(model.graph):
         if tensor in ranges:
             quantizer.quantize_activation_tensor(tensor)
-    return sorted_nodes(quantizer.quantize_model())
+    borders = normalised_borders(model.graph)
+    model = quantizer.quantize_model()
+    if not unsigned:
+        quantise_borders(model.graph, borders)
+    return sorted_nodes(model)
 
 
 def around_int8(model: Any, ranges: Ranges) -> tuple[Any, Ranges]:
@@ -901,80 +1042,6 @@ def around_int8(model: Any, ranges: Ranges) -> tuple[Any, Ranges]:
                 if here in ranges:
                     ranges.setdefault(there, ranges[here])
     return onnx.shape_inference.infer_shapes(model), ranges
-
-
-def spell_batch_norms(graph: Any) -> None:
-    """Writes Mul and Add by a constant a channel, where no convolution took them, as batch norms.
-
-    With random weights the Add is gone, and TensorRT 8.6.0 cannot merge a Mul alone into the scales
-    around it (mergeScales, "Assertion equalOrZero"); a batch norm has both.
-    """
-    from onnx import numpy_helper
-
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    readers = consumers(graph)
-    channels = channels_of(graph)
-    for node in list(graph.node):
-        if node.op_type != "Mul" or not per_channel(node, constants):
-            continue
-        tensor, scale = split_constant(node, constants)
-        # Layer norm's gamma widens what one number an image was.
-        if channels.get(tensor) != scale.size:
-            continue
-        follower = readers[node.output[0]][0] if len(readers[node.output[0]]) == 1 else node
-        if follower.op_type == "Add" and per_channel(follower, constants):
-            write_batch_norm(graph, node, follower, constants)
-        else:
-            write_batch_norm(graph, node, None, constants)
-
-
-def channels_of(graph: Any) -> dict[str, int]:
-    """The second axis of each tensor of known shape [batch, channels, height, width]."""
-    found = {}
-    for value in (*graph.value_info, *graph.input):
-        sizes = value.type.tensor_type.shape.dim
-        if len(sizes) == 4:
-            found[value.name] = sizes[1].dim_value
-    return found
-
-
-def per_channel(node: Any, constants: dict[str, np.ndarray]) -> bool:
-    """Whether a node takes one tensor and one constant of [1, channels, 1, 1]."""
-    shapes = [constants[name].shape for name in node.input if name in constants]
-    return (
-        len(shapes) == 1
-        and shapes[0][-2:] == (1, 1)
-        and math.prod(shapes[0][:-3]) == 1
-        and len(shapes[0]) >= 3
-    )
-
-
-BATCH_NORM_EPSILON = 1e-5  # ONNX's default; the variance is one less, so that nothing is added
-
-
-def write_batch_norm(graph: Any, mul: Any, add: Any, constants: dict[str, np.ndarray]) -> None:
-    """Puts a BatchNormalization in the place of a Mul and, if there is one, the Add behind it."""
-    from onnx import helper, numpy_helper
-
-    tensor, scale = split_constant(mul, constants)
-    bias = split_constant(add, constants)[1] if add else np.zeros_like(scale)
-    values = {"scale": scale, "bias": bias, "mean": np.zeros_like(scale)}
-    values["var"] = np.full_like(scale, 1 - BATCH_NORM_EPSILON)
-    names = [f"{mul.name}_{what}" for what in values]
-    for name, value in zip(names, values.values()):
-        graph.initializer.append(numpy_helper.from_array(value, name))
-    output = (add or mul).output[0]
-    norm = helper.make_node(
-        "BatchNormalization", [tensor, *names], [output], name=mul.name, epsilon=BATCH_NORM_EPSILON
-    )
-    replace_nodes(graph, (mul, add) if add else (mul,), norm)
-
-
-def split_constant(node: Any, constants: dict[str, np.ndarray]) -> tuple[str, np.ndarray]:
-    """The tensor that a node of two inputs reads, and the values of its constant, one a channel."""
-    (name,) = [name for name in node.input if name not in constants]
-    (value,) = [constants[name] for name in node.input if name in constants]
-    return name, value.reshape(-1)
 
 
 def weights_as_floats(data: bytes) -> bytes:
@@ -1115,19 +1182,55 @@ def residual_tensors(graph: Any) -> list[str]:
             fused = any(name in products for name in free)
             found += [min(free, key=made.__getitem__)] if fused else []
         elif node.op_type == "BatchNormalization" and len(free) == 1:
-            found += free if not made[free[0]][0] and free[0] not in borders else []
-        elif node.output[0] in borders:
-            found += free
+            found += [borders.get(free[0], free[0])] if not made[free[0]][0] else []
         elif node.op_type == "MaxPool" and feeds_add(node, readers):
             found.append(node.input[0])
     return list(dict.fromkeys(found))
 
 
-def borders_of(graph: Any) -> set[str]:
-    """Outputs of the maxima with a border of zeros, as spell_pads writes them behind a MaxPool."""
-    pooled = {node.output[0] for node in graph.node if node.op_type == "MaxPool"}
-    maxima = [node for node in graph.node if node.op_type == "Max"]
-    return {node.output[0] for node in maxima if not pooled.isdisjoint(node.input)}
+def normalised_borders(graph: Any) -> list[str]:
+    """Outputs of the maxima with a border of zeros that batch norms alone read."""
+    readers = consumers(graph)
+    return [
+        name
+        for name in borders_of(graph)
+        if {reader.op_type for reader in readers[name]} == {"BatchNormalization"}
+    ]
+
+
+def quantise_borders(graph: Any, borders: list[str]) -> None:
+    """Has maxima with a border of zeros take and give int8, with the scale of their MaxPool.
+
+    No value changes by that. Where only the MaxPool gives int8 TensorRT 8.6 computes the maximum in
+    float16, row by row, and reformats before and behind it.
+    """
+    from onnx import helper, numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    made = {node.output[0]: node for node in graph.node}
+    channels = channels_of(graph)
+    for output in borders:
+        highest = made[output]
+        dequantise = made[highest.input[0]]
+        if dequantise.op_type != "DequantizeLinear":
+            continue
+        like = dequantise.input[1:]  # scale and zero point
+        border = highest.input[1]
+        zeros = numpy_helper.to_array(constants[border]) == 0
+        values = np.where(zeros, 0, np.iinfo(np.int8).min).astype(np.int8)
+        pooled = made[dequantise.input[0]].input[0]
+        values = np.repeat(values, channels.get(pooled) or 1, axis=1)
+        constants[border].CopyFrom(numpy_helper.from_array(values, f"{border}_int8"))
+        highest.input[1] = f"{border}_float"
+        highest.output[0] = f"{output}_float"
+        graph.node.extend(
+            helper.make_node(op, [name, *like], [result])
+            for op, name, result in (
+                ("DequantizeLinear", f"{border}_int8", f"{border}_float"),
+                ("QuantizeLinear", f"{output}_float", f"{output}_int8"),
+                ("DequantizeLinear", f"{output}_int8", output),
+            )
+        )
 
 
 def products_of(graph: Any) -> set[str]:
@@ -1263,14 +1366,20 @@ class Precisions:
         """The exported graph with constants and batch norm folded, shapes inferred."""
         return fold(self.fp32)
 
-    def fp16(self, samples: Iterable[Sample]) -> tuple[Any, dict[str, Any]]:
+    def fp16(
+        self, samples: Iterable[Sample], without_norms: bool = False
+    ) -> tuple[Any, dict[str, Any]]:
         """The graph in float16 and its coverage; the samples show where float16 would overflow.
+
+        Args:
+          without_norms: whether batch norms are convolutions too (norms_as_convolutions).
 
         Raises:
           PrecisionError: it would everywhere.
         """
         ranges = tensor_ranges(self.folded, list(samples), "minmax", self.progress)
-        model = to_fp16(self.folded, ranges)
+        folded = norms_as_convolutions(self.folded) if without_norms else self.folded
+        model = to_fp16(folded, ranges)
         heavy = {node.name for node in heavy_nodes(model.graph)}
         if heavy and heavy <= set(kept_nodes(model)):
             raise PrecisionError(

@@ -4622,8 +4622,9 @@ class Onnx:
             with precision_errors():
                 return self.precisions.int8(ranges, int8_settings(engine))
         some = feeds(self.graph, self.samples.head(FP16_SAMPLES))
+        without_norms = engine == "tensorrt" and TENSORRT.weakly_typed
         with precision_errors():
-            return self.precisions.fp16(map(as_onnx_takes, some))
+            return self.precisions.fp16(map(as_onnx_takes, some), without_norms)
 
     def write(self, case: Case) -> Artifact:
         """Writes the ONNX file of a case's engine and precision into the output directory."""

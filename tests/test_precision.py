@@ -210,6 +210,7 @@ def test_behind_a_relu_pads_are_enough(precision, size):
         {"given": ((4, 4), (3, 0, 0, 0), *SIDES[2:])},  # ONNX takes no pads as large as the window
         {"given": ((4, 4), (-1, 0, 0, 0), (2, 2), (1, 1))},
         {"around": (1, 0)},
+        {"around": (0, 1)},
         {"value": -1.0},
         {"mode": "edge"},
         {"axes": (0, 1)},
@@ -224,6 +225,58 @@ def test_what_cannot_be_pads_stays(precision, words):
     model = pool_of(**words)
     precision.spell_pads(model)
     assert ops_of(model) == ["Neg", "Pad", "MaxPool"]
+
+
+def one_reader(op, value=(0, 0, 1, 2, 0, 0, 1, 2), kind="float32", **words):
+    """An ONNX model of a Pad and the node that alone reads it; `value`: the pads."""
+    from onnx import helper, numpy_helper
+
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    constants = {"pads": np.array(value)}
+    if op == "Conv":
+        constants["w"] = np.random.default_rng(0).normal(size=(4, 2, 3, 3)).astype(kind)
+    nodes = [
+        helper.make_node("Pad", ["x", "pads"], ["b"], "pad"),
+        helper.make_node(op, ["b", *constants.keys() - {"pads"}], ["y"], "node", **words),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", element, ["n", 2, 6, 6])],
+        [helper.make_tensor_value_info("y", element, ["n", "c", "h", "w"])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+POOLED = {"kernel_shape": [3, 3]}
+
+
+@pytest.mark.parametrize(
+    ("op", "words", "left"),
+    [
+        ("Conv", {}, ["Conv"]),
+        ("Conv", {"pads": [1, 0, 0, 2]}, ["Conv"]),
+        ("Conv", {"auto_pad": "VALID"}, ["Conv"]),
+        ("Conv", {"auto_pad": "SAME_UPPER"}, ["Pad", "Conv"]),
+        ("Conv", {"value": (0, 1, 1, 1, 0, -1, 1, 1)}, ["Pad", "Conv"]),
+        ("Conv", {"value": (1, 0, 1, 1, 0, 0, 1, 1)}, ["Pad", "Conv"]),
+        ("Conv", {"value": (0, 0, 1, 1, 1, 0, 1, 1)}, ["Pad", "Conv"]),
+        ("MaxPool", POOLED, ["MaxPool", "Max"]),
+        ("MaxPool", {**POOLED, "kind": "float64"}, ["Pad", "MaxPool"]),
+        ("AveragePool", POOLED, ["AveragePool"]),
+        ("AveragePool", {**POOLED, "count_include_pad": 0}, ["AveragePool"]),
+        ("AveragePool", {**POOLED, "pads": [1] * 4}, ["Pad", "AveragePool"]),
+    ],
+)
+def test_what_alone_reads_zeros_has_them_as_pads(precision, op, words, left):
+    model = one_reader(op, **words)
+    images = np.random.default_rng(1).normal(size=(2, 2, 6, 6)) - 2
+    images = images.astype(words.get("kind", "float32"))
+    before = run(model, images)
+    precision.spell_pads(model)
+    assert ops_of(model) == left
+    assert np.allclose(run(model, images), before, atol=1e-5)
 
 
 def test_a_pad_that_a_branch_reads_too_stays(precision, graph_file):
@@ -302,8 +355,8 @@ def test_a_border_of_zeros_is_float16_in_fp16(precision, bordered):
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_int8_stands_between_a_pooling_and_its_border(precision, bordered, half):
-    """A MaxPool takes int8 over, a maximum does not; and the batch norm needs no other Q/DQ."""
+def test_a_border_in_front_of_a_batch_norm_is_int8(precision, bordered, monkeypatch, half):
+    """With the MaxPool's scale, so that no value changes."""
     made, sample = bordered
     ranges = precision.tensor_ranges(made.folded, [sample], "minmax")
     model = precision.to_int8(made.folded, ranges, precision.Settings(half=half))
@@ -313,10 +366,18 @@ def test_int8_stands_between_a_pooling_and_its_border(precision, bordered, half)
         (node,) = (node for node in model.graph.node if node.op_type == op)
         return {reader.op_type for reader in readers[node.output[0]]}
 
-    assert behind("MaxPool") == {"QuantizeLinear"}
-    assert behind("Max") == {"BatchNormalization"}
+    assert behind("MaxPool") == behind("Max") == {"QuantizeLinear"}
+    scales = {
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and "MaxPool" in node.input[0]
+    }
+    assert len(scales) == 1
+    monkeypatch.setattr(precision, "quantise_borders", lambda graph, borders: None)
+    plain = precision.to_int8(made.folded, ranges, precision.Settings(half=half))
     (images,) = sample.values()
     right, ours = run(made.fp32, images), run(model, images)
+    assert np.array_equal(run(plain, images), ours)
     assert np.sqrt(np.mean((ours - right) ** 2) / np.mean(right**2)) < 0.06
 
 
@@ -1754,3 +1815,155 @@ def test_zeros_around_a_convolutions_weights_are_not_its_images(precision):
     model = helper.make_model(helper.make_graph(nodes, "graph", tensors[:2], tensors[2:], [pads]))
     precision.spell_pads(model)
     assert ops_of(model) == ["Pad", "Conv"]
+
+
+def network(nodes, constants, shape):
+    """An ONNX model of nodes ("op", inputs, output, attributes) from x to the last one's output."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [
+            helper.make_node(op, inputs.split(), [output], f"{op} {output}", **words)
+            for op, inputs, output, words in nodes
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *shape])],
+        [helper.make_tensor_value_info(nodes[-1][2], TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def decibels(ours, right):
+    return 10 * np.log10(np.sum(right**2) / np.sum((ours - right) ** 2))
+
+
+SAME = {"kernel_shape": [3, 3], "pads": [1] * 4}
+
+
+@pytest.mark.parametrize(
+    "least",
+    [
+        [("Max", "pooled small", "most", {})],
+        [("MaxPool", "x", "others", SAME), ("Max", "pooled others", "most", {})],
+    ],
+)
+@pytest.mark.parametrize("half", [False, True])
+def test_a_maximum_behind_a_pool_is_not_always_a_border(precision, least, half):
+    """Here it is what contrasts are divided by, which int8 would make nothing of."""
+    random = np.random.default_rng(0)
+    kernel = (random.normal(size=(4, 3, 3, 3)) / 5).astype(np.float32)
+    nodes = [
+        ("Abs", "x", "size", {}),
+        ("MaxPool", "size", "pooled", SAME),
+        *least,
+        ("Div", "x most", "contrast", {}),
+        ("Conv", "contrast kernel", "y", SAME),
+    ]
+    model = network(nodes, {"kernel": kernel, "small": np.float32(1e-3)}, [3, 16, 16])
+    images = random.normal(size=(8, 3, 16, 16)) * np.logspace(-2.5, 0, 8)[:, None, None, None]
+    images = images.astype(np.float32)
+    folded = precision.fold(model)
+    ranges = precision.tensor_ranges(folded, [{"x": images}], "minmax")
+    ours = run(precision.to_int8(folded, ranges, precision.Settings(half=half)), images)
+    assert decibels(ours, run(model, images)) > 40
+
+
+def test_a_border_that_no_batch_norm_reads_is_not_quantised(precision):
+    """Here a logarithm does."""
+    random = np.random.default_rng(0)
+    constants = {
+        "kernel": (random.normal(size=(8, 3, 3, 3)) / 5).astype(np.float32),
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "small": np.float32(1e-4),
+    }
+    nodes = [
+        ("Conv", "x kernel", "features", {}),
+        ("Exp", "features", "positive", {}),
+        ("Neg", "positive", "negative", {}),
+        ("Pad", "negative pads", "padded", {}),
+        ("MaxPool", "padded", "pooled", {"kernel_shape": [3, 3], "strides": [2, 2]}),
+        ("Neg", "pooled", "least", {}),
+        ("Add", "least small", "shifted", {}),
+        ("Log", "shifted", "y", {}),
+    ]
+    model = network(nodes, constants, [3, 18, 18])
+    images = random.normal(size=(8, 3, 18, 18)).astype(np.float32) * 3
+    precision.spell_pads(model)
+    folded = precision.fold(model)
+    assert "Max" in ops_of(folded)
+    ranges = precision.tensor_ranges(folded, [{"x": images}], "minmax")
+    ours = run(precision.to_int8(folded, ranges, precision.Settings()), images)
+    assert decibels(ours, run(folded, images)) > 40
+
+
+def test_a_small_number_in_a_maximum_is_none_in_float16(precision):
+    """As in front of a logarithm: 1e-10 would be 6e-8."""
+    random = np.random.default_rng(0)
+    constants = {
+        "first": random.normal(size=(16, 8)).astype(np.float32),
+        "second": random.normal(size=(8, 4)).astype(np.float32),
+        "small": np.float32(1e-10),
+    }
+    nodes = [
+        ("MatMul", "x first", "product", {}),
+        ("Relu", "product", "positive", {}),
+        ("Max", "positive small", "most", {}),
+        ("Log", "most", "logarithm", {}),
+        ("MatMul", "logarithm second", "y", {}),
+    ]
+    model = network(nodes, constants, [16])
+    samples = random.normal(size=(64, 16)).astype(np.float32)
+    ranges = precision.tensor_ranges(precision.fold(model), [{"x": samples}], "minmax")
+    half = precision.to_fp16(precision.fold(model), ranges)
+    assert decibels(run(half, samples), run(model, samples)) > 50
+
+
+def normed(channels, spelled):
+    """A batch norm that no convolution takes in, as one node or as a factor and a summand."""
+    random = np.random.default_rng(0)
+    sides = {name: random.normal(size=channels).astype(np.float32) for name in ("b", "m")}
+    sides |= {name: random.uniform(0.5, 2, channels).astype(np.float32) for name in ("s", "v")}
+    sides["s"][::2] *= -1
+    if spelled:
+        sides = {name: sides[name].reshape(1, -1, 1, 1) for name in "sb"}
+        nodes = [("Mul", "x s", "scaled", {}), ("Add", "scaled b", "normed", {})]
+    else:
+        nodes = [("BatchNormalization", "x s b m v", "normed", {"epsilon": 1e-3})]
+    return network([*nodes, ("Relu", "normed", "y", {})], sides, [channels, 5, 5])
+
+
+@pytest.mark.parametrize("spelled", [False, True])
+def test_batch_norms_as_convolutions_compute_the_same(precision, spelled):
+    model = normed(16, spelled)
+    images = np.random.default_rng(1).normal(size=(3, 16, 5, 5)).astype(np.float32)
+    before = model.SerializeToString()
+    made = precision.norms_as_convolutions(model)
+    assert ops_of(made) == ["Conv", "Relu"] and len(made.graph.initializer) == 2
+    assert model.SerializeToString() == before
+    assert np.allclose(run(made, images), run(model, images), atol=1e-5)
+
+
+def test_the_norm_of_three_channels_stays(precision):
+    """As of an image's pixels: kernels take eight at a time."""
+    assert ops_of(precision.norms_as_convolutions(normed(3, False))) == [
+        "BatchNormalization",
+        "Relu",
+    ]
+
+
+@pytest.mark.parametrize("weakly", [True, False])
+def test_fp16_has_convolutions_for_norms_where_tensorrt_wants_them(
+    bench, precision, monkeypatch, weakly
+):
+    """TensorRT 8, which makes slow layers of norms; not newer ones and ONNX Runtime."""
+    asked = []
+    monkeypatch.setattr(type(bench.TENSORRT), "weakly_typed", weakly)
+    monkeypatch.setattr(bench, "feeds", lambda graph, samples: [])
+    fake = types.SimpleNamespace(fp16=lambda samples, without_norms: asked.append(without_norms))
+    maker = types.SimpleNamespace(
+        graph=None, samples=types.SimpleNamespace(head=lambda count: None), precisions=fake
+    )
+    for engine in ("tensorrt", "onnxruntime"):
+        bench.Onnx.model(maker, engine, "fp16")
+    assert asked == [weakly, False]

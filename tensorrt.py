@@ -2438,12 +2438,37 @@ def built_in_model(tf: Any, config: Config) -> Any:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT[1])  # Keras sets none
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bar goes to stdout
-            return tf.keras.applications.ResNet50V2(weights=weights)
+            model = tf.keras.applications.ResNet50V2(weights=weights)
     except Exception as error:
         what = "--weights=imagenet (--weights=random needs no network)"
         raise UserError(f"Keras cannot load {what}: {one_line(error)}") from error
     finally:
         socket.setdefaulttimeout(before)
+    if weights is None:
+        spread_batch_norms(model, config.seed)
+    return model
+
+
+# Of what a batch norm holds: from and to.
+NORM_RANGES = {
+    "gamma": (0.5, 1.5),
+    "beta": (-0.5, 0.5),
+    "moving_mean": (-0.5, 0.5),
+    "moving_variance": (0.5, 1.5),
+}
+
+
+def spread_batch_norms(model: Any, seed: int) -> None:
+    """Gives a Keras model's batch norms random values, as training would.
+
+    Keras begins with ones and zeros, which optimisers leave out: a network is faster then than it
+    will be.
+    """
+    random = np.random.default_rng(seed)
+    for variable in (variable for layer in model.layers for variable in layer.weights):
+        limits = NORM_RANGES.get(variable.name.split("/")[-1].split(":")[0])
+        if limits:
+            variable.assign(random.uniform(*limits, variable.shape))
 
 
 LARGE = 1 << 12  # numbers in a constant; shapes, which are inferred from constants, have a few

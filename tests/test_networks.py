@@ -732,6 +732,29 @@ def test_weights_force_it(main, photograph, keras_server, keras_folder, small_ne
     assert ran.records[0]["flags"]["weights"] == "random" and not keras_server.asked
 
 
+def test_batch_norms_of_random_weights_are_as_after_training(bench, monkeypatch):
+    """Ones and zeros would be left out: the network was faster than a trained one."""
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+
+    def untrained(weights):
+        images = layers.Input((4, 4, 16))
+        norms = layers.BatchNormalization(name="norm"), layers.BatchNormalization(scale=False)
+        return tf.keras.Sequential([images, *norms])
+
+    def norm(weights):
+        config = bench.parse_flags(["tensorrt.py", f"--weights={weights}"])
+        return bench.built_in_model(tf, config).get_layer("norm").get_weights()
+
+    monkeypatch.setattr(tf.keras.applications, "ResNet50V2", untrained)
+    gamma, beta, mean, variance = norm("random")
+    assert gamma.min() > 0.4 and variance.min() > 0.4
+    assert min(np.ptp(values) for values in (gamma, beta, mean, variance)) > 0.5
+    assert all(map(np.array_equal, norm("random"), (gamma, beta, mean, variance)))
+    assert norm("imagenet")[0].tolist() == [1] * 16, "as they were downloaded"
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/", "http://name.invalid/"])
 def test_without_a_network_random_weights_are_taken_and_said(
     main, bench, photograph, keras_folder, small_network, monkeypatch, no_proxy, address

@@ -38,13 +38,19 @@ def onnx(bench, forms, digits, tmp_path_factory):
     return bench.Onnx(config, graph, bench.load_images(config, graph, 300))
 
 
-def run(model, batch):
+def run(model, batch, **words):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"], **words
     )
     return session.run(None, {session.get_inputs()[0].name: batch})[0]
+
+
+def decibels(ours, right):
+    """The signal to noise of outputs: infinite where they are the same."""
+    noise = np.sum((ours - right) ** 2)
+    return 10 * np.log10(np.sum(right**2) / noise) if noise else np.inf
 
 
 def native(bench, maker, batch):
@@ -273,10 +279,11 @@ def test_what_alone_reads_zeros_has_them_as_pads(precision, op, words, left):
     model = one_reader(op, **words)
     images = np.random.default_rng(1).normal(size=(2, 2, 6, 6)) - 2
     images = images.astype(words.get("kind", "float32"))
-    before = run(model, images)
+    right = {"disabled_optimizers": precision.WRONG_OPTIMIZERS}
+    before = run(model, images, **right)
     precision.spell_pads(model)
     assert ops_of(model) == left
-    assert np.allclose(run(model, images), before, atol=1e-5)
+    assert np.allclose(run(model, images, **right), before, atol=1e-5)
 
 
 def test_a_pad_that_a_branch_reads_too_stays(precision, graph_file):
@@ -377,7 +384,7 @@ def test_a_border_in_front_of_a_batch_norm_is_int8(precision, bordered, monkeypa
     plain = precision.to_int8(made.folded, ranges, precision.Settings(half=half))
     (images,) = sample.values()
     right, ours = run(made.fp32, images), run(model, images)
-    assert np.array_equal(run(plain, images), ours)
+    assert decibels(ours, run(plain, images)) > (40 if half else 100)  # float16 rounds in any order
     assert np.sqrt(np.mean((ours - right) ** 2) / np.mean(right**2)) < 0.06
 
 
@@ -1832,10 +1839,6 @@ def network(nodes, constants, shape):
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def decibels(ours, right):
-    return 10 * np.log10(np.sum(right**2) / np.sum((ours - right) ** 2))
 
 
 SAME = {"kernel_shape": [3, 3], "pads": [1] * 4}

@@ -125,7 +125,9 @@ def prepare(bench, network, folder, flags):
     model = folder / f"{network}.keras"
     if not model.exists():
         tf.keras.utils.set_random_seed(0)
-        getattr(tf.keras.applications, network)(weights=None).save(model)
+        untrained = getattr(tf.keras.applications, network)(weights=None)
+        bench.spread_batch_norms(untrained, seed=0)
+        untrained.save(model)
     given = [
         f"--keras_model={model}",
         "--preprocessing=inception",

@@ -288,7 +288,7 @@ def test_a_case_that_was_stopped_before_it_was_compared_leaves_its_agreement_at_
     records = report.merged([str(DATA / "h200_tensorrt.jsonl")])
     quality = report.draw(report.arrange(records))[0].axes[3]
     shown = {round(line.get_xdata()[0]): line.get_label() for line in quality.lines}
-    assert shown[13337] == "FP32 tensorrt" and shown[46699] == "INT8 tensorrt"
+    assert shown[13337] == "FP32 tensorrt" and shown[45910] == "INT8 tensorrt"
     assert len(shown) == 4
 
 

@@ -448,9 +448,11 @@ def converted(
     It is what tf2onnx.convert.from_graph_def does, but for TensorFlow's copies of the graph.
     """
     import tensorflow as tf
+    from tf2onnx import utils
     from tf2onnx.optimizer import optimize_graph
     from tf2onnx.tfonnx import process_tf_graph
 
+    utils.INTERNAL_NAME = 1  # it counts names on, and those of a kept calibration must come again
     with tf.Graph().as_default() as whole:
         tf.graph_util.import_graph_def(graph, name="")
         made = process_tf_graph(
@@ -1011,15 +1013,14 @@ def to_int8(model: Any, ranges: Ranges, settings: Settings) -> Any:
         spell_batch_norms(model.graph)
     if settings.half:
         model, ranges = around_int8(model, ranges)
-    quantizer = make_quantizer(model, ranges, settings)
+    borders = {} if unsigned else borders_of(model.graph)
+    quantizer = make_quantizer(model, with_borders(ranges, borders), settings)
     where = outputs_behind_activations if unsigned else residual_tensors
     for tensor in where(model.graph):
         if tensor in ranges:
             quantizer.quantize_activation_tensor(tensor)
-    borders = normalised_borders(model.graph)
     model = quantizer.quantize_model()
-    if not unsigned:
-        quantise_borders(model.graph, borders)
+    quantise_borders(model.graph, borders)
     return sorted_nodes(model)
 
 
@@ -1164,8 +1165,8 @@ def residual_tensors(graph: Any) -> list[str]:
 
     One branch of a residual Add, the one that the last convolution does not feed, so that Conv and
     Add fuse; the input of a batch norm that no convolution feeds; the input of a MaxPool on a
-    shortcut. An Add that no convolution or matrix product feeds, as in a layer norm, is none. A
-    border of zeros (spell_pads) is quantised before its maximum, where the MaxPool takes it over.
+    shortcut. An Add that no convolution or matrix product feeds, as in a layer norm, is none. Where
+    the maximum with a border of zeros (spell_pads) is quantised, so is the MaxPool before it.
     Source: NVIDIA tensorflow-quantization, custom Q/DQ insertion cases for ResNet v1 and v2.
     """
     constants = {tensor.name for tensor in graph.initializer}
@@ -1178,59 +1179,54 @@ def residual_tensors(graph: Any) -> list[str]:
     found = []
     for node in graph.node:
         free = [name for name in node.input if name in made.keys() - constants]
+        if node.op_type in (*HEAVY, "BatchNormalization"):
+            found += [borders[name] for name in free if name in borders]
         if node.op_type == "Add" and len(free) == 2:
             fused = any(name in products for name in free)
             found += [min(free, key=made.__getitem__)] if fused else []
         elif node.op_type == "BatchNormalization" and len(free) == 1:
-            found += [borders.get(free[0], free[0])] if not made[free[0]][0] else []
+            found += free if not made[free[0]][0] else []
         elif node.op_type == "MaxPool" and feeds_add(node, readers):
             found.append(node.input[0])
     return list(dict.fromkeys(found))
 
 
-def normalised_borders(graph: Any) -> list[str]:
-    """Outputs of the maxima with a border of zeros that batch norms alone read."""
-    readers = consumers(graph)
-    return [
-        name
-        for name in borders_of(graph)
-        if {reader.op_type for reader in readers[name]} == {"BatchNormalization"}
-    ]
+def with_borders(ranges: Ranges, borders: dict[str, str]) -> Ranges:
+    """The ranges, with one for a MaxPool and its maximum with a border of zeros: one scale."""
+    made = dict(ranges)
+    for highest, pooled in borders.items():
+        if highest in ranges and pooled in ranges:
+            lows, highs = zip(ranges[highest], ranges[pooled])
+            made[highest] = made[pooled] = min(lows), max(highs)
+    return made
 
 
-def quantise_borders(graph: Any, borders: list[str]) -> None:
-    """Has maxima with a border of zeros take and give int8, with the scale of their MaxPool.
+def quantise_borders(graph: Any, borders: Iterable[str]) -> None:
+    """Writes borders of zeros in int8 where their MaxPool gives it; no value changes by that.
 
-    No value changes by that. Where only the MaxPool gives int8 TensorRT 8.6 computes the maximum in
-    float16, row by row, and reformats before and behind it.
+    TensorRT 8.6 takes the maximum in float16 otherwise, row by row, and reformats around it.
+
+    Args:
+      borders: the outputs of the maxima.
     """
     from onnx import helper, numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
     made = {node.output[0]: node for node in graph.node}
     channels = channels_of(graph)
-    for output in borders:
-        highest = made[output]
+    for highest in [made[name] for name in borders]:
         dequantise = made[highest.input[0]]
         if dequantise.op_type != "DequantizeLinear":
             continue
-        like = dequantise.input[1:]  # scale and zero point
         border = highest.input[1]
         zeros = numpy_helper.to_array(constants[border]) == 0
         values = np.where(zeros, 0, np.iinfo(np.int8).min).astype(np.int8)
         pooled = made[dequantise.input[0]].input[0]
         values = np.repeat(values, channels.get(pooled) or 1, axis=1)
         constants[border].CopyFrom(numpy_helper.from_array(values, f"{border}_int8"))
+        inputs = [f"{border}_int8", *dequantise.input[1:]]  # with its scale and zero point
         highest.input[1] = f"{border}_float"
-        highest.output[0] = f"{output}_float"
-        graph.node.extend(
-            helper.make_node(op, [name, *like], [result])
-            for op, name, result in (
-                ("DequantizeLinear", f"{border}_int8", f"{border}_float"),
-                ("QuantizeLinear", f"{output}_float", f"{output}_int8"),
-                ("DequantizeLinear", f"{output}_int8", output),
-            )
-        )
+        graph.node.append(helper.make_node("DequantizeLinear", inputs, [f"{border}_float"]))
 
 
 def products_of(graph: Any) -> set[str]:

@@ -341,6 +341,40 @@ def test_the_traffic_of_a_plan_is_of_its_layers_that_do_something(script):
     assert plans.traffic([reformat, {**reformat, "LayerType": "NoOp"}]) == 32 + 16
 
 
+class Context:
+    """Stands for TensorRT's execution context, which tells a profiler its layers' times."""
+
+    def step(self, factor):
+        self.profiler.report_layer_time("a", 2.0 * factor)
+        self.profiler.report_layer_time("b", 3.0)
+
+
+def test_the_layers_that_take_the_time_stand_first(script):
+    plans = script("plans")
+    context, factors = Context(), iter([9, 1, 1] * plans.PROFILED)  # a step that was disturbed
+    runner = types.SimpleNamespace(
+        context=context,
+        slots=[None],
+        stream=None,
+        launch=lambda slot, stream: context.step(next(factors)),
+        sync=lambda: None,
+    )
+    seconds = plans.layer_seconds(types.SimpleNamespace(IProfiler=object), runner)
+    assert seconds == {"a": pytest.approx(0.002), "b": pytest.approx(0.003)}
+    half = {"Dimensions": [1000, 1000], "Format/Datatype": "Row major linear FP16 format"}
+    layers = [
+        {"Name": name, "LayerType": kind, "Inputs": [half], "Outputs": [half]}
+        for name, kind in (("a", "Scale"), ("b", "Pool"), ("c", "Scale"), ("d", "NoOp"))
+    ]
+    kinds = plans.kinds_of(layers, seconds)
+    assert list(kinds) == ["Pool", "Scale", "NoOp"]
+    assert kinds["Scale"] == {"layers": 2, "seconds": pytest.approx(0.002), "bytes": 8_000_000}
+    row = {"kinds": kinds, "precision": "fp16", "other_types": {"d: reads FP32": 1}}
+    first, *_, last = plans.details(row)
+    assert first == "  1 Pool                   3.000 ms,      4 MB at 0.0 TB/s"
+    assert last == "not fp16: d: reads FP32 (1)"
+
+
 def test_logits_may_be_float32_where_they_are_the_output(script, bench):
     """The last product of a real INT8 plan gives float32, reshaped by a NoOp for a softmax."""
     plans = script("plans")

@@ -5,9 +5,10 @@ another type.
     python tests/bench/plans.py --networks=ResNet50V2 --level=5 --norms
 
 For each Keras network (random weights), precision and batch size: images/s waited for and enqueued,
-the activations that the plan's layers read and write by the engine inspector, and the convolutions
-and matrix products that do not have the precision, or that have it and give float32; not those that
-precision.py keeps in float32, and not the network's own outputs. What plans.jsonl in --output_dir
+the activations that the plan's layers read and write by the engine inspector, the kinds of layers
+that take most of the time by TensorRT's profiler, and the convolutions and matrix products that do
+not have the precision, or that have it and give float32; not those that precision.py keeps in
+float32, and not the network's own outputs. What plans.jsonl in --output_dir
 holds already, whichever TensorRT it is of, is not measured again; no plan is begun after --seconds.
 What the program could do and does not: --level sets builder_optimization_level (8.6 and later),
 --norms writes batch norms as depthwise convolutions in all precisions, not in FP16 alone. We have
@@ -20,6 +21,7 @@ import json
 import math
 import os
 import re
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -38,6 +40,8 @@ BYTES = {
     "bool": 1,
 }
 LOOP_SECONDS = 1.5
+PROFILED = 30  # steps
+MOST_KINDS = 5  # that are printed
 
 
 def main():
@@ -155,9 +159,11 @@ def measure(bench, onnx, case):
         "waited": waited,
         "enqueued": enqueued,
     }
+    seconds_of = layer_seconds(engine.module(), runner)
     facts |= {
         "traffic_mb": traffic(layers) / 1e6,
         "layers": len(layers),
+        "kinds": kinds_of(layers, seconds_of),
         "proof": artifact.facts | runner.facts,
     }
     others = other_types(bench, layers, case.precision, set(kept), set(onnx.graph.output_names))
@@ -183,6 +189,40 @@ def speeds(bench, runner, size):
     each = sorted(bench.time_steps(waited, count))[count // 2]
     (total,) = bench.time_steps(lambda: enqueued(count), 1)
     return size / each, size * count / total
+
+
+def layer_seconds(trt, runner):
+    """Seconds of each layer of a plan by its name: the median of PROFILED steps."""
+    times = collections.defaultdict(list)
+
+    class Profiler(trt.IProfiler):
+        def __init__(self):
+            super().__init__()
+
+        def report_layer_time(self, layer_name, ms):
+            times[layer_name].append(ms / 1e3)
+
+    profiler = Profiler()  # the context does not keep it
+    runner.context.profiler = profiler
+    for _ in range(PROFILED):
+        runner.launch(runner.slots[0], runner.stream)  # not its CUDA graph, which tells nothing
+        runner.sync()
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def kinds_of(layers, seconds):
+    """By kind of layer, the slowest first: how many there are, their seconds and their bytes.
+
+    Args:
+      seconds: of each layer by its name; one of which nothing is told takes none.
+    """
+    found = collections.defaultdict(lambda: {"layers": 0, "seconds": 0.0, "bytes": 0})
+    for layer in layers:
+        kind = found[str(layer.get("LayerType"))]
+        kind["layers"] += 1
+        kind["seconds"] += seconds.get(layer.get("Name"), 0.0)
+        kind["bytes"] += traffic([layer])
+    return dict(sorted(found.items(), key=lambda item: -item[1]["seconds"]))
 
 
 def traffic(layers):
@@ -255,12 +295,20 @@ def sentence(row):
     return (
         f"{what}  {row['waited']:9,.0f} images/s waited ({step:.2f} ms), {row['enqueued']:9,.0f} "
         f"enqueued, {row['traffic_mb']:7,.0f} MB in {row['layers']} layers, built in "
-        f"{row['build_seconds']:.0f} s"
-        + "".join(
-            f"\n    not {row['precision']}: {name} ({count})"
-            for name, count in row["other_types"].items()
-        )
+        f"{row['build_seconds']:.0f} s" + "".join(f"\n    {line}" for line in details(row))
     )
+
+
+def details(row):
+    """What took most of the time, and what has another type, a line each."""
+    for kind, told in list(row["kinds"].items())[:MOST_KINDS]:
+        rate = told["bytes"] / 1e12 / max(told["seconds"], 1e-9)
+        yield (
+            f"{told['layers']:3} {kind:20} {1e3 * told['seconds']:7.3f} ms, "
+            f"{told['bytes'] / 1e6:6,.0f} MB at {rate:.1f} TB/s"
+        )
+    for name, count in row["other_types"].items():
+        yield f"not {row['precision']}: {name} ({count})"
 
 
 if __name__ == "__main__":

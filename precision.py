@@ -586,6 +586,7 @@ def fold(model: Any) -> Any:
         folded = onnx.load(options.optimized_model_filepath)
     leave_out_empty(folded.graph)
     spell_hard_sigmoids(folded.graph)
+    spell_pads(folded)  # those between Transposes that are gone now
     return onnx.shape_inference.infer_shapes(folded)
 
 

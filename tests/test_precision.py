@@ -1937,6 +1937,28 @@ def test_a_small_number_in_a_maximum_is_none_in_float16(precision):
     assert decibels(run(half, samples), run(model, samples)) > 50
 
 
+def test_zeros_between_transposes_are_pads_too(precision):
+    """As tf2onnx leaves them in MobileNet v3: ONNX Runtime takes the Transposes out."""
+    kernel = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        ("Transpose", "x", "first", {"perm": [0, 3, 1, 2]}),
+        ("Conv", "first kernel", "features", {}),
+        ("Transpose", "features", "last", {"perm": [0, 2, 3, 1]}),
+        ("Pad", "last pads", "padded", {}),
+        ("Transpose", "padded", "again", {"perm": [0, 3, 1, 2]}),
+        ("Conv", "again other", "y", {}),
+    ]
+    constants = {"kernel": kernel, "other": np.concatenate([kernel, kernel[:, :1]], axis=1)}
+    constants["pads"] = np.array([0, 1, 0, 0, 0, 2, 1, 0])
+    model = network(nodes, constants, [8, 8, 3])
+    precision.spell_pads(model)
+    assert "Pad" in ops_of(model)
+    folded = precision.fold(model)
+    assert ops_of(folded) == ["Transpose", "Conv", "Conv"]
+    images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    assert np.allclose(run(folded, images), run(model, images), atol=1e-5)
+
+
 def normed(channels, spelled):
     """A batch norm that no convolution takes in, as one node or as a factor and a summand."""
     random = np.random.default_rng(0)

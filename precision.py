@@ -452,7 +452,7 @@ def converted(
     from tf2onnx.optimizer import optimize_graph
     from tf2onnx.tfonnx import process_tf_graph
 
-    utils.INTERNAL_NAME = 1  # it counts names on, and those of a kept calibration must come again
+    utils.INTERNAL_NAME = 1  # from which it counts names: a kept calibration has some
     with tf.Graph().as_default() as whole:
         tf.graph_util.import_graph_def(graph, name="")
         made = process_tf_graph(
@@ -786,20 +786,22 @@ def spell_batch_norms(graph: Any) -> None:
     from onnx import numpy_helper
 
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    readers = consumers(graph)
     channels = channels_of(graph)
+    followers = {mul.output[0]: add for mul, add in chains(graph, ("Mul", "Add"))}
     for node in list(graph.node):
         if node.op_type != "Mul" or not per_channel(node, constants):
             continue
         tensor, scale = split_constant(node, constants)
         # Layer norm's gamma widens what one number an image was.
-        if channels.get(tensor) != scale.size:
+        if channels.get(tensor) != scale.size or scale.dtype != np.float32:
             continue
-        follower = readers[node.output[0]][0] if len(readers[node.output[0]]) == 1 else node
-        if follower.op_type == "Add" and per_channel(follower, constants):
-            write_batch_norm(graph, node, follower, constants)
-        else:
-            write_batch_norm(graph, node, None, constants)
+        add = followers.get(node.output[0])
+        if add is not None and not per_channel(add, constants):
+            add = None
+        # What overflows between the two is kept in float32, where they are two.
+        if add is not None and abs(split_constant(add, constants)[1]).max() > FP16_MAX / 2:
+            continue
+        write_batch_norm(graph, node, add, constants)
 
 
 def channels_of(graph: Any) -> dict[str, int]:
@@ -831,7 +833,9 @@ def write_batch_norm(graph: Any, mul: Any, add: Any, constants: dict[str, np.nda
     from onnx import helper, numpy_helper
 
     tensor, scale = split_constant(mul, constants)
-    bias = split_constant(add, constants)[1] if add else np.zeros_like(scale)
+    bias = np.zeros_like(scale)
+    if add:
+        bias = bias + split_constant(add, constants)[1]  # which may be one number for all
     values = {"scale": scale, "bias": bias, "mean": np.zeros_like(scale)}
     values["var"] = np.full_like(scale, 1 - BATCH_NORM_EPSILON)
     names = [f"{mul.name}_{what}" for what in values]
@@ -867,16 +871,18 @@ def norms_as_convolutions(model: Any) -> Any:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     channels = channels_of(graph)
     for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
-        tensor, *names = norm.input
-        if not constants.keys() >= set(names) or tensor not in channels:
+        (tensor, *names), given = norm.input, attributes_of(norm)
+        known = constants.keys() >= set(names) and tensor in channels
+        if not known or given.get("training_mode"):
             continue
         scale, bias, mean, variance = (numpy_helper.to_array(constants[name]) for name in names)
-        epsilon = attributes_of(norm).get("epsilon", BATCH_NORM_EPSILON)
-        factors = scale / np.sqrt(variance + epsilon)
-        if factors.size % 8:  # its kernel takes eight channels at a time
-            continue
+        factors = scale / np.sqrt(variance + given.get("epsilon", BATCH_NORM_EPSILON))
         shifts = bias - mean * factors
-        inputs = [tensor, f"{norm.name}/weights", f"{norm.name}/bias"]
+        largest = max(abs(factors).max(), abs(shifts).max())
+        # Its kernel takes eight channels at a time.
+        if scale.dtype != np.float32 or factors.size % 8 or largest > FP16_MAX / 2:
+            continue
+        inputs = [tensor, f"{norm.output[0]}/weights", f"{norm.output[0]}/bias"]
         for name, values in zip(inputs[1:], (factors.reshape(-1, 1, 1, 1), shifts)):
             graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
         words = {"name": norm.name, "group": factors.size, "kernel_shape": [1, 1]}
@@ -987,8 +993,9 @@ def drop_round_trips(model: Any) -> None:
             there = casts.get(casts[name].input[0]) if name in casts else None
             if there is None or there.attribute[0].i != TensorProto.FLOAT16:
                 continue
-            # A cast of integers is the graph's own.
-            if types.get(there.input[0]) == TensorProto.FLOAT:
+            # A cast of or to integers is the graph's own.
+            back = casts[name].attribute[0].i
+            if back == types.get(there.input[0]) == TensorProto.FLOAT:
                 node.input[index] = there.input[0]
 
 
@@ -1008,6 +1015,8 @@ def to_int8(model: Any, ranges: Ranges, settings: Settings) -> Any:
     branches. Unsigned ones also stand behind every convolution and its activation and around Add
     and MaxPool: ONNX Runtime's int8 kernels take int8 in and give int8 out.
     """
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
     unsigned = settings.unsigned
     model = keep_in_float32(model, ranges)
     if not unsigned:
@@ -1022,6 +1031,7 @@ def to_int8(model: Any, ranges: Ranges, settings: Settings) -> Any:
             quantizer.quantize_activation_tensor(tensor)
     model = quantizer.quantize_model()
     quantise_borders(model.graph, borders)
+    ONNXModel(model).clean_initializers()
     return sorted_nodes(model)
 
 
@@ -1219,12 +1229,13 @@ def quantise_borders(graph: Any, borders: Iterable[str]) -> None:
         dequantise = made[highest.input[0]]
         if dequantise.op_type != "DequantizeLinear":
             continue
-        border = highest.input[1]
-        zeros = numpy_helper.to_array(constants[border]) == 0
+        zeros = numpy_helper.to_array(constants[highest.input[1]]) == 0
         values = np.where(zeros, 0, np.iinfo(np.int8).min).astype(np.int8)
         pooled = made[dequantise.input[0]].input[0]
-        values = np.repeat(values, channels.get(pooled) or 1, axis=1)
-        constants[border].CopyFrom(numpy_helper.from_array(values, f"{border}_int8"))
+        if values.ndim == 4:
+            values = np.repeat(values, channels.get(pooled) or 1, axis=1)
+        border = f"{highest.output[0]}_border"  # its own: ONNX Runtime shares small constants
+        graph.initializer.append(numpy_helper.from_array(values, f"{border}_int8"))
         inputs = [f"{border}_int8", *dequantise.input[1:]]  # with its scale and zero point
         highest.input[1] = f"{border}_float"
         graph.node.append(helper.make_node("DequantizeLinear", inputs, [f"{border}_float"]))
@@ -1377,7 +1388,7 @@ class Precisions:
         ranges = tensor_ranges(self.folded, list(samples), "minmax", self.progress)
         folded = norms_as_convolutions(self.folded) if without_norms else self.folded
         model = to_fp16(folded, ranges)
-        heavy = {node.name for node in heavy_nodes(model.graph)}
+        heavy = {node.name for node in heavy_nodes(self.folded.graph)}  # no norms
         if heavy and heavy <= set(kept_nodes(model)):
             raise PrecisionError(
                 "every convolution and matrix product reads or writes over half of what float16 "

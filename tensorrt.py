@@ -2991,6 +2991,12 @@ def calibration_samples(
     }
 
 
+def names_hash(model: Any) -> str:
+    """A hash of the names that ranges are kept by: tf2onnx counts some in the order of a set."""
+    names = sorted(name for node in model.graph.node for name in node.output)
+    return sha256_of("\n".join(names).encode())
+
+
 def calibrate(config: Config, graph: Graph, samples: Samples, model: Any) -> Calibration:
     """Ranges for INT8, kept in a file and reused for the same question."""
     taken, facts = calibration_samples(config, graph, samples)
@@ -3001,6 +3007,7 @@ def calibrate(config: Config, graph: Graph, samples: Samples, model: Any) -> Cal
         "graph": graph.sha256,
         "inputs": graph.input_names,
         "outputs": graph.output_names,
+        "tensors": names_hash(model),
         "preprocessing": config.preprocessing,
         "onnxruntime": version_of("onnxruntime-gpu", "onnxruntime"),
         "precision.py": sha256_of((HERE / "precision.py").read_bytes()),

@@ -337,7 +337,8 @@ def bordered(precision, graph_file):
         first, second = random.normal(size=(2, 3, 3, 4, 4)).astype("float32")
         pooled = tf.nn.max_pool2d(
             tf.pad(
-                tf.nn.conv2d(images, first[:, :, :3], 1, "SAME"), [[0, 0], [1, 1], [1, 1], [0, 0]]
+                tf.nn.conv2d(images, first[:, :, :3], 1, "SAME") - 20,
+                [[0, 0], [1, 1], [1, 1], [0, 0]],
             ),
             3,
             2,
@@ -1028,6 +1029,15 @@ def test_a_calibration_is_reused_until_its_question_changes(
     monkeypatch.setattr(bench, "precision_py", lambda: precision)
     calibrate()
     assert len(calls) == 5
+    other = precision.fold(onnx.fp32)
+    for node in other.graph.node:
+        node.output[:] = [f"{name}_1" for name in node.output]
+    ranges = {"x": (0.0, 1.0)}
+    monkeypatch.setattr(precision, "tensor_ranges", lambda *args: ranges)
+    config = bench.Config(**{**vars(onnx.config), "output_dir": str(tmp_path)})
+    assert not bench.calibrate(config, onnx.graph, onnx.samples, onnx.folded).facts["reused"]
+    assert not bench.calibrate(config, onnx.graph, onnx.samples, other).facts["reused"]
+    assert bench.calibrate(config, onnx.graph, onnx.samples, other).facts["reused"]
 
 
 def test_a_calibration_folder_with_a_broken_file(bench, onnx, tmp_path, capsys):
@@ -1792,8 +1802,8 @@ def test_tf2onnx_writes_nodes_into_new_messages(precision):
     assert Node.update_proto is real
 
 
-def test_a_graph_s_tensors_have_the_same_names_at_each_export(precision, forms, bench):
-    """Ranges of a calibration that is kept are by name."""
+def test_a_graph_s_tensors_have_the_same_names_in_one_process(precision, forms, bench):
+    """Ranges of a calibration that is kept are by name; from process to process they can differ."""
     graph = bench.load_graph(bench.parse_flags(["x", f"--frozen_graph={forms['frozen_graph']}"]))
     data = Path(graph.path).read_bytes()
     ends = graph.input_names, graph.output_names
@@ -1992,6 +2002,88 @@ def test_the_norm_of_three_channels_stays(precision):
     ]
 
 
+def test_two_norms_without_names_keep_their_weights(precision):
+    from onnx import shape_inference
+
+    nodes = [
+        ("BatchNormalization", "x s b m v", "first", {}),
+        ("Relu", "first", "positive", {}),
+        ("BatchNormalization", "positive b s m v", "y", {}),
+    ]
+    random = np.random.default_rng(0)
+    sides = {name: random.uniform(0.5, 2, 16).astype(np.float32) for name in "sbmv"}
+    model = shape_inference.infer_shapes(network(nodes, sides, [16, 5, 5]))
+    for node in model.graph.node:
+        node.name = ""
+    images = np.random.default_rng(1).normal(size=(3, 16, 5, 5)).astype(np.float32)
+    made = precision.norms_as_convolutions(model)
+    assert ops_of(made) == ["Conv", "Relu", "Conv"]
+    assert np.allclose(run(made, images), run(model, images), atol=1e-4)
+
+
+FAR = np.full(16, 1e5, np.float32)  # beyond float16
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sides"),
+    [
+        ([("BatchNormalization", "x s b m v", "y", {"training_mode": 1})], {}),
+        ([("BatchNormalization", "x s b m v", "y", {})], {"b": FAR}),
+        ([("BatchNormalization", "x s b m v", "y", {})], {"m": FAR}),
+        (
+            [("Mul", "x column", "scaled", {}), ("Add", "scaled far", "y", {})],
+            {"column": np.ones((1, 16, 1, 1), np.float32), "far": FAR.reshape(1, 16, 1, 1)},
+        ),
+    ],
+)
+def test_norms_that_stay(precision, nodes, sides):
+    """A shift that float16 does not hold stays a node of its own, which is kept in float32."""
+    ones = dict.fromkeys("sbmv", np.ones(16, np.float32))
+    model = network(nodes, {**ones, **sides}, [16, 5, 5])
+    assert ops_of(precision.norms_as_convolutions(model)) == ops_of(model)
+
+
+def test_a_factor_that_others_read_is_a_norm_without_the_summand(precision):
+    from onnx import TensorProto, helper
+
+    column = np.random.default_rng(0).normal(size=(1, 16, 1, 1)).astype(np.float32)
+    nodes = [("Mul", "x column", "scaled", {}), ("Add", "scaled column", "y", {})]
+    model = network(nodes, {"column": column}, [16, 5, 5])
+    model.graph.output.append(helper.make_tensor_value_info("scaled", TensorProto.FLOAT, None))
+    images = np.random.default_rng(1).normal(size=(3, 16, 5, 5)).astype(np.float32)
+    made = precision.norms_as_convolutions(model)
+    assert ops_of(made) == ["Conv", "Add"]
+    assert np.allclose(run(made, images), run(model, images), atol=1e-5)
+
+
+def test_a_cast_to_integers_is_no_way_back_from_float16(precision, graph_file):
+    def build(tf, v1):
+        places = v1.placeholder("float32", [None, 3], name="places")
+        table = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
+        tf.reduce_sum(tf.gather(table, tf.cast(places, "int32")), 1, name="y")
+
+    made = precision.Precisions(graph_file(build).read_bytes(), ["places:0"], ["y:0"], 17)
+    places = np.array([[0, 1, 8], [2, 2, 5]], np.float32)
+    model, _ = made.fp16([{"places:0": places}])
+    assert decibels(run(model, places), run(made.fp32, places)) > 50
+
+
+@pytest.mark.parametrize("without_norms", [False, True])
+def test_fp16_that_would_be_float32_is_refused(precision, graph_file, without_norms):
+    """A norm that is a convolution does not count: the network's only one overflows."""
+
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 8, 8, 8], name="images")
+        column = np.linspace(1, 2, 8, dtype="float32")
+        positive = tf.nn.relu(images * column + column)
+        tf.nn.conv2d(positive, np.full((1, 1, 8, 8), 1e5, "float32"), 1, "SAME", name="y")
+
+    made = precision.Precisions(graph_file(build).read_bytes(), ["images:0"], ["y:0"], 17)
+    images = np.random.default_rng(1).normal(size=(2, 8, 8, 8)).astype(np.float32)
+    with pytest.raises(precision.PrecisionError, match="FP16 would be float32 here"):
+        made.fp16([{"images:0": images}], without_norms)
+
+
 @pytest.mark.parametrize("version", ["8.5.3.1", "8.6.0", "10.12.0.36"])
 def test_fp16_has_convolutions_for_norms_where_they_are_faster(
     bench, installed, monkeypatch, version
@@ -2008,3 +2100,58 @@ def test_fp16_has_convolutions_for_norms_where_they_are_faster(
     for engine in ("tensorrt", "onnxruntime"):
         bench.Onnx.model(maker, engine, "fp16")
     assert asked == [version == "8.6.0", False]
+
+
+def test_fp16_without_norms_computes_them_by_convolutions(precision, graph_file):
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 8, 8, 3], name="images")
+        random = np.random.default_rng(0)
+        kernel = random.normal(size=(3, 3, 3, 8)).astype("float32")
+        features = tf.nn.relu(tf.nn.conv2d(images, kernel, 1, "SAME"))
+        factors, summands = random.normal(size=(2, 8)).astype("float32")
+        tf.nn.relu(features * factors + summands, name="y")
+
+    made = precision.Precisions(graph_file(build).read_bytes(), ["images:0"], ["y:0"], 17)
+    images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    for without_norms, count in ((False, 1), (True, 2)):
+        model, _ = made.fp16([{"images:0": images}], without_norms)
+        assert ops_of(model).count("Conv") == count
+        assert decibels(run(model, images), run(made.fp32, images)) > 50
+
+
+def test_maxima_with_one_zero_stay_maxima_in_int8(precision, graph_file):
+    """ONNX Runtime shares small constants: of two poolings' borders, and of any maximum's."""
+
+    def build(tf, v1):
+        features = v1.placeholder("float32", [None, 16, 16, 4], name="images")
+        for _ in range(2):
+            kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 4)).astype("float32")
+            features = tf.nn.conv2d(features, kernel / 4, 1, "SAME")
+            features = tf.maximum(tf.nn.max_pool2d(features, 2, 2, "VALID"), 0.0)
+        features = tf.nn.conv2d(features, kernel / 4, 1, "SAME")
+        tf.reduce_mean(tf.maximum(features, 0.0), [1, 2], name="y")
+
+    made = precision.Precisions(graph_file(build).read_bytes(), ["images:0"], ["y:0"], 17)
+    images = np.random.default_rng(1).normal(size=(2, 16, 16, 4)).astype(np.float32)
+    ranges = precision.tensor_ranges(made.folded, [{"images:0": images}], "minmax")
+    model, _ = made.int8(ranges, precision.Settings())
+    assert decibels(run(model, images), run(made.fp32, images)) > 25
+
+
+def test_what_is_far_below_zero_inside_a_border_stays_so_in_int8(precision, graph_file):
+    def build(tf, v1):
+        images = v1.placeholder("float32", [None, 8, 8, 3], name="images")
+        kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4)).astype("float32")
+        negative = tf.nn.conv2d(images, kernel / 100, 1, "SAME") - 8
+        bordered = tf.pad(negative, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        pooled = tf.nn.max_pool2d(bordered, 3, 2, "VALID")
+        normal = pooled * tf.constant([0.5, 2, 1, 3]) + tf.constant([5.0, 20, 10, 30])
+        tf.nn.conv2d(
+            tf.nn.relu(normal), np.tile(kernel[:, :, :1], (1, 1, 4, 1)), 1, "SAME", name="y"
+        )
+
+    made = precision.Precisions(graph_file(build).read_bytes(), ["images:0"], ["y:0"], 17)
+    images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    ranges = precision.tensor_ranges(made.folded, [{"images:0": images}], "minmax")
+    model, _ = made.int8(ranges, precision.Settings())
+    assert decibels(run(model, images), run(made.fp32, images)) > 30

@@ -858,8 +858,8 @@ def split_constant(node: Any, constants: dict[str, np.ndarray]) -> tuple[str, np
 def norms_as_convolutions(model: Any) -> Any:
     """A copy of the model with depthwise convolutions for the batch norms that none took in.
 
-    The same numbers, of a weight and a bias a channel. TensorRT 8.6 makes a scale layer of such a
-    batch norm, which on an H200 takes 1.7 times as long in float16.
+    The same numbers, of a weight and a bias a channel. TensorRT 8.6 makes slow scale layers of such
+    norms: ResNet-50 v2 in float16, batch 128, did 27,483 images/s on an H200, and 32,293 so.
     """
     from onnx import ModelProto, helper, numpy_helper
     from onnxruntime.quantization.onnx_model import ONNXModel

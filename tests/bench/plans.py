@@ -8,11 +8,11 @@ For each Keras network (random weights), precision and batch size: images/s wait
 the activations that the plan's layers read and write by the engine inspector, the kinds of layers
 that take most of the time by TensorRT's profiler, and the convolutions and matrix products that do
 not have the precision, or that have it and give float32; not those that precision.py keeps in
-float32, and not the network's own outputs. What plans.jsonl in --output_dir
-holds already, whichever TensorRT it is of, is not measured again; no plan is begun after --seconds.
+float32, and not the network's own outputs. What plans.jsonl in --output_dir holds already,
+whichever TensorRT it is of, is not measured again; no plan is begun after --seconds.
 What the program could do and does not: --level sets builder_optimization_level (8.6 and later),
 --norms writes batch norms as depthwise convolutions in all precisions, not in FP16 alone. We have
-not run these two on a GPU yet.
+not run these two, nor the profile as it is here, on a GPU yet.
 """
 
 import argparse

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import dataclasses
 import functools
 import io
@@ -1083,6 +1084,53 @@ def weights_as_floats(data: bytes) -> bytes:
         node.input[0] = quantised
     ONNXModel(model).clean_initializers()
     return sorted_nodes(model).SerializeToString()
+
+
+CHANNELS_FIRST = [0, 3, 1, 2]  # axes of [batch, height, width, channels]
+
+
+def without_turns(data: bytes) -> tuple[bytes, list[str]]:
+    """The model with its images [batch, channels, height, width] already; these inputs' names.
+
+    It lacks the Transposes that turned [batch, height, width, channels]. What is fed may lie in
+    memory as before, if TensorRT is told so: its shuffle layer would copy it.
+    """
+    from onnx import ModelProto, TensorProto
+
+    model = ModelProto.FromString(data)
+    graph = model.graph
+    readers = consumers(graph)
+    elsewhere = {value.name for value in graph.output} | read_inside(graph)
+    turned = []
+    for source in graph.input:
+        node = turn_of(source.name, readers, elsewhere)
+        # TensorRT 8.x reads nothing but float32 where channels lie last.
+        if node is None or source.type.tensor_type.elem_type != TensorProto.FLOAT:
+            continue
+        given, made = node.input[0], node.output[0]
+        for reader in readers[made]:
+            reader.input[:] = [given if name == made else name for name in reader.input]
+        graph.node.remove(node)
+        sizes = source.type.tensor_type.shape.dim
+        ordered = [copy.deepcopy(sizes[axis]) for axis in CHANNELS_FIRST]
+        for size, other in zip(sizes, ordered):
+            size.CopyFrom(other)
+        turned.append(source.name)
+    del graph.value_info[:]  # of Casts, whose shape is another now
+    return model.SerializeToString(), turned
+
+
+def turn_of(name: str, readers: dict[str, list[Any]], elsewhere: set[str]) -> Any | None:
+    """The Transpose to channels first through which all goes that reads a tensor, or None."""
+    while len(readers[name]) == 1 and name not in elsewhere:
+        (node,) = readers[name]
+        name = node.output[0]
+        if node.op_type == "Transpose":
+            first = list(attributes_of(node).get("perm", ())) == CHANNELS_FIRST
+            return node if first and name not in elsewhere else None
+        if node.op_type != "Cast":
+            return None
+    return None
 
 
 def axis_of(node: Any) -> int:

@@ -4008,7 +4008,10 @@ class TensorRt(Engine):
 
     @property
     def slow_norms(self) -> bool:
-        """Whether FP16 is faster with convolutions for batch norms: in 8.6; 8.5 was not tried."""
+        """Whether FP32 and FP16 gain by convolutions for batch norms: in 8.6; 8.5 was not tried.
+
+        INT8 loses: docs/measurements.md.
+        """
         return self.package == "tensorrt" and self.numbers[:2] == (8, 6)
 
     def why_not_build(self, precision: str) -> str | None:
@@ -4035,6 +4038,16 @@ class TensorRt(Engine):
             return "cuda.core is missing: pip install 'cuda-core>=1.0' cuda-bindings"
         return None
 
+    def model(self, job: Job) -> tuple[bytes, list[str]]:
+        """The case's ONNX model as this version takes it; its inputs that lie channels last."""
+        assert job.source
+        model = read_unchanged(job.source.path, job.source.sha256)
+        if not self.weakly_typed:
+            return model, []
+        if job.case.precision == "int8" and self.numbers >= (8, 6):
+            model = precision_py().weights_as_floats(model)
+        return precision_py().without_turns(model)
+
     def build(self, job: Job) -> Artifact:
         """A plan for the case's batch size; the seconds are with those of its ONNX file.
 
@@ -4043,10 +4056,7 @@ class TensorRt(Engine):
         """
         assert job.source
         start = time.perf_counter() - job.source.seconds
-        model = read_unchanged(job.source.path, job.source.sha256)
-        if job.case.precision == "int8" and self.weakly_typed and self.numbers >= (8, 6):
-            model = precision_py().weights_as_floats(model)
-        plan, facts = build_plan(self.module(), job, model)
+        plan, facts = build_plan(self.module(), job, *self.model(job))
         package, why = self.choice
         facts |= {"package": f"{package}, {why}" if why else package}
         path = job.path(f"_batch{job.case.batch_size}.engine")
@@ -4126,8 +4136,13 @@ def starting(logger: Any) -> Iterator[None]:
         raise trt_error("start", logger.errors) from error
 
 
-def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]:
+def build_plan(
+    trt: Any, job: Job, model: bytes, turned: Sequence[str] = ()
+) -> tuple[bytes, dict[str, Any]]:
     """The serialised plan of an ONNX model for the case's batch size, and how it was built.
+
+    Args:
+      turned: names of the inputs that the model wants channels first and that lie channels last.
 
     Raises:
       UserError: TensorRT's parser or builder refuses the model.
@@ -4140,6 +4155,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     if not parser.parse(model):
         raise trt_error("parse the graph", parser_errors(parser, logger.errors))
     fix_shapes(network, job.batch())
+    read_channels_last(trt, network, turned)
     config = builder_config(trt, builder, job)
     kept = allow_precision(trt, network, config, job.case.precision, model)
     cache = timing_cache_path(trt, job)
@@ -4153,6 +4169,7 @@ def build_plan(trt: Any, job: Job, model: bytes) -> tuple[bytes, dict[str, Any]]
     if cache:
         write_atomically(cache, bytes(config.get_timing_cache().serialize()))
     facts |= build_facts(trt, config)
+    facts |= {"channels_last": list(turned)} if turned else {}
     return plan, facts | ({"insisted_on_float16": insisted} if insisted else {})
 
 
@@ -4187,6 +4204,16 @@ def fix_shapes(network: Any, feed: Feed) -> None:
     for index in range(network.num_inputs):
         source = network.get_input(index)
         source.shape = feed[source.name].shape
+
+
+def read_channels_last(trt: Any, network: Any, turned: Sequence[str]) -> None:
+    """Has a network read these inputs where the channels lie last, as TensorFlow feeds them."""
+    for index in range(network.num_inputs):
+        source = network.get_input(index)
+        if source.name in turned:
+            batch, *sides, channels = source.shape
+            source.shape = (batch, channels, *sides)
+            source.allowed_formats = 1 << int(trt.TensorFormat.HWC)
 
 
 TIMING_ITERATIONS = 8  # averaged for each kernel that the builder tries: trtexec's default
@@ -4377,9 +4404,10 @@ class TensorRtRunner:
         # A plan lacks inputs that turned out to change nothing.
         self.inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self.outputs = [name for name in names if name not in self.inputs]
-        for name in self.inputs:
-            self.context.set_input_shape(name, feed[name].shape)
-        arrays = {name: self.array_like(name) for name in names}
+        # Of an image whose channels lie last a plan's own shape has them first.
+        shapes = {name: feed[name].shape for name in self.inputs}
+        shapes |= {name: self.shape_of(name) for name in self.outputs}
+        arrays = {name: np.empty(shape, self.type_of(name)) for name, shape in shapes.items()}
         self.slots = [Slot(gpu, self.stream, arrays) for _ in range(2)]
         self.infer(feed)  # allocates and, with RTX, compiles; a capture allows neither
         self.graph = self.capture()
@@ -4389,11 +4417,15 @@ class TensorRtRunner:
         if kernels is not None:
             write_atomically(cache, bytes(kernels.serialize()))
 
-    def array_like(self, name: str) -> np.ndarray:
-        """An array of a tensor's shape and type.
+    def type_of(self, name: str) -> np.dtype:
+        """NumPy's type for an input or output."""
+        return np.dtype(NUMPY_TYPES[self.engine.get_tensor_dtype(name).name])
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of an output.
 
         Raises:
-          UserError: its shape depends on the data.
+          UserError: it depends on the data.
         """
         shape = tuple(self.context.get_tensor_shape(name))
         if any(side < 0 for side in shape):
@@ -4401,7 +4433,7 @@ class TensorRtRunner:
                 f"the shape of {name} depends on the data ({list(shape)}), which the tensorrt "
                 "engine does not run: leave it out with --output_node"
             )
-        return np.empty(shape, NUMPY_TYPES[self.engine.get_tensor_dtype(name).name])
+        return shape
 
     def launch(self, slot: Slot, stream: Any) -> None:
         """Enqueues a step on a slot's memory.
@@ -4645,6 +4677,11 @@ class Onnx:
         with precision_errors(), waiting("Exporting to ONNX"), quiet():
             return self.precisions.folded
 
+    @property
+    def without_norms(self) -> Any:
+        """The folded model with convolutions for the batch norms that are left in it."""
+        return precision_py().norms_as_convolutions(self.folded)
+
     @functools.cached_property
     def calibration(self) -> Calibration:
         """The ranges for INT8; raises the UserErrors of `calibrate` and of the export."""
@@ -4652,14 +4689,14 @@ class Onnx:
 
     def model(self, engine: str, precision: str) -> tuple[Any, dict[str, Any]]:
         """The ONNX model for an engine and precision, and what of it has that precision."""
-        if precision == "fp32":
-            return self.fp32, {}
         if precision == "int8":
             ranges = self.calibration.ranges
             with precision_errors():
                 return self.precisions.int8(ranges, int8_settings(engine))
-        some = feeds(self.graph, self.samples.head(FP16_SAMPLES))
         without_norms = engine == "tensorrt" and TENSORRT.slow_norms
+        if precision == "fp32":
+            return self.without_norms if without_norms else self.fp32, {}
+        some = feeds(self.graph, self.samples.head(FP16_SAMPLES))
         with precision_errors():
             return self.precisions.fp16(map(as_onnx_takes, some), without_norms)
 

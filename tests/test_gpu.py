@@ -18,11 +18,8 @@ class CopyContext:
     stream it is given.
     """
 
-    def __init__(self, size):
-        self.size, self.addresses, self.steps = size, {}, 0
-
-    def set_input_shape(self, name, shape):
-        self.shape = shape
+    def __init__(self, batch):
+        self.size, self.shape, self.addresses, self.steps = batch.nbytes, batch.shape, {}, 0
 
     def get_tensor_shape(self, name):
         return self.shape
@@ -71,7 +68,7 @@ def stand_in_trt(context):
 @pytest.fixture
 def runner(bench, tmp_path):
     batch = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
-    context = CopyContext(batch.nbytes)
+    context = CopyContext(batch)
     config = bench.parse_flags(["tensorrt.py", f"--output_dir={tmp_path}"])
     job = bench.Job(bench.Case("tensorrt", "fp32", 4), config, None, None)
     plan = tmp_path / "x.engine"

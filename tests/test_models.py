@@ -976,13 +976,11 @@ class Context:
     """Stands for TensorRT's execution context: sum = a + b, double = 2 a."""
 
     def __init__(self):
-        self.shapes, self.addresses = {}, {}
-
-    def set_input_shape(self, name, shape):
-        self.shapes[name] = shape
+        self.addresses = {}
 
     def get_tensor_shape(self, name):
-        return self.shapes["a" if name == "double" else name if name in "ab" else "a"]
+        """An input's is not that of what is fed where a plan reads its channels first."""
+        return (-1,) if name in "ab" else (2, 3)
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
@@ -991,7 +989,7 @@ class Context:
         return False
 
     def array(self, name):
-        shape = self.get_tensor_shape(name)
+        shape = (2, 3)
         kind = np.int32 if name == "b" else np.float32
         raw = (ctypes.c_ubyte * (4 * int(np.prod(shape)))).from_address(self.addresses[name])
         return np.ctypeslib.as_array(raw).view(kind).reshape(shape)
@@ -1055,7 +1053,7 @@ def test_an_output_whose_shape_depends_on_the_data_is_refused(bench, two_by_two)
     runner, _ = two_by_two
     runner.context.get_tensor_shape = lambda name: (2, -1)
     with pytest.raises(bench.UserError, match="leave it out with --output_node"):
-        runner.array_like("sum")
+        runner.shape_of("sum")
 
 
 # --------------------------------------------------------------------------------------- precision

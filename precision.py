@@ -1089,11 +1089,11 @@ def weights_as_floats(data: bytes) -> bytes:
 CHANNELS_FIRST = [0, 3, 1, 2]  # axes of [batch, height, width, channels]
 
 
-def without_turns(data: bytes) -> tuple[bytes, list[str]]:
-    """The model with its images [batch, channels, height, width] already; these inputs' names.
+def without_input_transposes(data: bytes) -> tuple[bytes, list[str]]:
+    """The model without its inputs' Transposes to channels first, and the names of these inputs.
 
-    It lacks the Transposes that turned [batch, height, width, channels]. What is fed may lie in
-    memory as before, if TensorRT is told so: its shuffle layer would copy it.
+    Their shapes are [batch, channels, height, width] then. What is fed may lie in memory as before
+    if TensorRT is told so; it would copy an image to transpose it.
     """
     from onnx import ModelProto, TensorProto
 
@@ -1101,9 +1101,9 @@ def without_turns(data: bytes) -> tuple[bytes, list[str]]:
     graph = model.graph
     readers = consumers(graph)
     elsewhere = {value.name for value in graph.output} | read_inside(graph)
-    turned = []
+    found = []
     for source in graph.input:
-        node = turn_of(source.name, readers, elsewhere)
+        node = transpose_of(source.name, readers, elsewhere)
         # TensorRT 8.x reads nothing but float32 where channels lie last.
         if node is None or source.type.tensor_type.elem_type != TensorProto.FLOAT:
             continue
@@ -1115,12 +1115,14 @@ def without_turns(data: bytes) -> tuple[bytes, list[str]]:
         ordered = [copy.deepcopy(sizes[axis]) for axis in CHANNELS_FIRST]
         for size, other in zip(sizes, ordered):
             size.CopyFrom(other)
-        turned.append(source.name)
-    del graph.value_info[:]  # of Casts, whose shape is another now
-    return model.SerializeToString(), turned
+        found.append(source.name)
+    if not found:
+        return data, []
+    del graph.value_info[:]  # the shapes of Casts in it are no longer right
+    return model.SerializeToString(), found
 
 
-def turn_of(name: str, readers: dict[str, list[Any]], elsewhere: set[str]) -> Any | None:
+def transpose_of(name: str, readers: dict[str, list[Any]], elsewhere: set[str]) -> Any | None:
     """The Transpose to channels first through which all goes that reads a tensor, or None."""
     while len(readers[name]) == 1 and name not in elsewhere:
         (node,) = readers[name]

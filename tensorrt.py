@@ -4038,7 +4038,7 @@ class TensorRt(Engine):
             return "cuda.core is missing: pip install 'cuda-core>=1.0' cuda-bindings"
         return None
 
-    def model(self, job: Job) -> tuple[bytes, list[str]]:
+    def model_to_parse(self, job: Job) -> tuple[bytes, list[str]]:
         """The case's ONNX model as this version takes it; its inputs that lie channels last."""
         assert job.source
         model = read_unchanged(job.source.path, job.source.sha256)
@@ -4046,7 +4046,7 @@ class TensorRt(Engine):
             return model, []
         if job.case.precision == "int8" and self.numbers >= (8, 6):
             model = precision_py().weights_as_floats(model)
-        return precision_py().without_turns(model)
+        return precision_py().without_input_transposes(model)
 
     def build(self, job: Job) -> Artifact:
         """A plan for the case's batch size; the seconds are with those of its ONNX file.
@@ -4056,7 +4056,7 @@ class TensorRt(Engine):
         """
         assert job.source
         start = time.perf_counter() - job.source.seconds
-        plan, facts = build_plan(self.module(), job, *self.model(job))
+        plan, facts = build_plan(self.module(), job, *self.model_to_parse(job))
         package, why = self.choice
         facts |= {"package": f"{package}, {why}" if why else package}
         path = job.path(f"_batch{job.case.batch_size}.engine")
@@ -4137,12 +4137,13 @@ def starting(logger: Any) -> Iterator[None]:
 
 
 def build_plan(
-    trt: Any, job: Job, model: bytes, turned: Sequence[str] = ()
+    trt: Any, job: Job, model: bytes, channels_last: Sequence[str] = ()
 ) -> tuple[bytes, dict[str, Any]]:
     """The serialised plan of an ONNX model for the case's batch size, and how it was built.
 
     Args:
-      turned: names of the inputs that the model wants channels first and that lie channels last.
+      channels_last: names of the inputs that lie so in memory, though the model has them channels
+        first.
 
     Raises:
       UserError: TensorRT's parser or builder refuses the model.
@@ -4154,8 +4155,7 @@ def build_plan(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
         raise trt_error("parse the graph", parser_errors(parser, logger.errors))
-    fix_shapes(network, job.batch())
-    read_channels_last(trt, network, turned)
+    fix_inputs(trt, network, job.batch(), channels_last)
     config = builder_config(trt, builder, job)
     kept = allow_precision(trt, network, config, job.case.precision, model)
     cache = timing_cache_path(trt, job)
@@ -4169,7 +4169,7 @@ def build_plan(
     if cache:
         write_atomically(cache, bytes(config.get_timing_cache().serialize()))
     facts |= build_facts(trt, config)
-    facts |= {"channels_last": list(turned)} if turned else {}
+    facts |= {"channels_last": list(channels_last)} if channels_last else {}
     return plan, facts | ({"insisted_on_float16": insisted} if insisted else {})
 
 
@@ -4199,21 +4199,16 @@ def network_flags(trt: Any) -> int:
     return 1 << int(kinds.EXPLICIT_BATCH if TENSORRT.weakly_typed else kinds.STRONGLY_TYPED)
 
 
-def fix_shapes(network: Any, feed: Feed) -> None:
-    """Builds for what is fed: only with static shapes the inspector names types."""
+def fix_inputs(trt: Any, network: Any, feed: Feed, channels_last: Sequence[str]) -> None:
+    """Builds for what is fed, as it lies: only with static shapes the inspector names types."""
     for index in range(network.num_inputs):
         source = network.get_input(index)
-        source.shape = feed[source.name].shape
-
-
-def read_channels_last(trt: Any, network: Any, turned: Sequence[str]) -> None:
-    """Has a network read these inputs where the channels lie last, as TensorFlow feeds them."""
-    for index in range(network.num_inputs):
-        source = network.get_input(index)
-        if source.name in turned:
-            batch, *sides, channels = source.shape
-            source.shape = (batch, channels, *sides)
+        shape = feed[source.name].shape
+        if source.name in channels_last:
+            batch, *sides, channels = shape
+            shape = (batch, channels, *sides)
             source.allowed_formats = 1 << int(trt.TensorFormat.HWC)
+        source.shape = shape
 
 
 TIMING_ITERATIONS = 8  # averaged for each kernel that the builder tries: trtexec's default
@@ -4679,8 +4674,16 @@ class Onnx:
 
     @property
     def without_norms(self) -> Any:
-        """The folded model with convolutions for the batch norms that are left in it."""
-        return precision_py().norms_as_convolutions(self.folded)
+        """The folded model with convolutions for the batch norms that are left in it.
+
+        Raises:
+          UserError: of the export; a model that cannot be folded is as it was exported.
+        """
+        exported = self.fp32
+        # Folding takes a CPU's kernels, which ONNX Runtime lacks for some ops in float64.
+        with contextlib.suppress(Exception):
+            return precision_py().norms_as_convolutions(self.folded)
+        return exported
 
     @functools.cached_property
     def calibration(self) -> Calibration:
@@ -7060,7 +7063,7 @@ def question_of_onnx(job: Job) -> dict[str, Any]:
         "graph": [job.graph.sha256, job.graph.input_names, job.graph.output_names],
         "samples": samples_in(job),
         "case": [case.engine, case.precision],
-        "types": [TENSORRT.opset, TENSORRT.weakly_typed, int8_saturates()],
+        "types": [TENSORRT.opset, TENSORRT.weakly_typed, TENSORRT.slow_norms, int8_saturates()],
         "writers": [version_of(name) for name in writers],
         "flags": {name: vars(job.config).get(name) for name in flags},
     }

@@ -859,8 +859,8 @@ def split_constant(node: Any, constants: dict[str, np.ndarray]) -> tuple[str, np
 def norms_as_convolutions(model: Any) -> Any:
     """A copy of the model with depthwise convolutions for the batch norms that none took in.
 
-    The same numbers, of a weight and a bias a channel. TensorRT 8.6 makes slow scale layers of such
-    norms: ResNet-50 v2 in float16, batch 128, did 27,483 images/s on an H200, and 32,293 so.
+    The same numbers, of a weight and a bias a channel: a weight alone is exact in int8. What it
+    gains in TensorRT 8.6 and in ONNX Runtime on a CPU: docs/measurements.md.
     """
     from onnx import ModelProto, helper, numpy_helper
     from onnxruntime.quantization.onnx_model import ONNXModel
@@ -1424,6 +1424,10 @@ class Precisions:
         """The exported graph with constants and batch norm folded, shapes inferred."""
         return fold(self.fp32)
 
+    def source(self, without_norms: bool) -> Any:
+        """The folded graph, with convolutions for the batch norms that are left if asked to."""
+        return norms_as_convolutions(self.folded) if without_norms else self.folded
+
     def fp16(
         self, samples: Iterable[Sample], without_norms: bool = False
     ) -> tuple[Any, dict[str, Any]]:
@@ -1436,8 +1440,7 @@ class Precisions:
           PrecisionError: it would everywhere.
         """
         ranges = tensor_ranges(self.folded, list(samples), "minmax", self.progress)
-        folded = norms_as_convolutions(self.folded) if without_norms else self.folded
-        model = to_fp16(folded, ranges)
+        model = to_fp16(self.source(without_norms), ranges)
         heavy = {node.name for node in heavy_nodes(self.folded.graph)}  # no norms
         if heavy and heavy <= set(kept_nodes(model)):
             raise PrecisionError(
@@ -1446,7 +1449,13 @@ class Precisions:
             )
         return model, coverage(model, "fp16")
 
-    def int8(self, ranges: Ranges, settings: Settings) -> tuple[Any, dict[str, Any]]:
-        """The graph with explicit Q/DQ from the ranges, and its coverage."""
-        model = to_int8(self.folded, ranges, settings)
+    def int8(
+        self, ranges: Ranges, settings: Settings, without_norms: bool = False
+    ) -> tuple[Any, dict[str, Any]]:
+        """The graph with explicit Q/DQ from the ranges, and its coverage.
+
+        Args:
+          without_norms: as of fp16.
+        """
+        model = to_int8(self.source(without_norms), ranges, settings)
         return model, coverage(model, "int8")

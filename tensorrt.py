@@ -3133,6 +3133,10 @@ class Engine:
         """What the record tells of it: a version, or `missing` where it is not installed."""
         return version_of("tensorflow", "tensorflow-cpu") or "missing"
 
+    def without_norms(self, precision: str) -> bool:
+        """Whether it is faster with convolutions for batch norms: docs/measurements.md."""
+        return False
+
     def build(self, job: Job) -> Artifact:
         """Writes what `open` runs into the output directory."""
         return job.source or Artifact(job.graph.path, job.graph.sha256)
@@ -3642,6 +3646,10 @@ class OnnxRuntime(Engine):
             return "ONNX Runtime has no INT8 convolution on GPUs: pip install tensorrt"
         return reason
 
+    def without_norms(self, precision: str) -> bool:
+        """See Engine; on GPUs, and of float16 in float32, it was not measured."""
+        return precision != "fp16" and not gpus()
+
     def why_not_by_itself(self) -> str | None:
         """Where there is a GPU, but only the package for CPUs."""
         leaves = gpus() and self.provider().startswith("CPU")
@@ -4007,12 +4015,13 @@ class TensorRt(Engine):
         return self.package == "tensorrt" and self.numbers < (9,)
 
     @property
-    def slow_norms(self) -> bool:
-        """Whether FP32 and FP16 gain by convolutions for batch norms: in 8.6; 8.5 was not tried.
-
-        INT8 loses: docs/measurements.md.
-        """
+    def is_8_6(self) -> bool:
+        """Whether it is TensorRT 8.6: for no other was it measured which graphs it runs faster."""
         return self.package == "tensorrt" and self.numbers[:2] == (8, 6)
+
+    def without_norms(self, precision: str) -> bool:
+        """See Engine; INT8 loses by it."""
+        return self.is_8_6 and precision != "int8"
 
     def why_not_build(self, precision: str) -> str | None:
         """See Engine; tensorrt needs a GPU to build, tensorrt-rtx none."""
@@ -4042,9 +4051,9 @@ class TensorRt(Engine):
         """The case's ONNX model as this version takes it; its inputs that lie channels last."""
         assert job.source
         model = read_unchanged(job.source.path, job.source.sha256)
-        if not self.weakly_typed:
+        if not self.is_8_6:
             return model, []
-        if job.case.precision == "int8" and self.numbers >= (8, 6):
+        if job.case.precision == "int8":
             model = precision_py().weights_as_floats(model)
         return precision_py().without_input_transposes(model)
 
@@ -4692,11 +4701,11 @@ class Onnx:
 
     def model(self, engine: str, precision: str) -> tuple[Any, dict[str, Any]]:
         """The ONNX model for an engine and precision, and what of it has that precision."""
+        without_norms = ENGINES[engine].without_norms(precision)
         if precision == "int8":
             ranges = self.calibration.ranges
             with precision_errors():
-                return self.precisions.int8(ranges, int8_settings(engine))
-        without_norms = engine == "tensorrt" and TENSORRT.slow_norms
+                return self.precisions.int8(ranges, int8_settings(engine), without_norms)
         if precision == "fp32":
             return self.without_norms if without_norms else self.fp32, {}
         some = feeds(self.graph, self.samples.head(FP16_SAMPLES))
@@ -7063,7 +7072,8 @@ def question_of_onnx(job: Job) -> dict[str, Any]:
         "graph": [job.graph.sha256, job.graph.input_names, job.graph.output_names],
         "samples": samples_in(job),
         "case": [case.engine, case.precision],
-        "types": [TENSORRT.opset, TENSORRT.weakly_typed, TENSORRT.slow_norms, int8_saturates()],
+        "types": [TENSORRT.opset, TENSORRT.weakly_typed, int8_saturates()],
+        "without_norms": ENGINES[case.engine].without_norms(case.precision),
         "writers": [version_of(name) for name in writers],
         "flags": {name: vars(job.config).get(name) for name in flags},
     }

@@ -2085,29 +2085,40 @@ def test_fp16_that_would_be_float32_is_refused(precision, graph_file, without_no
         made.fp16([{"images:0": images}], without_norms)
 
 
-@pytest.mark.parametrize("version", ["8.5.3.1", "8.6.0", "10.12.0.36"])
-def test_floats_have_convolutions_for_norms_where_they_are_faster(
-    bench, installed, monkeypatch, version
+@pytest.mark.parametrize(
+    ("gpus", "version", "those"),
+    [
+        (1, "8.6.0", {("tensorrt", "fp32"), ("tensorrt", "fp16")}),
+        (1, "8.5.3.1", set()),
+        (1, "10.12.0.36", set()),
+        (0, "10.12.0.36", {("onnxruntime", "fp32"), ("onnxruntime", "int8")}),
+    ],
+)
+def test_convolutions_stand_for_norms_where_they_are_faster(
+    bench, installed, monkeypatch, gpus, version, those
 ):
-    """In TensorRT 8.6, where that was measured, and never in ONNX Runtime."""
-    installed(gpus=1, tensorrt=version)
+    """Where that was measured, and only there."""
+    installed(gpus=gpus, tensorrt=version)
     monkeypatch.setattr(bench, "feeds", lambda graph, samples: [])
-    asked = []
+    asked = {}
     maker = types.SimpleNamespace(
         graph=None,
         samples=types.SimpleNamespace(head=lambda count: None),
-        precisions=types.SimpleNamespace(fp16=lambda samples, norms: asked.append(norms)),
+        precisions=types.SimpleNamespace(
+            fp16=lambda samples, without_norms: (without_norms, {}),
+            int8=lambda ranges, settings, without_norms: (without_norms, {}),
+        ),
+        calibration=types.SimpleNamespace(ranges={}),
         fp32=False,
         without_norms=True,
     )
     for engine in ("tensorrt", "onnxruntime"):
-        bench.Onnx.model(maker, engine, "fp16")
-        asked.append(bench.Onnx.model(maker, engine, "fp32")[0])
-    there = version == "8.6.0"
-    assert asked == [there, there, False, False]
+        for precision in ("fp32", "fp16", "int8"):
+            asked[engine, precision] = bench.Onnx.model(maker, engine, precision)[0]
+    assert {case for case, without_norms in asked.items() if without_norms} == those
 
 
-def test_fp16_without_norms_computes_them_by_convolutions(precision, graph_file):
+def test_low_precision_without_norms_computes_them_by_convolutions(precision, graph_file):
     def build(tf, v1):
         images = v1.placeholder("float32", [None, 8, 8, 3], name="images")
         random = np.random.default_rng(0)
@@ -2122,6 +2133,11 @@ def test_fp16_without_norms_computes_them_by_convolutions(precision, graph_file)
         model, _ = made.fp16([{"images:0": images}], without_norms)
         assert ops_of(model).count("Conv") == count
         assert decibels(run(model, images), run(made.fp32, images)) > 50
+        ranges = precision.tensor_ranges(made.folded, [{"images:0": images}], "minmax")
+        unsigned = precision.Settings(unsigned=True, weight_bits=7)
+        model, proof = made.int8(ranges, unsigned, without_norms)
+        assert proof["nodes"] == proof["low_nodes"] == count
+        assert decibels(run(model, images), run(made.fp32, images)) > 30
 
 
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
@@ -2255,13 +2271,12 @@ class OfImages(FastestInFloat32):
         return self.source
 
 
-@pytest.mark.parametrize("version", ["8.5.3.1", "8.6.0"])
 @pytest.mark.parametrize("op", ["Transpose", "Identity"])
-def test_tensorrt_8_reads_images_where_their_channels_lie_last(
-    bench, onnx, installed, monkeypatch, tmp_path, version, op
+def test_tensorrt_8_6_reads_images_where_their_channels_lie_last(
+    bench, onnx, installed, monkeypatch, tmp_path, op
 ):
     """What is fed lies as TensorFlow's do; the plan's shape is channels first."""
-    engine = installed(gpus=1, tensorrt=version)
+    engine = installed(gpus=1, tensorrt="8.6.0")
     trt = OfImages()
     monkeypatch.setattr(type(engine), "module", lambda self: trt)
     given = {"perm": [0, 3, 1, 2]} if op == "Transpose" else {}
@@ -2283,9 +2298,10 @@ def test_tensorrt_8_reads_images_where_their_channels_lie_last(
         assert read == ((2, 6, 5, 3), 1, None)
 
 
-def test_tensorrt_10_gets_images_as_they_are_exported(bench, installed, tmp_path):
-    """It was not tried."""
-    engine = installed(gpus=1, tensorrt="10.12.0.36")
+@pytest.mark.parametrize("version", ["8.5.3.1", "10.12.0.36"])
+def test_other_tensorrts_get_images_as_they_are_exported(bench, installed, tmp_path, version):
+    """They were not tried."""
+    engine = installed(gpus=1, tensorrt=version)
     nodes = [("Transpose", "x", "first", {"perm": [0, 3, 1, 2]}), ("Relu", "first", "y", {})]
     data = network(nodes, {}, [6, 5, 3]).SerializeToString()
     path = tmp_path / "x.onnx"

@@ -10,9 +10,9 @@ that take most of the time by TensorRT's profiler, and the convolutions and matr
 not have the precision, or that have it and give float32; not those that precision.py keeps in
 float32, and not the network's own outputs. What plans.jsonl in --output_dir holds already,
 whichever TensorRT it is of, is not measured again; no plan is begun after --seconds.
-What the program could do and does not: --level sets builder_optimization_level (8.6 and later; not
-run by us on a GPU yet), --norms writes batch norms as depthwise convolutions for every TensorRT and
-precision, not in 8.6's FP32 and FP16 alone.
+What the program could do and does not: --level sets builder_optimization_level (8.6 and later),
+--norms writes batch norms as depthwise convolutions for every TensorRT and precision, not in 8.6's
+FP32 and FP16 alone. We have not run these two on a GPU, but --norms' graphs by another script.
 """
 
 import argparse

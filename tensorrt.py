@@ -4689,6 +4689,8 @@ class Onnx:
           UserError: of the export; a model that cannot be folded is as it was exported.
         """
         exported = self.fp32
+        if all(node.op_type != "Conv" for node in exported.graph.node):
+            return exported  # a text encoder, whose folding takes seconds and gigabytes
         # Folding takes a CPU's kernels, which ONNX Runtime lacks for some ops in float64.
         with contextlib.suppress(Exception):
             return precision_py().norms_as_convolutions(self.folded)

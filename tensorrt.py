@@ -3648,7 +3648,7 @@ class OnnxRuntime(Engine):
 
     def without_norms(self, precision: str) -> bool:
         """See Engine; on GPUs, and of float16 in float32, it was not measured."""
-        return precision != "fp16" and not gpus()
+        return precision != "fp16" and self.provider().startswith("CPU")
 
     def why_not_by_itself(self) -> str | None:
         """Where there is a GPU, but only the package for CPUs."""
@@ -4691,10 +4691,11 @@ class Onnx:
         exported = self.fp32
         if all(node.op_type != "Conv" for node in exported.graph.node):
             return exported  # a text encoder, whose folding takes seconds and gigabytes
-        # Folding takes a CPU's kernels, which ONNX Runtime lacks for some ops in float64.
-        with contextlib.suppress(Exception):
-            return precision_py().norms_as_convolutions(self.folded)
-        return exported
+        try:
+            folded = self.folded
+        except Exception:  # it takes a CPU's kernels, which ONNX Runtime lacks for ops in float64
+            return exported
+        return precision_py().norms_as_convolutions(folded)
 
     @functools.cached_property
     def calibration(self) -> Calibration:

@@ -2086,19 +2086,21 @@ def test_fp16_that_would_be_float32_is_refused(precision, graph_file, without_no
 
 
 @pytest.mark.parametrize(
-    ("gpus", "version", "those"),
+    ("provider", "version", "those"),
     [
-        (1, "8.6.0", {("tensorrt", "fp32"), ("tensorrt", "fp16")}),
-        (1, "8.5.3.1", set()),
-        (1, "10.12.0.36", set()),
-        (0, "10.12.0.36", {("onnxruntime", "fp32"), ("onnxruntime", "int8")}),
+        ("CUDA", "8.6.0", {("tensorrt", "fp32"), ("tensorrt", "fp16")}),
+        ("CUDA", "8.5.3.1", set()),
+        ("CUDA", "10.12.0.36", set()),
+        ("CPU", "10.12.0.36", {("onnxruntime", "fp32"), ("onnxruntime", "int8")}),
     ],
 )
 def test_convolutions_stand_for_norms_where_they_are_faster(
-    bench, installed, monkeypatch, gpus, version, those
+    bench, installed, monkeypatch, provider, version, those
 ):
-    """Where that was measured, and only there."""
-    installed(gpus=gpus, tensorrt=version)
+    """Where that was measured, and only there: a GPU may stand beside ONNX Runtime for CPUs."""
+    installed(gpus=1, tensorrt=version)
+    given = f"{provider}ExecutionProvider"
+    monkeypatch.setattr(bench.OnnxRuntime, "provider", staticmethod(lambda: given))
     monkeypatch.setattr(bench, "feeds", lambda graph, samples: [])
     asked = {}
     maker = types.SimpleNamespace(
